@@ -1,0 +1,244 @@
+//! A list of `Buf`s: two inside, more in a chunk of the heap that the first one belongs to. No `malloc` on the way.
+
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+use crate::buf::{self, Buf, Holder};
+use crate::heap::Purpose;
+
+const INSIDE: usize = 2;
+
+/// An ordered list of buffers: the body of a scatter-gather array. Elements leave at the front.
+pub struct BufList {
+    /// The elements are `first..end` of the slots.
+    first: u32,
+    end: u32,
+    /// Of the slots; `INSIDE` means that they are inside.
+    capacity: u32,
+    slots: Slots,
+}
+
+union Slots {
+    inside: ManuallyDrop<[MaybeUninit<Buf>; INSIDE]>,
+    /// Counter word of the chunk, and its start.
+    chunk: (NonNull<u32>, NonNull<Buf>),
+}
+
+const _: () = assert!(size_of::<BufList>() == 64);
+
+impl BufList {
+    /// The empty list.
+    #[inline]
+    pub const fn new() -> BufList {
+        let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; INSIDE]);
+        BufList { first: 0, end: 0, capacity: INSIDE as u32, slots: Slots { inside } }
+    }
+
+    /// Appends `buf`.
+    ///
+    /// # Errors
+    /// `buf` back: the list has to grow, and the heap of its first element has no room.
+    #[inline]
+    pub fn push(&mut self, buf: Buf) -> Result<(), Buf> {
+        if self.end == self.capacity && !self.make_room(&buf) {
+            return Err(buf);
+        }
+        // SAFETY: slot `end` exists and is empty.
+        unsafe { self.slots_mut().add(self.end as usize).write(buf) };
+        self.end += 1;
+        Ok(())
+    }
+
+    /// Puts `buf` before the first, where `pop_front` took one off.
+    ///
+    /// # Errors
+    /// `buf` back: nothing was taken off since, and the list has to grow but cannot.
+    pub fn push_front(&mut self, buf: Buf) -> Result<(), Buf> {
+        if self.first == 0 {
+            self.push(buf)?;
+            self.as_mut_slice().rotate_right(1);
+            return Ok(());
+        }
+        self.first -= 1;
+        // SAFETY: the slot before the first exists and is empty.
+        unsafe { self.slots_mut().add(self.first as usize).write(buf) };
+        Ok(())
+    }
+
+    /// Takes the first.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<Buf> {
+        if self.first == self.end {
+            return None;
+        }
+        // SAFETY: slot `first` holds an element, which is the caller's from now on.
+        let buf = unsafe { self.slots_mut().add(self.first as usize).read() };
+        self.first += 1;
+        if self.first == self.end {
+            (self.first, self.end) = (0, 0);
+        }
+        Some(buf)
+    }
+
+    /// The elements, to be changed.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [Buf] {
+        let (first, count) = (self.first as usize, (self.end - self.first) as usize);
+        // SAFETY: slots `first..end` hold elements.
+        unsafe { std::slice::from_raw_parts_mut(self.slots_mut().add(first), count) }
+    }
+
+    #[cold]
+    fn make_room(&mut self, new: &Buf) -> bool {
+        let (first, count) = (self.first as usize, (self.end - self.first) as usize);
+        if first * 2 > self.capacity as usize {
+            // More than half was taken off at the front: move up.
+            let slots = self.slots_mut();
+            // SAFETY: both ranges lie in the slots; elements are moved, not duplicated, as the old places are empty now.
+            unsafe { std::ptr::copy(slots.add(first), slots, count) };
+            (self.first, self.end) = (0, count as u32);
+            return true;
+        }
+        let heap = self.deref().first().unwrap_or(new).heap();
+        let Ok(counter) = heap.state().take(Purpose::App, self.capacity as usize * 2 * size_of::<Buf>()) else {
+            return false;
+        };
+        let chunk = buf::chunk_of(counter).cast::<Buf>();
+        // SAFETY: the chunk holds twice the slots; the elements move there and their old places are given up.
+        unsafe { std::ptr::copy_nonoverlapping(self.slots_mut().add(first), chunk.as_ptr(), count) };
+        self.free_slots();
+        self.slots = Slots { chunk: (counter, chunk) };
+        self.capacity *= 2;
+        (self.first, self.end) = (0, count as u32);
+        true
+    }
+
+    /// Gives back the chunk, if there is one. Its elements are moved or dropped already.
+    fn free_slots(&mut self) {
+        if self.capacity as usize > INSIDE {
+            // SAFETY: beyond `INSIDE` the slots are a chunk, whose one reference is this.
+            unsafe { buf::drop_reference(self.slots.chunk.0, Holder::Chunk) };
+        }
+    }
+
+    #[inline(always)]
+    fn slots_mut(&mut self) -> *mut Buf {
+        if self.capacity as usize > INSIDE {
+            // SAFETY: beyond `INSIDE` the slots are a chunk.
+            unsafe { self.slots.chunk.1.as_ptr() }
+        } else {
+            (&raw mut self.slots).cast()
+        }
+    }
+}
+
+impl Deref for BufList {
+    type Target = [Buf];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Buf] {
+        let slots: *const Buf = if self.capacity as usize > INSIDE {
+            // SAFETY: beyond `INSIDE` the slots are a chunk.
+            unsafe { self.slots.chunk.1.as_ptr() }
+        } else {
+            (&raw const self.slots).cast()
+        };
+        // SAFETY: slots `first..end` hold elements.
+        unsafe { std::slice::from_raw_parts(slots.add(self.first as usize), (self.end - self.first) as usize) }
+    }
+}
+
+impl Drop for BufList {
+    #[inline]
+    fn drop(&mut self) {
+        while let Some(buf) = self.pop_front() {
+            drop(buf);
+        }
+        self.free_slots();
+    }
+}
+
+impl Default for BufList {
+    fn default() -> BufList {
+        BufList::new()
+    }
+}
+
+impl Iterator for BufList {
+    type Item = Buf;
+
+    /// Takes the first: the list is its own draining iterator.
+    fn next(&mut self) -> Option<Buf> {
+        self.pop_front()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.deref().len(), Some(self.deref().len()))
+    }
+}
+
+impl std::fmt::Debug for BufList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.deref()).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use quickcheck::quickcheck;
+
+    use super::*;
+    use crate::heap::tests::heap;
+
+    quickcheck! {
+        /// Against a `VecDeque`: any sequence of pushes at both ends and pops.
+        fn behaves_as_a_deque(ops: Vec<u8>) -> bool {
+            let heap = heap();
+            let mut list = BufList::new();
+            let mut model = VecDeque::new();
+            for (i, op) in ops.iter().enumerate() {
+                let byte = i as u8;
+                match op % 4 {
+                    0 | 1 => {
+                        list.push(heap.copy(&[byte]).unwrap()).unwrap();
+                        model.push_back(byte);
+                    }
+                    2 => {
+                        list.push_front(heap.copy(&[byte]).unwrap()).unwrap();
+                        model.push_front(byte);
+                    }
+                    _ => assert_eq!(list.pop_front().map(|b| b[0]), model.pop_front()),
+                }
+                assert!(list.iter().map(|b| b[0]).eq(model.iter().copied()));
+            }
+            drop(list);
+            heap.stats().pinned == 0
+        }
+    }
+
+    #[test]
+    fn a_list_that_cannot_grow_gives_the_buffer_back() {
+        let heap = heap();
+        let mut list = BufList::new();
+        let buf = heap.copy(b"x").unwrap();
+        let mut hoard = Vec::new();
+        for size in [1 << 17, 1 << 10, 64, 1] {
+            while let Ok(taken) = heap.alloc(size) {
+                hoard.push(taken);
+            }
+        }
+        let mut refused = None;
+        for _ in 0..1000 {
+            if let Err(back) = list.push(buf.clone()) {
+                refused = Some(back);
+                break;
+            }
+        }
+        assert_eq!(&refused.expect("the heap is full")[..], b"x");
+        drop((list, hoard, buf));
+        assert_eq!(heap.stats().pinned, 0);
+    }
+}
