@@ -4,6 +4,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
 use std::ptr::NonNull;
 
+use crate::Exhausted;
 use crate::buf::{self, Buf, Holder};
 use crate::heap::Purpose;
 
@@ -41,7 +42,7 @@ impl BufList {
     /// `buf` back: the list has to grow, and the heap of its first element has no room.
     #[inline]
     pub fn push(&mut self, buf: Buf) -> Result<(), Buf> {
-        if self.end == self.capacity && !self.make_room(&buf) {
+        if self.end == self.capacity && !self.make_room(1, &buf) {
             return Err(buf);
         }
         // SAFETY: slot `end` exists and is empty.
@@ -50,20 +51,15 @@ impl BufList {
         Ok(())
     }
 
-    /// Puts `buf` before the first, where `pop_front` took one off.
+    /// Makes room for `count` more elements, the first of which is `next`.
     ///
     /// # Errors
-    /// `buf` back: nothing was taken off since, and the list has to grow but cannot.
-    pub fn push_front(&mut self, buf: Buf) -> Result<(), Buf> {
-        if self.first == 0 {
-            self.push(buf)?;
-            self.as_mut_slice().rotate_right(1);
+    /// [`Exhausted`]; nothing has changed.
+    pub fn reserve(&mut self, count: usize, next: &Buf) -> Result<(), Exhausted> {
+        if self.end as usize + count <= self.capacity as usize || self.make_room(count, next) {
             return Ok(());
         }
-        self.first -= 1;
-        // SAFETY: the slot before the first exists and is empty.
-        unsafe { self.slots_mut().add(self.first as usize).write(buf) };
-        Ok(())
+        Err(Exhausted)
     }
 
     /// Takes the first.
@@ -90,26 +86,27 @@ impl BufList {
     }
 
     #[cold]
-    fn make_room(&mut self, new: &Buf) -> bool {
+    fn make_room(&mut self, more: usize, next: &Buf) -> bool {
         let (first, count) = (self.first as usize, (self.end - self.first) as usize);
-        if first * 2 > self.capacity as usize {
+        if first * 2 > self.capacity as usize && count + more <= self.capacity as usize {
             // More than half was taken off at the front: move up.
             let slots = self.slots_mut();
-            // SAFETY: both ranges lie in the slots; elements are moved, not duplicated, as the old places are empty now.
+            // SAFETY: both ranges lie in the slots; elements are moved, not duplicated: the old places are empty now.
             unsafe { std::ptr::copy(slots.add(first), slots, count) };
             (self.first, self.end) = (0, count as u32);
             return true;
         }
-        let heap = self.deref().first().unwrap_or(new).heap();
-        let Ok(counter) = heap.state().take(Purpose::App, self.capacity as usize * 2 * size_of::<Buf>()) else {
+        let heap = self.deref().first().unwrap_or(next).heap();
+        let capacity = (self.capacity as usize * 2).max((count + more).next_power_of_two());
+        let Ok(counter) = heap.state().take(Purpose::App, capacity * size_of::<Buf>()) else {
             return false;
         };
         let chunk = buf::chunk_of(counter).cast::<Buf>();
-        // SAFETY: the chunk holds twice the slots; the elements move there and their old places are given up.
+        // SAFETY: the chunk holds `capacity` slots, more than `count`; the elements move there and their old places are given up.
         unsafe { std::ptr::copy_nonoverlapping(self.slots_mut().add(first), chunk.as_ptr(), count) };
         self.free_slots();
         self.slots = Slots { chunk: (counter, chunk) };
-        self.capacity *= 2;
+        self.capacity = capacity as u32;
         (self.first, self.end) = (0, count as u32);
         true
     }
@@ -194,8 +191,8 @@ mod tests {
     use crate::heap::tests::heap;
 
     quickcheck! {
-        /// Against a `VecDeque`: any sequence of pushes at both ends and pops.
-        fn behaves_as_a_deque(ops: Vec<u8>) -> bool {
+        /// Against a `VecDeque`: any sequence of pushes, pops and reservations.
+        fn behaves_as_a_queue(ops: Vec<u8>) -> bool {
             let heap = heap();
             let mut list = BufList::new();
             let mut model = VecDeque::new();
@@ -206,10 +203,7 @@ mod tests {
                         list.push(heap.copy(&[byte]).unwrap()).unwrap();
                         model.push_back(byte);
                     }
-                    2 => {
-                        list.push_front(heap.copy(&[byte]).unwrap()).unwrap();
-                        model.push_front(byte);
-                    }
+                    2 => list.reserve(*op as usize, &heap.copy(&[byte]).unwrap()).unwrap(),
                     _ => assert_eq!(list.pop_front().map(|b| b[0]), model.pop_front()),
                 }
                 assert!(list.iter().map(|b| b[0]).eq(model.iter().copied()));

@@ -1,0 +1,93 @@
+//! The contract of a block device: what a log is written to. docs/contract.md §4 has the reasons.
+//!
+//! There is no cancel: no device can be relied on to forget an operation. There is no order between operations in
+//! flight; `Flush` covers the writes whose `Done` came before it was submitted.
+
+use libos_mem::BufMut;
+
+use crate::error::Error;
+use crate::network::{OpId, Wake};
+use crate::sga::Sga;
+use crate::time::Instant;
+
+/// What a device is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Bytes in a block: the unit of `lba` and of lengths.
+    pub block_size: u32,
+    /// Blocks on the device.
+    pub block_count: u64,
+    /// Blocks that are written all or not at all when power fails. At least one.
+    pub write_unit: u32,
+    /// The longest transfer, in blocks.
+    pub transfer_max: u32,
+    /// Buffers must start at a multiple of this.
+    pub align: u32,
+    /// How many segments of any length and alignment a write may have; 1: one aligned buffer.
+    pub gathers: u16,
+    /// Writes are durable only after a flush.
+    pub volatile_cache: bool,
+    /// `Discard` frees space.
+    pub discards: bool,
+}
+
+/// An operation on a device.
+#[derive(Debug)]
+pub enum BlockOp {
+    /// Fills `into` to its capacity, a whole number of blocks.
+    Read {
+        /// First block.
+        lba: u64,
+        /// Given back by the `Done`, whatever came of it.
+        into: BufMut,
+    },
+    /// Writes a whole number of blocks.
+    Write {
+        /// First block.
+        lba: u64,
+        /// The device's until it can no longer read it.
+        from: Sga,
+    },
+    /// Makes earlier writes durable.
+    Flush,
+    /// Says that nobody needs these blocks.
+    Discard {
+        /// First block.
+        lba: u64,
+        /// How many.
+        block_count: u64,
+    },
+}
+
+/// The end of an operation on a device.
+#[derive(Debug)]
+pub struct BlockDone {
+    /// Which.
+    pub op: OpId,
+    /// What came of it.
+    pub result: Result<(), Error>,
+    /// A read's memory.
+    pub read: Option<BufMut>,
+}
+
+/// A device under one `LibOs`. Dropping it waits until no transfer is under way.
+pub trait BlockDevice {
+    /// What it is like. Does not change.
+    fn geometry(&self) -> Geometry;
+
+    /// Begins an operation; exactly one `BlockDone` follows.
+    ///
+    /// # Errors
+    /// Refused without effect: `InvalidArgument` (outside the device, alignment, too many segments), `NoBuffers` (the
+    /// submission queue is full), `ReadOnly`. The operation comes back.
+    fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)>;
+
+    /// Gives at most `room` ends.
+    fn poll(&mut self, now: Instant, room: usize, done: &mut Vec<BlockDone>);
+
+    /// Rings the doorbell for what was submitted.
+    fn flush_submissions(&mut self, now: Instant);
+
+    /// Asks to be woken, once.
+    fn arm(&mut self, now: Instant) -> Wake;
+}

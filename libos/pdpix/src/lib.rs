@@ -1,0 +1,37 @@
+//! PDPIX: the queue API, as types and contracts. Nothing here does I/O.
+//!
+//! A queue ([`Qd`]) takes a push or a pop and gives a ticket ([`QToken`]); the ticket is redeemed for a [`Completion`],
+//! which carries the data itself. The library OS (`libos-runtime`) implements the calls over backends, and the backends
+//! implement the contracts of this crate: [`Network`], [`Storage`], [`BlockDevice`], [`RemoteMemory`].
+//! docs/contract.md walks each call through five backends and gives the reasons.
+//!
+//! Source: Demikernel (SOSP'21) §4. Where we differ (cancel, half-close, several networks, promises per kind of queue),
+//! the item says so.
+
+#![forbid(unsafe_code)]
+
+pub mod block;
+mod completion;
+mod error;
+mod map;
+mod network;
+pub mod remote;
+mod rng;
+mod sga;
+pub mod storage;
+mod time;
+mod token;
+
+pub use block::BlockDevice;
+pub use completion::{Completion, Completions, Done, Outcome, Popped, Submitted};
+pub use error::Error;
+pub use map::{Map, Seed, Set};
+pub use network::{Endpoint, Handle, Network, Op, OpId, OptionName, SocketKind, SocketOption, Wake, WakeOn};
+pub use remote::RemoteMemory;
+pub use rng::Rng;
+pub use sga::Sga;
+pub use storage::Storage;
+pub use time::{Instant, WallTime};
+pub use token::{Generation, QToken, Qd};
+
+pub use libos_mem::{Buf, BufMut, Exhausted, Heap, Purpose, Region};
