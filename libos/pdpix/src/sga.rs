@@ -243,7 +243,7 @@ mod tests {
         }
         let before = rest.to_vec();
         let mut hoard = Vec::new();
-        for size in [1 << 17, 1 << 10, 64, 1] {
+        for size in [1 << 17].into_iter().chain((0..128).rev().map(|i| 1 + i * 32)) {
             while let Ok(taken) = heap.alloc(size) {
                 hoard.push(taken);
             }
