@@ -77,6 +77,15 @@ impl BufList {
         Some(buf)
     }
 
+    /// Keeps the first `count` elements, if there are more.
+    pub fn truncate(&mut self, count: usize) {
+        while self.deref().len() > count {
+            self.end -= 1;
+            // SAFETY: slot `end` held the last element, which is nobody's any more.
+            drop(unsafe { self.slots_mut().add(self.end as usize).read() });
+        }
+    }
+
     /// The elements, to be changed.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [Buf] {
@@ -191,7 +200,7 @@ mod tests {
     use crate::heap::tests::heap;
 
     quickcheck! {
-        /// Against a `VecDeque`: any sequence of pushes, pops and reservations.
+        /// Against a `VecDeque`: any sequence of pushes, pops, truncations and reservations.
         fn behaves_as_a_queue(ops: Vec<u8>) -> bool {
             let heap = heap();
             let mut list = BufList::new();
@@ -202,6 +211,10 @@ mod tests {
                     0 | 1 => {
                         list.push(heap.copy(&[byte]).unwrap()).unwrap();
                         model.push_back(byte);
+                    }
+                    2 if *op > 128 => {
+                        list.truncate(model.len() / 2);
+                        model.truncate(model.len() / 2);
                     }
                     2 => list.reserve(*op as usize, &heap.copy(&[byte]).unwrap()).unwrap(),
                     _ => assert_eq!(list.pop_front().map(|b| b[0]), model.pop_front()),

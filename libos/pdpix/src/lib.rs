@@ -19,6 +19,7 @@ pub mod remote;
 mod rng;
 mod sga;
 pub mod storage;
+mod stream;
 mod time;
 mod token;
 
@@ -31,6 +32,7 @@ pub use remote::RemoteMemory;
 pub use rng::Rng;
 pub use sga::Sga;
 pub use storage::Storage;
+pub use stream::{Input, Output, OutputMark};
 pub use time::{Instant, WallTime};
 pub use token::{Generation, QToken, Qd};
 

@@ -95,6 +95,14 @@ impl Sga {
         }
     }
 
+    /// Keeps the first `segments` buffers, and of the next one the first `len` bytes.
+    pub(crate) fn truncate(&mut self, segments: usize, len: usize) {
+        self.0.truncate(if len > 0 { segments + 1 } else { segments });
+        if len > 0 {
+            self.0.as_mut_slice()[segments].truncate(len);
+        }
+    }
+
     /// Takes the first `at` bytes off, as an array of their own.
     ///
     /// # Errors
