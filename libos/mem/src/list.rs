@@ -8,20 +8,18 @@ use crate::Exhausted;
 use crate::buf::{self, Buf, Holder};
 use crate::heap::Purpose;
 
-const INSIDE: usize = 2;
-
 /// An ordered list of buffers: the body of a scatter-gather array. Elements leave at the front.
 pub struct BufList {
     /// The elements are `first..end` of the slots.
     first: u32,
     end: u32,
-    /// Of the slots; `INSIDE` means that they are inside.
+    /// Of the slots; `BufList::INSIDE` means that they are inside.
     capacity: u32,
     slots: Slots,
 }
 
 union Slots {
-    inside: ManuallyDrop<[MaybeUninit<Buf>; INSIDE]>,
+    inside: ManuallyDrop<[MaybeUninit<Buf>; BufList::INSIDE]>,
     /// Counter word of the chunk, and its start.
     chunk: (NonNull<u32>, NonNull<Buf>),
 }
@@ -29,11 +27,14 @@ union Slots {
 const _: () = assert!(size_of::<BufList>() == 64);
 
 impl BufList {
+    /// How many elements fit without a chunk.
+    pub const INSIDE: usize = 2;
+
     /// The empty list.
     #[inline]
     pub const fn new() -> BufList {
-        let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; INSIDE]);
-        BufList { first: 0, end: 0, capacity: INSIDE as u32, slots: Slots { inside } }
+        let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; BufList::INSIDE]);
+        BufList { first: 0, end: 0, capacity: BufList::INSIDE as u32, slots: Slots { inside } }
     }
 
     /// Appends `buf`.
@@ -122,16 +123,16 @@ impl BufList {
 
     /// Gives back the chunk, if there is one. Its elements are moved or dropped already.
     fn free_slots(&mut self) {
-        if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk, whose one reference is this.
+        if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk, whose one reference is this.
             unsafe { buf::drop_reference(self.slots.chunk.0, Holder::Chunk) };
         }
     }
 
     #[inline(always)]
     fn slots_mut(&mut self) -> *mut Buf {
-        if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk.
+        if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk.
             unsafe { self.slots.chunk.1.as_ptr() }
         } else {
             (&raw mut self.slots).cast()
@@ -144,8 +145,8 @@ impl Deref for BufList {
 
     #[inline(always)]
     fn deref(&self) -> &[Buf] {
-        let slots: *const Buf = if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk.
+        let slots: *const Buf = if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk.
             unsafe { self.slots.chunk.1.as_ptr() }
         } else {
             (&raw const self.slots).cast()

@@ -36,6 +36,18 @@ impl Sga {
         self.0.push(buf)
     }
 
+    /// An empty array with room for `count` buffers of `heap`'s core.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn with_room(count: usize, heap: &Heap) -> Result<Sga, Exhausted> {
+        let mut sga = Sga::new();
+        if count > BufList::INSIDE {
+            sga.0.reserve(count, &heap.alloc(0)?.freeze())?;
+        }
+        Ok(sga)
+    }
+
     /// Appends all buffers of `more`.
     ///
     /// # Errors

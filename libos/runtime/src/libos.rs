@@ -1,0 +1,996 @@
+//! The library OS of one core, as its users see it: the calls of PDPIX.
+//!
+//! `LibOs` is a handle, cheap to clone, that stays on its core. `Core` (in `core.rs`) owns the state and runs the loop.
+//! No call blocks but `wait*`, and those run the loop meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use libos_mem::{BufMut, Heap};
+use pdpix::{
+    Completion, Completions, Endpoint, Error, Handle, Instant, Network, Op, OpId, OptionName, Outcome, Popped, QToken,
+    Qd, Rng, Seed, Sga, SocketKind, SocketOption, Submitted, WallTime,
+};
+
+use crate::clock::Clock;
+use crate::counters::{CounterReading, Counters, count};
+use crate::idle::{Idle, IdlePolicy};
+use crate::memory_queue::{self, MemoryQueue, PopAnswer, Pushed};
+use crate::mesh::{Attached, CoreMessage, Ports, QueueAddress};
+use crate::parcel::Parcel;
+use crate::queue::{Kind, Queue, QueueTable, Returned};
+use crate::scheduler::Scheduler;
+use crate::token::{Ended, Look, OpKind, OpResult, TokenTable, Waiter};
+use crate::trace::{Event, Trace};
+use crate::wheel::Wheel;
+
+/// What to do with messages from other cores that are not the runtime's own.
+pub type CoreReceiver = Box<dyn FnMut(u8, Parcel)>;
+
+pub(crate) struct NamedNetwork {
+    pub(crate) name: String,
+    pub(crate) network: Box<dyn Network>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) heap: Heap,
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) now: Cell<Instant>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) tokens: RefCell<TokenTable>,
+    pub(crate) queues: RefCell<QueueTable>,
+    pub(crate) networks: RefCell<Vec<NamedNetwork>>,
+    pub(crate) completions: RefCell<Completions>,
+    pub(crate) timers: RefCell<Wheel<Waiter>>,
+    pub(crate) ports: RefCell<Ports>,
+    /// Attached queues with pushes that found the ring full.
+    pub(crate) stalled: RefCell<Vec<Qd>>,
+    pub(crate) receiver: RefCell<Option<CoreReceiver>>,
+    /// Results that lie in queues' `returned` lists.
+    pub(crate) returned: Cell<usize>,
+    /// A token that a blocking `wait` waits for has ended.
+    pub(crate) caller_woken: Cell<bool>,
+    pub(crate) stop: Cell<bool>,
+    pub(crate) burst: Cell<usize>,
+    pub(crate) idle_policy: IdlePolicy,
+    pub(crate) idle: Idle,
+    pub(crate) rng: RefCell<Rng>,
+    pub(crate) seed: Seed,
+    pub(crate) counters: Counters,
+    pub(crate) trace: Trace,
+}
+
+/// The library OS of the calling core. Clones are the same.
+#[derive(Clone)]
+pub struct LibOs(pub(crate) Rc<Inner>);
+
+// Control path.
+impl LibOs {
+    /// A queue of this kind on the network called `on`, or on the first one.
+    ///
+    /// # Errors
+    /// `NotFound` (no such network, or none at all), and those of [`Network::open`].
+    pub fn socket(&self, kind: SocketKind, on: Option<&str>) -> Result<Qd, Error> {
+        let mut networks = self.0.networks.borrow_mut();
+        let index = match on {
+            Some(name) => networks.iter().position(|n| n.name == name),
+            None => (!networks.is_empty()).then_some(0),
+        };
+        let index = index.ok_or(Error::NotFound)?;
+        let handle = networks[index].network.open(kind)?;
+        drop(networks);
+        self.add_socket(index as u8, handle, kind)
+    }
+
+    fn add_socket(&self, network: u8, handle: Handle, socket: SocketKind) -> Result<Qd, Error> {
+        let added = self.0.queues.borrow_mut().add(Kind::Socket { network, handle, socket });
+        match added {
+            Ok(qd) => self.note(Event::Open, u64::from(qd.raw()), socket as u64),
+            Err(_) => self.0.networks.borrow_mut()[network as usize].network.close(handle),
+        }
+        added
+    }
+
+    /// A memory queue of this core: a channel. Its budget is that of [`SocketOption::SendBudget`].
+    ///
+    /// # Errors
+    /// `TooManyQueues`.
+    pub fn queue(&self) -> Result<Qd, Error> {
+        self.0.queues.borrow_mut().add(Kind::Memory(Box::new(MemoryQueue::new())))
+    }
+
+    /// Where the memory queue `qd` is, to be told to other cores of this host.
+    ///
+    /// # Errors
+    /// `BadDescriptor`, `NotSupported` (not a memory queue).
+    pub fn address_of(&self, qd: Qd) -> Result<QueueAddress, Error> {
+        match &self.0.queues.borrow_mut().get(qd)?.kind {
+            Kind::Memory(_) => Ok(QueueAddress { core: self.core(), qd }),
+            _ => Err(Error::NotSupported),
+        }
+    }
+
+    /// A queue whose pushes go to the memory queue at `address`, on whichever core that is. A push is complete when it
+    /// is on its way; pushes beyond `budget` wait for the other side to pop.
+    ///
+    /// # Errors
+    /// `TooManyQueues`, `AddressNotAvailable` (no such core).
+    pub fn attach(&self, address: QueueAddress, budget: usize) -> Result<Qd, Error> {
+        if address.core as usize >= self.cores() {
+            return Err(Error::AddressNotAvailable);
+        }
+        self.0.queues.borrow_mut().add(Kind::Attached(Box::new(Attached::new(address, budget))))
+    }
+
+    /// See [`Network::bind`].
+    ///
+    /// # Errors
+    /// `BadDescriptor`, `NotSupported` (not a socket), and those of [`Network::bind`].
+    pub fn bind(&self, qd: Qd, at: Endpoint) -> Result<Endpoint, Error> {
+        self.on_network(qd, |network, handle| network.bind(handle, at))
+    }
+
+    /// See [`Network::listen`].
+    ///
+    /// # Errors
+    /// As [`LibOs::bind`], with those of [`Network::listen`].
+    pub fn listen(&self, qd: Qd, backlog: u32) -> Result<(), Error> {
+        self.on_network(qd, |network, handle| network.listen(handle, backlog))
+    }
+
+    /// Changes a property. Of a memory queue only the send budget can be changed.
+    ///
+    /// # Errors
+    /// As [`LibOs::bind`], with those of [`Network::set_option`].
+    pub fn set_option(&self, qd: Qd, option: SocketOption) -> Result<(), Error> {
+        if let Kind::Memory(queue) = &mut self.0.queues.borrow_mut().get(qd)?.kind {
+            return match option {
+                SocketOption::SendBudget(budget) => {
+                    let _: () = queue.set_budget(budget);
+                    Ok(())
+                }
+                _ => Err(Error::NotSupported),
+            };
+        }
+        self.on_network(qd, |network, handle| network.set_option(handle, option))
+    }
+
+    /// Asks for a property.
+    ///
+    /// # Errors
+    /// As [`LibOs::set_option`].
+    pub fn option(&self, qd: Qd, name: OptionName) -> Result<SocketOption, Error> {
+        if let Kind::Memory(queue) = &self.0.queues.borrow_mut().get(qd)?.kind {
+            return match name {
+                OptionName::SendBudget => Ok(SocketOption::SendBudget(queue.budget())),
+                _ => Err(Error::NotSupported),
+            };
+        }
+        self.on_network(qd, |network, handle| network.option(handle, name))
+    }
+
+    /// The local endpoint.
+    ///
+    /// # Errors
+    /// As [`LibOs::bind`], with those of [`Network::local`].
+    pub fn local(&self, qd: Qd) -> Result<Endpoint, Error> {
+        self.on_network(qd, |network, handle| network.local(handle))
+    }
+
+    /// The peer's endpoint.
+    ///
+    /// # Errors
+    /// As [`LibOs::bind`], with those of [`Network::peer`].
+    pub fn peer(&self, qd: Qd) -> Result<Endpoint, Error> {
+        self.on_network(qd, |network, handle| network.peer(handle))
+    }
+
+    /// Ends our direction, after what was pushed: the peer's pop of length zero.
+    ///
+    /// # Errors
+    /// `BadDescriptor`, `NotSupported`, and those of [`Network::finish`].
+    pub fn finish(&self, qd: Qd) -> Result<(), Error> {
+        let mut queues = self.0.queues.borrow_mut();
+        match &mut queues.get(qd)?.kind {
+            Kind::Memory(queue) => {
+                let ends = queue.finish()?;
+                drop(queues);
+                ends.into_iter().for_each(|(op, end)| self.complete(op, end.map(Outcome::Popped)));
+                Ok(())
+            }
+            Kind::Attached(_) => Err(Error::NotSupported),
+            &mut Kind::Socket { network, handle, .. } => {
+                self.0.networks.borrow_mut()[network as usize].network.finish(handle)
+            }
+        }
+    }
+
+    /// Gives the queue up: what is pending ends `Canceled`, what was pushed to a socket is still sent.
+    ///
+    /// # Errors
+    /// `BadDescriptor`, also for the second time.
+    pub fn close(&self, qd: Qd) -> Result<(), Error> {
+        let Queue { kind, returned } = self.0.queues.borrow_mut().remove(qd)?;
+        self.note(Event::Close, u64::from(qd.raw()), 0);
+        match kind {
+            Kind::Socket { network, handle, .. } => {
+                self.0.networks.borrow_mut()[network as usize].network.close(handle);
+            }
+            Kind::Memory(queue) => {
+                let (ops, attached) = queue.close();
+                ops.into_iter().for_each(|op| self.complete(op, Err(Error::Canceled)));
+                attached.into_iter().for_each(|from| self.answer_core(from.core, CoreMessage::Closed { to: from.qd }));
+            }
+            Kind::Attached(attached) => {
+                attached.waiting.into_iter().for_each(|(op, _)| self.complete(op, Err(Error::Canceled)));
+            }
+        }
+        if let Some(Returned { pops, accepts }) = returned.map(|returned| *returned) {
+            self.0.returned.set(self.0.returned.get() - pops.len() - accepts.len());
+            accepts.into_iter().for_each(|(accepted, _)| _ = self.close(accepted));
+        }
+        Ok(())
+    }
+
+    fn on_network<R>(
+        &self,
+        qd: Qd,
+        call: impl FnOnce(&mut dyn Network, Handle) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let Kind::Socket { network, handle, .. } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return Err(Error::NotSupported);
+        };
+        call(&mut *self.0.networks.borrow_mut()[network as usize].network, handle)
+    }
+}
+
+// Data path.
+impl LibOs {
+    /// Takes the next connection of a listener.
+    ///
+    /// # Errors
+    /// `BadDescriptor`, `NotSupported` (not a socket), `NoBuffers` (no token), and those of [`Network::submit`].
+    pub fn accept(&self, qd: Qd) -> Result<QToken, Error> {
+        if self.0.returned.get() > 0
+            && let Some(returned) = &mut self.0.queues.borrow_mut().get(qd)?.returned
+            && let Some((queue, peer)) = returned.accepts.pop_front()
+        {
+            self.0.returned.set(self.0.returned.get() - 1);
+            return self.issue_ended(qd, OpKind::Accept, Ok(Outcome::Accepted { queue, peer }));
+        }
+        self.submit(qd, OpKind::Accept, 0, Op::Accept)
+    }
+
+    /// Connects to a listener.
+    ///
+    /// # Errors
+    /// As [`LibOs::accept`].
+    pub fn connect(&self, qd: Qd, to: Endpoint) -> Result<QToken, Error> {
+        self.submit(qd, OpKind::Connect, 0, Op::Connect(to))
+    }
+
+    /// Hands `sga` over. What a complete push promises depends on the kind of queue (DESIGN §2).
+    ///
+    /// # Errors
+    /// Refused without effect, `sga` dropped: `BadDescriptor`, `InvalidArgument` (it is empty), `NoBuffers` (no token,
+    /// no memory), `BrokenPipe`, and those of [`Network::submit`].
+    #[inline]
+    pub fn push(&self, qd: Qd, sga: Sga) -> Result<QToken, Error> {
+        if sga.is_empty() {
+            self.0.queues.borrow_mut().get(qd)?;
+            return Err(Error::InvalidArgument);
+        }
+        let mut queues = self.0.queues.borrow_mut();
+        match &mut queues.get(qd)?.kind {
+            Kind::Memory(queue) => {
+                let qt = self.issue(qd, OpKind::Push, sga.len())?;
+                match queue.push(OpId(qt.raw()), sga) {
+                    Ok(Pushed::Queued) => self.end_now(qt, Ok(Outcome::Pushed)),
+                    Ok(Pushed::Handed(pop, popped)) => {
+                        drop(queues);
+                        self.end_now(qt, Ok(Outcome::Pushed));
+                        self.complete(pop, Ok(Outcome::Popped(popped)));
+                    }
+                    Ok(Pushed::Waits) => {}
+                    Err(refused) => return Err(self.withdraw(qt, refused)),
+                }
+                Ok(qt)
+            }
+            Kind::Attached(attached) => {
+                if attached.closed {
+                    return Err(Error::BrokenPipe);
+                }
+                let carried = crate::carried::CarriedSga::new(sga)?;
+                let qt = self.issue(qd, OpKind::Push, carried.len())?;
+                attached.waiting.push_back((OpId(qt.raw()), carried));
+                drop(queues);
+                self.send_attached(qd);
+                Ok(qt)
+            }
+            Kind::Socket { .. } => {
+                drop(queues);
+                let len = sga.len();
+                self.submit(qd, OpKind::Push, len, Op::Push(sga))
+            }
+        }
+    }
+
+    /// Hands `sga` over, to be sent to an address, on a datagram queue.
+    ///
+    /// # Errors
+    /// As [`LibOs::push`].
+    pub fn push_to(&self, qd: Qd, sga: Sga, to: Endpoint) -> Result<QToken, Error> {
+        let len = sga.len();
+        self.submit(qd, OpKind::Push, len, Op::PushTo(sga, to))
+    }
+
+    /// Asks for what comes next: a message, or at most `len_max` bytes of a stream.
+    ///
+    /// # Errors
+    /// `BadDescriptor`, `InvalidArgument` (`len_max` is zero), `EndOfStream`, `NoBuffers` (no token; or, on a memory
+    /// queue, no memory for what came from another core), and those of [`Network::submit`].
+    #[inline]
+    pub fn pop(&self, qd: Qd, len_max: usize) -> Result<QToken, Error> {
+        let mut queues = self.0.queues.borrow_mut();
+        let queue = queues.get(qd)?;
+        if len_max == 0 {
+            return Err(Error::InvalidArgument);
+        }
+        if self.0.returned.get() > 0
+            && let Some(popped) = self.take_returned(queue, len_max)?
+        {
+            drop(queues);
+            return self.issue_ended(qd, OpKind::Pop, Ok(Outcome::Popped(popped)));
+        }
+        match &mut queue.kind {
+            Kind::Memory(memory) => {
+                let qt = self.issue(qd, OpKind::Pop, len_max)?;
+                match memory.pop(OpId(qt.raw()), len_max, &self.0.heap) {
+                    Ok(PopAnswer::Popped(popped, accepted, credit)) => {
+                        drop(queues);
+                        self.end_now(qt, Ok(Outcome::Popped(popped)));
+                        self.pay_back(accepted, credit);
+                    }
+                    Ok(PopAnswer::Waits) => {}
+                    Err(refused) => return Err(self.withdraw(qt, refused)),
+                }
+                Ok(qt)
+            }
+            Kind::Attached(_) => Err(Error::NotSupported),
+            Kind::Socket { .. } => {
+                drop(queues);
+                self.submit(qd, OpKind::Pop, len_max, Op::Pop { len_max })
+            }
+        }
+    }
+
+    /// Pushes that waited for room in a memory queue are in it; an attached end gets its credit back.
+    #[inline]
+    fn pay_back(&self, accepted: Vec<OpId>, credit: Option<(QueueAddress, usize)>) {
+        accepted.into_iter().for_each(|op| self.complete(op, Ok(Outcome::Pushed)));
+        if let Some((from, cost)) = credit {
+            self.answer_core(from.core, CoreMessage::Credit { to: from.qd, cost });
+        }
+    }
+
+    #[inline]
+    fn submit(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<QToken, Error> {
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return Err(Error::NotSupported);
+        };
+        if matches!(&what, Op::Push(sga) | Op::PushTo(sga, _) if sga.is_empty()) {
+            return Err(Error::InvalidArgument);
+        }
+        let qt = self.issue(qd, kind, len)?;
+        let submitted = self.0.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what);
+        match submitted {
+            Ok(Submitted::Pending) => Ok(qt),
+            Ok(Submitted::Done(result)) => {
+                count(&self.0.counters.completed_at_once);
+                let result = self.adopt(network, socket, result);
+                self.end_now(qt, result);
+                Ok(qt)
+            }
+            Err(refused) => Err(self.withdraw(qt, refused)),
+        }
+    }
+
+    #[inline]
+    fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
+        let qt = self.0.tokens.borrow_mut().issue(qd, kind, len)?;
+        match kind {
+            OpKind::Push => {
+                count(&self.0.counters.pushes);
+                self.note(Event::Push, qt.raw(), len as u64);
+            }
+            OpKind::Pop => {
+                count(&self.0.counters.pops);
+                self.note(Event::Pop, qt.raw(), len as u64);
+            }
+            OpKind::Accept => self.note(Event::Accept, qt.raw(), u64::from(qd.raw())),
+            OpKind::Connect => self.note(Event::Connect, qt.raw(), u64::from(qd.raw())),
+        }
+        Ok(qt)
+    }
+
+    /// A token that is complete from the start.
+    fn issue_ended(&self, qd: Qd, kind: OpKind, result: OpResult) -> Result<QToken, Error> {
+        let qt = self.issue(qd, kind, 0)?;
+        self.end_now(qt, result);
+        Ok(qt)
+    }
+
+    /// Ends an operation whose token nobody has seen yet.
+    #[inline]
+    fn end_now(&self, qt: QToken, result: OpResult) {
+        self.note(Event::Done, qt.raw(), errno(&result));
+        let ended = self.0.tokens.borrow_mut().end(OpId(qt.raw()), result);
+        debug_assert!(matches!(ended, Ended::Complete(Waiter::None)), "nobody waits for what nobody has seen");
+    }
+
+    fn withdraw(&self, qt: QToken, refused: Error) -> Error {
+        self.0.tokens.borrow_mut().withdraw(qt);
+        refused
+    }
+
+    /// Gives an accepted handle a descriptor.
+    #[inline]
+    fn adopt(&self, network: u8, socket: SocketKind, result: Result<Outcome<Handle>, Error>) -> OpResult {
+        Ok(match result? {
+            Outcome::Accepted { queue, peer } => {
+                Outcome::Accepted { queue: self.add_socket(network, queue, socket)?, peer }
+            }
+            Outcome::Pushed => Outcome::Pushed,
+            Outcome::Popped(popped) => Outcome::Popped(popped),
+            Outcome::Connected => Outcome::Connected,
+            Outcome::Appended { sequence } => Outcome::Appended { sequence },
+            Outcome::Old(old) => Outcome::Old(old),
+            _ => return Err(Error::NotSupported),
+        })
+    }
+
+    /// An operation of a network has ended.
+    pub(crate) fn complete_from(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) {
+        count(&self.0.counters.completed_later);
+        let result = match result {
+            Ok(Outcome::Accepted { .. }) => {
+                // An accept's queue may be closed by now; what it accepted is of the same kind.
+                let (qd, _) = self.0.tokens.borrow().of_op(op);
+                let socket = match self.0.queues.borrow_mut().get(qd).map(|queue| &queue.kind) {
+                    Ok(Kind::Socket { socket, .. }) => *socket,
+                    _ => SocketKind::Stream,
+                };
+                self.adopt(network, socket, result)
+            }
+            other => self.adopt(network, SocketKind::Stream, other),
+        };
+        self.complete(op, result);
+    }
+
+    /// An operation has ended: its token is complete, and its one waiter woken.
+    #[inline]
+    pub(crate) fn complete(&self, op: OpId, result: OpResult) {
+        let result = if self.0.returned.get() > 0 { self.after_returned(op, result) } else { result };
+        self.note(Event::Done, op.0, errno(&result));
+        let ended = self.0.tokens.borrow_mut().end(op, result);
+        match ended {
+            Ended::Complete(waiter) => self.notify(waiter),
+            Ended::Abandoned(qd, result) => self.give_back(qd, result),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn notify(&self, waiter: Waiter) {
+        match waiter {
+            Waiter::None => {}
+            Waiter::Coroutine(place) => self.0.scheduler.wake(place),
+            Waiter::Caller => self.0.caller_woken.set(true),
+            Waiter::Foreign(waker) => waker.wake(),
+        }
+    }
+}
+
+// What nobody holds goes back to its queue.
+impl LibOs {
+    /// The result of an operation whose token was given up: data and connections go to the head of the queue, to the
+    /// pop or accept that comes next, or to the oldest that waits.
+    #[cold]
+    fn give_back(&self, qd: Qd, result: OpResult) {
+        let kind = match &result {
+            Ok(Outcome::Popped(_)) => OpKind::Pop,
+            Ok(Outcome::Accepted { .. }) => OpKind::Accept,
+            _ => return,
+        };
+        let mut queues = self.0.queues.borrow_mut();
+        let Ok(queue) = queues.get(qd) else {
+            drop(queues);
+            if let Ok(Outcome::Accepted { queue, .. }) = result {
+                let _ = self.close(queue);
+            }
+            return;
+        };
+        let returned = queue.returned.get_or_insert_default();
+        let len = match result {
+            Ok(Outcome::Popped(popped)) => {
+                let len = popped.sga.len();
+                returned.pops.push_back(popped);
+                len
+            }
+            Ok(Outcome::Accepted { queue, peer }) => {
+                returned.accepts.push_back((queue, peer));
+                0
+            }
+            _ => unreachable!("one of two kinds"),
+        };
+        self.0.returned.set(self.0.returned.get() + 1);
+        count(&self.0.counters.returned);
+        self.note(Event::Returned, u64::from(qd.raw()), len as u64);
+        // Somebody waits already: take that operation back from the queue; its end is exchanged for what returned.
+        if let Some(op) = self.0.tokens.borrow().oldest_pending(qd, kind) {
+            match &mut queue.kind {
+                Kind::Memory(memory) => {
+                    let waited = memory.cancel(op);
+                    drop(queues);
+                    if waited {
+                        self.complete(op, Err(Error::Canceled));
+                    }
+                }
+                &mut Kind::Socket { network, handle, .. } => {
+                    drop(queues);
+                    self.0.networks.borrow_mut()[network as usize].network.cancel(handle, op);
+                }
+                Kind::Attached(_) => unreachable!("it neither pops nor accepts"),
+            }
+        }
+    }
+
+    /// An operation ends while something has returned to some queue. If it is to its own, that comes first, and what the
+    /// operation brought goes behind it.
+    #[cold]
+    fn after_returned(&self, op: OpId, result: OpResult) -> OpResult {
+        let (qd, kind) = self.0.tokens.borrow().of_op(op);
+        let unwanted = self.0.tokens.borrow().is_unwanted(op);
+        let mut queues = self.0.queues.borrow_mut();
+        let Ok(queue) = queues.get(qd) else { return result };
+        let Some(returned) = &mut queue.returned else { return result };
+        match kind {
+            OpKind::Pop if !returned.pops.is_empty() && !unwanted => {
+                let len_max = self.0.tokens.borrow().len_max(op);
+                match result {
+                    Ok(Outcome::Popped(popped)) => {
+                        returned.pops.push_back(popped);
+                        self.0.returned.set(self.0.returned.get() + 1);
+                    }
+                    // Taken back by us; or a fault, which the queue will tell the next pop as well.
+                    Err(_) => {}
+                    Ok(other) => return Ok(other),
+                }
+                match self.take_returned(queue, len_max) {
+                    Ok(Some(popped)) => Ok(Outcome::Popped(popped)),
+                    Ok(None) => unreachable!("there is one"),
+                    Err(error) => Err(error),
+                }
+            }
+            OpKind::Accept if !returned.accepts.is_empty() && !unwanted => {
+                match result {
+                    Ok(Outcome::Accepted { queue, peer }) => returned.accepts.push_back((queue, peer)),
+                    _ => self.0.returned.set(self.0.returned.get() - 1),
+                }
+                let (queue, peer) = returned.accepts.pop_front().expect("there is one");
+                Ok(Outcome::Accepted { queue, peer })
+            }
+            _ => result,
+        }
+    }
+
+    /// What has returned to a queue, for a pop of at most `len_max` bytes.
+    #[cold]
+    fn take_returned(&self, queue: &mut Queue, len_max: usize) -> Result<Option<Popped>, Error> {
+        let Some(returned) = &mut queue.returned else { return Ok(None) };
+        let Some(first) = returned.pops.front_mut() else { return Ok(None) };
+        let stream = matches!(queue.kind, Kind::Socket { socket: SocketKind::Stream, .. });
+        if stream && first.sga.len() > len_max {
+            return Ok(Some(Popped::stream(first.sga.split_to(len_max)?)));
+        }
+        let popped = returned.pops.pop_front().expect("there is one");
+        self.0.returned.set(self.0.returned.get() - 1);
+        if popped.sga.len() <= len_max {
+            return Ok(Some(popped));
+        }
+        Ok(Some(Popped { from: popped.from, ..memory_queue::cut(popped.sga, len_max) }))
+    }
+}
+
+// Tokens.
+impl LibOs {
+    /// Runs the core until the operation of `qt` has ended, or `timeout` has passed; then the token stays valid.
+    ///
+    /// # Errors
+    /// `BadToken`, `StaleToken`, `TokenBusy`, `TimedOut`, and `WouldDeadlock` from inside a coroutine, or when nothing is
+    /// left that could complete it.
+    pub fn wait(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        self.wait_any(&[qt], timeout).map(|(_, completion)| completion)
+    }
+
+    /// Runs the core until one of the operations has ended: gives its place in the list and its completion. The others
+    /// stay valid.
+    ///
+    /// # Errors
+    /// As [`LibOs::wait`]; `InvalidArgument` if the list is empty.
+    pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
+        if self.0.scheduler.running().is_some() {
+            return Err(Error::WouldDeadlock);
+        }
+        if tokens.is_empty() {
+            return Err(Error::InvalidArgument);
+        }
+        for &qt in tokens {
+            self.0.tokens.borrow().is_complete(qt)?;
+        }
+        for (i, &qt) in tokens.iter().enumerate() {
+            // A complete one has no waiter to be registered.
+            if !self.0.tokens.borrow().is_complete(qt)?
+                && let Err(busy) = self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)
+            {
+                tokens[..i].iter().for_each(|&qt| self.0.tokens.borrow_mut().unwait(qt));
+                return Err(busy);
+            }
+        }
+        let result = self.wait_for_one(tokens, timeout);
+        tokens.iter().for_each(|&qt| self.0.tokens.borrow_mut().unwait(qt));
+        result
+    }
+
+    fn wait_for_one(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
+        let mut deadline = None;
+        loop {
+            self.0.caller_woken.set(false);
+            for (i, &qt) in tokens.iter().enumerate() {
+                if let Some(completion) = self.try_redeem(qt)? {
+                    return Ok((i, completion));
+                }
+            }
+            // Time is read by the first pass: a timeout counts from there.
+            self.turn(deadline, || self.0.caller_woken.get())?;
+            let ends = *deadline.get_or_insert_with(|| timeout.map_or(Instant::NEVER, |t| self.now() + t));
+            if self.now() >= ends && !self.0.caller_woken.get() {
+                return Err(Error::TimedOut);
+            }
+        }
+    }
+
+    /// Runs the core until all operations have ended: their completions, in the order of the list.
+    ///
+    /// # Errors
+    /// As [`LibOs::wait_any`]; `InvalidArgument` also if a token is there twice. On `TimedOut` all tokens stay valid.
+    pub fn wait_all(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<Vec<Completion>, Error> {
+        if self.0.scheduler.running().is_some() {
+            return Err(Error::WouldDeadlock);
+        }
+        if tokens.is_empty() || (1..tokens.len()).any(|i| tokens[..i].contains(&tokens[i])) {
+            return Err(Error::InvalidArgument);
+        }
+        let start = self.0.clock.now();
+        for &qt in tokens {
+            // Waits without redeeming, so that nothing is lost when a later one times out.
+            while !self.0.tokens.borrow().is_complete(qt)? {
+                self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)?;
+                self.0.caller_woken.set(false);
+                let deadline = timeout.map(|timeout| start + timeout);
+                let turned = self.turn(deadline, || self.0.caller_woken.get());
+                self.0.tokens.borrow_mut().unwait(qt);
+                turned?;
+                if deadline.is_some_and(|deadline| self.now() >= deadline) && !self.0.tokens.borrow().is_complete(qt)? {
+                    return Err(Error::TimedOut);
+                }
+            }
+        }
+        tokens.iter().map(|&qt| Ok(self.try_redeem(qt)?.expect("all are complete"))).collect()
+    }
+
+    /// Redeems a token if its operation has ended.
+    ///
+    /// # Errors
+    /// `BadToken`, `StaleToken`.
+    #[inline]
+    pub fn try_redeem(&self, qt: QToken) -> Result<Option<Completion>, Error> {
+        match self.0.tokens.borrow_mut().look(qt)? {
+            Look::Redeemed(qd, result) => Ok(Some(Completion { qt, qd, result })),
+            Look::Pending => Ok(None),
+        }
+    }
+
+    /// Asks for the end of an operation. Its token completes with `Canceled`, or with its true result if that was first:
+    /// it is still to be redeemed. A stream push that has started goes on.
+    ///
+    /// # Errors
+    /// `BadToken`, `StaleToken`.
+    pub fn cancel(&self, qt: QToken) -> Result<(), Error> {
+        let (qd, _) = self.0.tokens.borrow().operation(qt)?;
+        if self.0.tokens.borrow_mut().ask_cancel(qt)? {
+            self.cancel_operation(qd, qt);
+        }
+        Ok(())
+    }
+
+    /// Gives a token up: cancels its operation, and what that brings goes back to its queue.
+    pub(crate) fn abandon(&self, qt: QToken) {
+        let Ok((qd, _)) = self.0.tokens.borrow().operation(qt) else { return };
+        let abandoned = self.0.tokens.borrow_mut().abandon(qt);
+        match abandoned {
+            Ok(Some((qd, result))) => self.give_back(qd, result),
+            Ok(None) => self.cancel_operation(qd, qt),
+            Err(_) => {}
+        }
+    }
+
+    #[cold]
+    fn cancel_operation(&self, qd: Qd, qt: QToken) {
+        self.note(Event::Cancel, qt.raw(), 0);
+        let op = OpId(qt.raw());
+        let mut queues = self.0.queues.borrow_mut();
+        let Ok(queue) = queues.get(qd) else { return }; // closed: its end is on the way
+        let waited = match &mut queue.kind {
+            &mut Kind::Socket { network, handle, .. } => {
+                drop(queues);
+                return self.0.networks.borrow_mut()[network as usize].network.cancel(handle, op);
+            }
+            Kind::Memory(memory) => memory.cancel(op),
+            Kind::Attached(attached) => {
+                let before = attached.waiting.len();
+                attached.waiting.retain(|(waiting, _)| *waiting != op);
+                before != attached.waiting.len()
+            }
+        };
+        drop(queues);
+        if waited {
+            self.complete(op, Err(Error::Canceled));
+        }
+    }
+
+    /// Operations between submission and redemption.
+    pub fn tokens_in_use(&self) -> usize {
+        self.0.tokens.borrow().used()
+    }
+
+    /// Queues that are not closed.
+    pub fn queues_in_use(&self) -> usize {
+        self.0.queues.borrow().len()
+    }
+
+    /// Closed sockets whose buffers a device still holds.
+    pub fn zombies(&self) -> usize {
+        self.0.networks.borrow().iter().map(|named| named.network.zombies()).sum()
+    }
+}
+
+// Other cores.
+impl LibOs {
+    /// Sends a value to another core of this host. It arrives in order.
+    ///
+    /// # Errors
+    /// The value back: too much is under way to that core, or there is no such core.
+    #[inline]
+    pub fn send_core<T: Send + 'static>(&self, to: u8, value: T) -> Result<(), T> {
+        let sent = self.0.ports.borrow_mut().send(to, Parcel::new(value));
+        match sent {
+            Ok(()) => {
+                count(&self.0.counters.core_sends);
+                self.note(Event::CoreSend, u64::from(to), 0);
+                Ok(())
+            }
+            Err(parcel) => Err(parcel.take().unwrap_or_else(|_| unreachable!("the value that was put in"))),
+        }
+    }
+
+    /// Sends an answer to another core: what it has asked for, and made room for by bounding its questions. Never refused.
+    #[inline]
+    pub fn answer_core<T: Send + 'static>(&self, to: u8, value: T) {
+        count(&self.0.counters.core_sends);
+        self.note(Event::CoreSend, u64::from(to), 1);
+        self.0.ports.borrow_mut().answer(to, Parcel::new(value));
+    }
+
+    /// Sets what receives messages of other cores. It runs on this core, between passes, and may call everything.
+    pub fn on_core_message(&self, receiver: CoreReceiver) {
+        *self.0.receiver.borrow_mut() = Some(receiver);
+    }
+
+    /// Messages of other cores: what is the runtime's own is done, the rest goes to the receiver.
+    pub(crate) fn take_core_messages(&self, burst: usize) -> usize {
+        let cores = self.cores();
+        if cores == 1 {
+            return 0;
+        }
+        let mut taken = 0;
+        for from in 0..cores {
+            let mut from_this = 0;
+            while from_this < burst {
+                let Some(parcel) = self.0.ports.borrow_mut().receive(from) else { break };
+                from_this += 1;
+                match parcel.take::<CoreMessage>() {
+                    Ok(message) => self.on_own_core_message(message),
+                    Err(parcel) => {
+                        // Taken out while it runs, as it may call `on_core_message`.
+                        let receiver = self.0.receiver.borrow_mut().take();
+                        if let Some(mut receiver) = receiver {
+                            receiver(from as u8, parcel);
+                            self.0.receiver.borrow_mut().get_or_insert(receiver);
+                        }
+                    }
+                }
+            }
+            if from_this > 0 {
+                self.note(Event::CoreReceive, from as u64, from_this as u64);
+                crate::counters::count_many(&self.0.counters.core_receives, from_this);
+            }
+            taken += from_this;
+        }
+        taken
+    }
+
+    fn on_own_core_message(&self, message: CoreMessage) {
+        match message {
+            CoreMessage::Push { to, from, carried } => {
+                let mut queues = self.0.queues.borrow_mut();
+                let pushed = match queues.get(to).map(|queue| &mut queue.kind) {
+                    Ok(Kind::Memory(memory)) => memory
+                        .push_carried(carried, from)
+                        .map(|pop| pop.map(|(op, len_max)| (op, memory.pop(op, len_max, &self.0.heap)))),
+                    _ => Err(Error::BadDescriptor),
+                };
+                drop(queues);
+                match pushed {
+                    Ok(None) => {}
+                    Ok(Some((op, Ok(PopAnswer::Popped(popped, accepted, credit))))) => {
+                        self.complete(op, Ok(Outcome::Popped(popped)));
+                        self.pay_back(accepted, credit);
+                    }
+                    Ok(Some((_, Ok(PopAnswer::Waits)))) => unreachable!("an element was just added"),
+                    Ok(Some((op, Err(error)))) => self.complete(op, Err(error)),
+                    Err(_) => self.answer_core(from.core, CoreMessage::Closed { to: from.qd }),
+                }
+            }
+            CoreMessage::Credit { to, cost } => {
+                if let Ok(Queue { kind: Kind::Attached(attached), .. }) = self.0.queues.borrow_mut().get(to) {
+                    attached.credit += cost as isize;
+                }
+                self.send_attached(to);
+            }
+            CoreMessage::Closed { to } => {
+                let mut queues = self.0.queues.borrow_mut();
+                let Ok(Queue { kind: Kind::Attached(attached), .. }) = queues.get(to) else { return };
+                attached.closed = true;
+                let waiting = std::mem::take(&mut attached.waiting);
+                drop(queues);
+                waiting.into_iter().for_each(|(op, _)| self.complete(op, Err(Error::BrokenPipe)));
+            }
+        }
+    }
+
+    /// Sends what waits in an attached queue, as far as credit and ring allow.
+    fn send_attached(&self, qd: Qd) {
+        loop {
+            let mut queues = self.0.queues.borrow_mut();
+            let Ok(Queue { kind: Kind::Attached(attached), .. }) = queues.get(qd) else { return };
+            if !attached.can_pay() {
+                return;
+            }
+            let Some((op, carried)) = attached.waiting.pop_front() else { return };
+            let (len, to) = (carried.len(), attached.to);
+            let from = QueueAddress { core: self.core(), qd };
+            if to.core == self.core() {
+                attached.pay(len);
+                drop(queues);
+                self.on_own_core_message(CoreMessage::Push { to: to.qd, from, carried });
+            } else {
+                match self.send_core(to.core, CoreMessage::Push { to: to.qd, from, carried }) {
+                    Ok(()) => attached.pay(len),
+                    Err(CoreMessage::Push { carried, .. }) => {
+                        attached.waiting.push_front((op, carried));
+                        return self.0.stalled.borrow_mut().push(qd);
+                    }
+                    Err(_) => unreachable!("the message that was put in"),
+                }
+                drop(queues);
+            }
+            self.complete(op, Ok(Outcome::Pushed));
+        }
+    }
+
+    /// Tries again what found a ring full.
+    pub(crate) fn retry_stalled(&self) {
+        let stalled = std::mem::take(&mut *self.0.stalled.borrow_mut());
+        stalled.into_iter().for_each(|qd| self.send_attached(qd));
+    }
+}
+
+// Memory, time, chance, and what a core knows of itself.
+impl LibOs {
+    /// Memory for `capacity` bytes that devices can reach.
+    ///
+    /// # Errors
+    /// `NoBuffers`.
+    pub fn alloc(&self, capacity: usize) -> Result<BufMut, Error> {
+        Ok(self.0.heap.alloc(capacity)?)
+    }
+
+    /// The core's heap.
+    pub fn heap(&self) -> &Heap {
+        &self.0.heap
+    }
+
+    /// The number of this core.
+    #[inline]
+    pub fn core(&self) -> u8 {
+        self.0.ports.borrow().core()
+    }
+
+    /// How many cores the host has.
+    #[inline]
+    pub fn cores(&self) -> usize {
+        self.0.ports.borrow().cores()
+    }
+
+    /// The time of the present pass.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// The time of day.
+    pub fn wall(&self) -> WallTime {
+        self.0.clock.wall()
+    }
+
+    /// The core's generator of random numbers, forked: the result is the caller's own.
+    pub fn fork_rng(&self) -> Rng {
+        self.0.rng.borrow_mut().fork()
+    }
+
+    /// The seed of this core's maps.
+    pub fn seed(&self) -> &Seed {
+        &self.0.seed
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> CounterReading {
+        self.0.counters.switches.set(self.0.scheduler.switches.get());
+        self.0.counters.read()
+    }
+
+    /// The trace ring.
+    pub fn trace(&self) -> &Trace {
+        &self.0.trace
+    }
+
+    /// Notes an event of the application's in the trace ring.
+    pub fn mark(&self, first: u64, second: u64) {
+        self.note(Event::Mark, first, second);
+    }
+
+    #[inline(always)]
+    pub(crate) fn note(&self, event: Event, first: u64, second: u64) {
+        self.0.trace.note(self.0.now.get(), event, first, second);
+    }
+
+    /// Makes `Core::run` return after this pass.
+    pub fn stop(&self) {
+        self.0.stop.set(true);
+    }
+}
+
+impl std::fmt::Debug for LibOs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LibOs(core {}, {} queues, {} tokens)", self.core(), self.queues_in_use(), self.tokens_in_use())
+    }
+}
+
+#[inline(always)]
+fn errno(result: &OpResult) -> u64 {
+    match result {
+        Ok(_) => 0,
+        Err(error) => error.errno() as u64,
+    }
+}

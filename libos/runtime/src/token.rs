@@ -1,0 +1,407 @@
+//! The token table: one slot for each operation between its submission and the redemption of its token.
+//!
+//! Always: a slot's life is Free → Pending → Complete → Free, or, when its token is given up before the end, Pending →
+//! Abandoned → Free. It becomes free only after its operation has ended: a backend's late answer never meets another
+//! operation. Slots are reused first-in first-out, so a stale token is told apart for as long as possible. A completion
+//! wakes the one waiter. Bound: 2^20 slots.
+
+use std::task::Waker;
+
+use pdpix::{Error, Generation, OpId, Outcome, QToken, Qd};
+
+use crate::scheduler::Place;
+
+/// What an operation is, as far as its end is handled differently.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OpKind {
+    Accept,
+    Connect,
+    Push,
+    Pop,
+}
+
+/// Who is to be told.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    None,
+    /// A blocking `wait`, which looks by itself.
+    Caller,
+    /// A coroutine of this core.
+    Coroutine(Place),
+    /// Something between a coroutine and us, which has a waker of its own.
+    Foreign(Waker),
+}
+
+/// The result of an operation, as users see it.
+pub(crate) type OpResult = Result<Outcome<Qd>, Error>;
+
+#[derive(Debug)]
+enum State {
+    /// With the next free slot, or `NIL`.
+    Free(u32),
+    Pending,
+    Complete(OpResult),
+    /// Nobody will redeem it.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    generation: Generation,
+    qd: Qd,
+    kind: OpKind,
+    /// Of a pop: how much it wants.
+    len_max: usize,
+    /// Which operation of the core this is, to tell older from younger.
+    sequence: u64,
+    /// Its user asked for its end.
+    cancel_asked: bool,
+    waiter: Waiter,
+}
+
+const NIL: u32 = u32::MAX;
+const SLOTS_MAX: usize = 1 << QToken::INDEX_BITS;
+const SLOTS_FIRST: usize = 64;
+
+pub(crate) struct TokenTable {
+    core: u8,
+    generation_bits: u32,
+    slots: Vec<Slot>,
+    free_first: u32,
+    free_last: u32,
+    used: usize,
+    sequence: u64,
+}
+
+/// How an operation's end found its slot.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The token is complete; its waiter, if any, is to be woken.
+    Complete(Waiter),
+    /// Its token was given up: the result goes back to its queue.
+    Abandoned(Qd, OpResult),
+}
+
+/// What a look at a token gave.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// Spent now.
+    Redeemed(Qd, OpResult),
+    Pending,
+}
+
+impl TokenTable {
+    /// `generation_bits` is [`Generation::BITS`], or fewer, to see it wrap.
+    pub(crate) fn new(core: u8, generation_bits: u32) -> TokenTable {
+        TokenTable { core, generation_bits, slots: Vec::new(), free_first: NIL, free_last: NIL, used: 0, sequence: 0 }
+    }
+
+    /// A token for a new operation, pending.
+    #[inline]
+    pub(crate) fn issue(&mut self, qd: Qd, kind: OpKind, len_max: usize) -> Result<QToken, Error> {
+        if self.free_first == NIL {
+            self.grow()?;
+        }
+        let index = self.free_first;
+        let slot = &mut self.slots[index as usize];
+        let State::Free(next) = slot.state else { unreachable!("a slot in the free list is free") };
+        self.free_first = next;
+        self.sequence += 1;
+        slot.state = State::Pending;
+        slot.cancel_asked = false;
+        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, self.sequence);
+        self.used += 1;
+        Ok(QToken::new(self.core, index, slot.generation))
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Result<(), Error> {
+        let (from, to) = (self.slots.len(), (self.slots.len() * 2).clamp(SLOTS_FIRST, SLOTS_MAX));
+        if from == to {
+            return Err(Error::NoBuffers);
+        }
+        self.slots.extend((from..to).map(|_| Slot {
+            state: State::Free(NIL),
+            generation: Generation::ZERO,
+            qd: Qd::from_raw(0),
+            kind: OpKind::Push,
+            len_max: 0,
+            sequence: 0,
+            cancel_asked: false,
+            waiter: Waiter::None,
+        }));
+        (from..to).for_each(|index| self.link_free(index as u32));
+        Ok(())
+    }
+
+    /// The operation was refused: its token was never seen by anybody.
+    pub(crate) fn withdraw(&mut self, qt: QToken) {
+        self.free(qt.index());
+    }
+
+    fn free(&mut self, index: usize) {
+        let bits = self.generation_bits;
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.next(bits);
+        slot.waiter = Waiter::None;
+        self.used -= 1;
+        self.link_free(index as u32);
+    }
+
+    #[inline]
+    fn link_free(&mut self, index: u32) {
+        self.slots[index as usize].state = State::Free(NIL);
+        if self.free_first == NIL {
+            self.free_first = index;
+        } else {
+            self.slots[self.free_last as usize].state = State::Free(index);
+        }
+        self.free_last = index;
+    }
+
+    /// The slot of a token, if it is in use under that token.
+    #[inline]
+    fn check(&self, qt: QToken) -> Result<usize, Error> {
+        if qt.core() != self.core {
+            return Err(Error::BadToken);
+        }
+        let slot = self.slots.get(qt.index()).ok_or(Error::BadToken)?;
+        if slot.generation != qt.generation() || matches!(slot.state, State::Free(_) | State::Abandoned) {
+            return Err(Error::StaleToken);
+        }
+        Ok(qt.index())
+    }
+
+    /// The operation has ended.
+    #[inline]
+    pub(crate) fn end(&mut self, op: OpId, result: OpResult) -> Ended {
+        let qt = QToken::from_raw(op.0);
+        let slot = &mut self.slots[qt.index()];
+        assert!(slot.generation == qt.generation(), "a backend ended {qt:?} twice, or one that it was not given");
+        match slot.state {
+            State::Pending => {
+                slot.state = State::Complete(result);
+                Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
+            }
+            State::Abandoned => {
+                let qd = slot.qd;
+                self.free(qt.index());
+                Ended::Abandoned(qd, result)
+            }
+            _ => panic!("a backend ended {qt:?} twice"),
+        }
+    }
+
+    /// Redeems a token, if its operation has ended.
+    #[inline]
+    pub(crate) fn look(&mut self, qt: QToken) -> Result<Look, Error> {
+        let index = self.check(qt)?;
+        let slot = &mut self.slots[index];
+        if matches!(slot.state, State::Pending) {
+            return Ok(Look::Pending);
+        }
+        let State::Complete(result) = std::mem::replace(&mut slot.state, State::Free(NIL)) else {
+            unreachable!("checked to be pending or complete");
+        };
+        let qd = slot.qd;
+        self.free(index);
+        Ok(Look::Redeemed(qd, result))
+    }
+
+    /// Whether a token can be waited for, and whether it is complete.
+    pub(crate) fn is_complete(&self, qt: QToken) -> Result<bool, Error> {
+        let index = self.check(qt)?;
+        Ok(matches!(self.slots[index].state, State::Complete(_)))
+    }
+
+    /// Registers the waiter of a pending token. The same coroutine may register again.
+    #[inline]
+    pub(crate) fn wait(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
+        let index = self.check(qt)?;
+        let slot = &mut self.slots[index];
+        match (&slot.waiter, &waiter) {
+            (Waiter::None, _) => {}
+            (Waiter::Coroutine(old), Waiter::Coroutine(new)) if old == new => return Ok(()),
+            (Waiter::Foreign(old), Waiter::Foreign(new)) if old.will_wake(new) => return Ok(()),
+            _ => return Err(Error::TokenBusy),
+        }
+        slot.waiter = waiter;
+        Ok(())
+    }
+
+    /// Takes the waiter's name off a token: it waits no longer.
+    pub(crate) fn unwait(&mut self, qt: QToken) {
+        if let Ok(index) = self.check(qt) {
+            self.slots[index].waiter = Waiter::None;
+        }
+    }
+
+    /// Replaces the waiter of a token by the same one with another waker.
+    pub(crate) fn wait_again(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
+        let index = self.check(qt)?;
+        self.slots[index].waiter = waiter;
+        Ok(())
+    }
+
+    /// What a token's operation is, and on which queue.
+    pub(crate) fn operation(&self, qt: QToken) -> Result<(Qd, OpKind), Error> {
+        let slot = &self.slots[self.check(qt)?];
+        Ok((slot.qd, slot.kind))
+    }
+
+    /// Nobody will redeem the token. Gives the result, if there is one already.
+    pub(crate) fn abandon(&mut self, qt: QToken) -> Result<Option<(Qd, OpResult)>, Error> {
+        match self.look(qt)? {
+            Look::Redeemed(qd, result) => Ok(Some((qd, result))),
+            Look::Pending => {
+                let slot = &mut self.slots[qt.index()];
+                slot.state = State::Abandoned;
+                slot.waiter = Waiter::None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Its user asks for the end of a pending operation. False if it has ended already.
+    pub(crate) fn ask_cancel(&mut self, qt: QToken) -> Result<bool, Error> {
+        let index = self.check(qt)?;
+        let slot = &mut self.slots[index];
+        slot.cancel_asked = true;
+        Ok(matches!(slot.state, State::Pending))
+    }
+
+    /// Whether the user of `op` asked for its end, or gave its token up.
+    pub(crate) fn is_unwanted(&self, op: OpId) -> bool {
+        let slot = &self.slots[QToken::from_raw(op.0).index()];
+        slot.cancel_asked || matches!(slot.state, State::Abandoned)
+    }
+
+    /// How much the pop `op` wants.
+    pub(crate) fn len_max(&self, op: OpId) -> usize {
+        self.slots[QToken::from_raw(op.0).index()].len_max
+    }
+
+    /// What the operation `op` is, though its token may have been given up.
+    pub(crate) fn of_op(&self, op: OpId) -> (Qd, OpKind) {
+        let slot = &self.slots[QToken::from_raw(op.0).index()];
+        (slot.qd, slot.kind)
+    }
+
+    /// The oldest operation of `kind` that is pending on `qd`, with a token that somebody holds. Looks at every slot: it
+    /// serves the rare case of data that came back to a queue on which somebody waits.
+    pub(crate) fn oldest_pending(&self, qd: Qd, kind: OpKind) -> Option<OpId> {
+        let slots = self.slots.iter().enumerate();
+        slots
+            .filter(|(_, s)| matches!(s.state, State::Pending) && s.qd == qd && s.kind == kind)
+            .min_by_key(|(_, s)| s.sequence)
+            .map(|(index, s)| OpId(QToken::new(self.core, index as u32, s.generation).raw()))
+    }
+
+    /// Slots in use.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const QD: Qd = Qd::from_raw(5);
+
+    fn issue(table: &mut TokenTable) -> QToken {
+        table.issue(QD, OpKind::Push, 0).unwrap()
+    }
+
+    fn end(table: &mut TokenTable, qt: QToken) -> Ended {
+        table.end(OpId(qt.raw()), Ok(Outcome::Pushed))
+    }
+
+    #[test]
+    fn a_redeemed_token_is_stale_and_a_foreign_one_bad() {
+        let mut table = TokenTable::new(3, Generation::BITS);
+        let qt = issue(&mut table);
+        assert!(matches!(table.look(qt), Ok(Look::Pending)));
+        assert!(matches!(end(&mut table, qt), Ended::Complete(Waiter::None)));
+        assert!(matches!(table.look(qt), Ok(Look::Redeemed(QD, Ok(Outcome::Pushed)))));
+        assert_eq!(table.look(qt).unwrap_err(), Error::StaleToken);
+        let foreign = QToken::new(4, qt.index() as u32, qt.generation());
+        assert_eq!(table.look(foreign).unwrap_err(), Error::BadToken);
+        assert_eq!(table.look(QToken::new(3, 9999, Generation::ZERO)).unwrap_err(), Error::BadToken);
+        assert_eq!(table.used(), 0);
+    }
+
+    #[test]
+    fn slots_are_reused_first_in_first_out() {
+        let mut table = TokenTable::new(0, Generation::BITS);
+        let mut order = Vec::new();
+        for _ in 0..2 * SLOTS_FIRST {
+            let qt = issue(&mut table);
+            order.push(qt.index());
+            end(&mut table, qt);
+            table.look(qt).unwrap();
+        }
+        assert_eq!(order[..SLOTS_FIRST], order[SLOTS_FIRST..]);
+        assert_eq!(order[..SLOTS_FIRST], (0..SLOTS_FIRST).collect::<Vec<_>>());
+    }
+
+    /// With two bits a slot's token comes again after four uses; until then every old one is told apart.
+    #[test]
+    fn a_shortened_generation_wraps_and_stale_tokens_are_told_apart_until_then() {
+        let mut table = TokenTable::new(0, 2);
+        let mut of_slot_zero = Vec::new();
+        for _ in 0..5 * SLOTS_FIRST {
+            let qt = issue(&mut table);
+            if qt.index() == 0 {
+                for &old in of_slot_zero.iter().rev().take(3) {
+                    assert_eq!(table.look(old).unwrap_err(), Error::StaleToken);
+                }
+                of_slot_zero.push(qt);
+            }
+            end(&mut table, qt);
+            table.look(qt).unwrap();
+        }
+        assert_eq!(of_slot_zero[0], of_slot_zero[4], "it wrapped");
+        assert_ne!(of_slot_zero[0], of_slot_zero[3]);
+    }
+
+    #[test]
+    fn one_waiter_a_token() {
+        let mut table = TokenTable::new(0, Generation::BITS);
+        let qt = issue(&mut table);
+        table.wait(qt, Waiter::Coroutine(Place(1))).unwrap();
+        table.wait(qt, Waiter::Coroutine(Place(1))).unwrap();
+        assert_eq!(table.wait(qt, Waiter::Coroutine(Place(2))), Err(Error::TokenBusy));
+        assert_eq!(table.wait(qt, Waiter::Caller), Err(Error::TokenBusy));
+        assert!(matches!(end(&mut table, qt), Ended::Complete(Waiter::Coroutine(Place(1)))));
+    }
+
+    #[test]
+    fn an_abandoned_slot_is_not_reused_before_its_operation_ends() {
+        let mut table = TokenTable::new(0, Generation::BITS);
+        let qt = issue(&mut table);
+        assert!(table.abandon(qt).unwrap().is_none());
+        assert_eq!((table.used(), table.look(qt).unwrap_err()), (1, Error::StaleToken));
+        assert!(matches!(end(&mut table, qt), Ended::Abandoned(QD, Ok(Outcome::Pushed))));
+        assert_eq!(table.used(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "ended")]
+    fn a_second_end_is_a_backends_bug() {
+        let mut table = TokenTable::new(0, Generation::BITS);
+        let qt = issue(&mut table);
+        end(&mut table, qt);
+        end(&mut table, qt);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = TokenTable::new(0, Generation::BITS);
+        for _ in 0..SLOTS_MAX {
+            issue(&mut table);
+        }
+        assert_eq!(table.issue(QD, OpKind::Push, 0), Err(Error::NoBuffers));
+    }
+}
