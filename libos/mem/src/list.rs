@@ -1,4 +1,6 @@
-//! A list of `Buf`s: two inside, more in a chunk of the heap that the first one belongs to. No `malloc` on the way.
+//! A list of `Buf`s: one inside, more in a chunk of the heap that the first one belongs to. No `malloc` on the way.
+//!
+//! One inside and not two, since lists travel by value through every call: 32 bytes are two moves of a vector register.
 
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
@@ -10,12 +12,12 @@ use crate::heap::Purpose;
 
 /// An ordered list of buffers: the body of a scatter-gather array. Elements leave at the front.
 pub struct BufList {
-    /// The elements are `first..end` of the slots.
-    first: u32,
-    end: u32,
-    /// Of the slots; `BufList::INSIDE` means that they are inside.
-    capacity: u32,
     slots: Slots,
+    /// The elements are `first..end` of the slots.
+    first: u16,
+    end: u16,
+    /// Of the slots; `BufList::INSIDE` means that they are inside.
+    capacity: u16,
 }
 
 union Slots {
@@ -24,23 +26,26 @@ union Slots {
     chunk: (NonNull<u32>, NonNull<Buf>),
 }
 
-const _: () = assert!(size_of::<BufList>() == 64);
+const _: () = assert!(size_of::<BufList>() == 32);
 
 impl BufList {
     /// How many elements fit without a chunk.
-    pub const INSIDE: usize = 2;
+    pub const INSIDE: usize = 1;
+    /// How many elements a list can have.
+    pub const LEN_MAX: usize = 1 << 15;
 
     /// The empty list.
     #[inline]
     pub const fn new() -> BufList {
         let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; BufList::INSIDE]);
-        BufList { first: 0, end: 0, capacity: BufList::INSIDE as u32, slots: Slots { inside } }
+        BufList { slots: Slots { inside }, first: 0, end: 0, capacity: BufList::INSIDE as u16 }
     }
 
     /// Appends `buf`.
     ///
     /// # Errors
-    /// `buf` back: the list has to grow, and the heap of its first element has no room.
+    /// `buf` back: the list has to grow, and the heap of its first element has no room; or it has [`BufList::LEN_MAX`]
+    /// elements.
     #[inline]
     pub fn push(&mut self, buf: Buf) -> Result<(), Buf> {
         if self.end == self.capacity && !self.make_room(1, &buf) {
@@ -103,11 +108,14 @@ impl BufList {
             let slots = self.slots_mut();
             // SAFETY: both ranges lie in the slots; elements are moved, not duplicated: the old places are empty now.
             unsafe { std::ptr::copy(slots.add(first), slots, count) };
-            (self.first, self.end) = (0, count as u32);
+            (self.first, self.end) = (0, count as u16);
             return true;
         }
         let heap = self.deref().first().unwrap_or(next).heap();
-        let capacity = (self.capacity as usize * 2).max((count + more).next_power_of_two());
+        let capacity = (self.capacity as usize * 4).max((count + more).next_power_of_two());
+        if capacity > BufList::LEN_MAX {
+            return false;
+        }
         let Ok(counter) = heap.state().take(Purpose::App, capacity * size_of::<Buf>()) else {
             return false;
         };
@@ -116,8 +124,8 @@ impl BufList {
         unsafe { std::ptr::copy_nonoverlapping(self.slots_mut().add(first), chunk.as_ptr(), count) };
         self.free_slots();
         self.slots = Slots { chunk: (counter, chunk) };
-        self.capacity = capacity as u32;
-        (self.first, self.end) = (0, count as u32);
+        self.capacity = capacity as u16;
+        (self.first, self.end) = (0, count as u16);
         true
     }
 
@@ -159,10 +167,18 @@ impl Deref for BufList {
 impl Drop for BufList {
     #[inline]
     fn drop(&mut self) {
-        while let Some(buf) = self.pop_front() {
-            drop(buf);
-        }
+        // SAFETY: the elements are the list's, which is going.
+        unsafe { std::ptr::drop_in_place(self.as_mut_slice()) };
         self.free_slots();
+    }
+}
+
+impl From<Buf> for BufList {
+    /// A list of one.
+    #[inline]
+    fn from(buf: Buf) -> BufList {
+        let inside = ManuallyDrop::new([MaybeUninit::new(buf)]);
+        BufList { slots: Slots { inside }, first: 0, end: 1, capacity: BufList::INSIDE as u16 }
     }
 }
 

@@ -4,7 +4,7 @@ use libos_mem::{Buf, BufList, CopyPath, Exhausted, Heap};
 
 /// An ordered list of buffers, owned by whoever holds it. Push hands it to the library OS; a completion hands it back.
 ///
-/// Two buffers lie inside; more take a chunk of the heap. None of them is empty, so `segments().len() == 0` means
+/// One buffer lies inside; more take a chunk of the heap. None of them is empty, so `segments().len() == 0` means
 /// `len() == 0`.
 #[derive(Default, Debug)]
 pub struct Sga(BufList);
@@ -181,9 +181,7 @@ impl Sga {
 impl From<Buf> for Sga {
     #[inline]
     fn from(buf: Buf) -> Sga {
-        let mut sga = Sga::new();
-        sga.push(buf).expect("two buffers lie inside");
-        sga
+        if buf.is_empty() { Sga::new() } else { Sga(BufList::from(buf)) }
     }
 }
 

@@ -11,7 +11,7 @@ use pdpix::{Completion, Error, Instant, QToken};
 
 use crate::libos::LibOs;
 use crate::scheduler::{Place, Yield};
-use crate::token::{Look, Waiter};
+use crate::token::Waiter;
 use crate::trace::Event;
 use crate::wheel::TimerKey;
 
@@ -104,11 +104,11 @@ impl Future for Redeem {
         let qt = self.qt;
         let looked = self.libos.0.tokens.borrow_mut().look(qt);
         match looked {
-            Ok(Look::Redeemed(qd, result)) => {
+            Ok(Some(completion)) => {
                 self.state = Held::Over;
-                Poll::Ready(Ok(Completion { qt, qd, result }))
+                Poll::Ready(Ok(completion))
             }
-            Ok(Look::Pending) => {
+            Ok(None) => {
                 let waiter = self.libos.waiter(cx);
                 let mut tokens = self.libos.0.tokens.borrow_mut();
                 let registered = match self.state {

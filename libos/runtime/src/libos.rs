@@ -16,12 +16,12 @@ use pdpix::{
 use crate::clock::Clock;
 use crate::counters::{CounterReading, Counters, count};
 use crate::idle::{Idle, IdlePolicy};
-use crate::memory_queue::{self, MemoryQueue, PopAnswer, Pushed};
+use crate::memory_queue::{self, MemoryQueue, Pushed, Taken};
 use crate::mesh::{Attached, CoreMessage, Ports, QueueAddress};
 use crate::parcel::Parcel;
 use crate::queue::{Kind, Queue, QueueTable, Returned};
 use crate::scheduler::Scheduler;
-use crate::token::{Ended, Look, OpKind, OpResult, TokenTable, Waiter};
+use crate::token::{Ended, OpKind, OpResult, TokenTable, Waiter};
 use crate::trace::{Event, Trace};
 use crate::wheel::Wheel;
 
@@ -257,7 +257,7 @@ impl LibOs {
             && let Some((queue, peer)) = returned.accepts.pop_front()
         {
             self.0.returned.set(self.0.returned.get() - 1);
-            return self.issue_ended(qd, OpKind::Accept, Ok(Outcome::Accepted { queue, peer }));
+            return self.issue_ended(qd, OpKind::Accept, 0, Ok(Outcome::Accepted { queue, peer }));
         }
         self.submit(qd, OpKind::Accept, 0, Op::Accept)
     }
@@ -284,18 +284,14 @@ impl LibOs {
         let mut queues = self.0.queues.borrow_mut();
         match &mut queues.get(qd)?.kind {
             Kind::Memory(queue) => {
-                let qt = self.issue(qd, OpKind::Push, sga.len())?;
-                match queue.push(OpId(qt.raw()), sga) {
-                    Ok(Pushed::Queued) => self.end_now(qt, Ok(Outcome::Pushed)),
-                    Ok(Pushed::Handed(pop, popped)) => {
+                let len = sga.len();
+                match queue.push_at_once(sga) {
+                    Ok(()) => self.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed)),
+                    Err(sga) => {
                         drop(queues);
-                        self.end_now(qt, Ok(Outcome::Pushed));
-                        self.complete(pop, Ok(Outcome::Popped(popped)));
+                        self.push_to_memory(qd, sga)
                     }
-                    Ok(Pushed::Waits) => {}
-                    Err(refused) => return Err(self.withdraw(qt, refused)),
                 }
-                Ok(qt)
             }
             Kind::Attached(attached) => {
                 if attached.closed {
@@ -314,6 +310,25 @@ impl LibOs {
                 self.submit(qd, OpKind::Push, len, Op::Push(sga))
             }
         }
+    }
+
+    #[cold]
+    fn push_to_memory(&self, qd: Qd, sga: Sga) -> Result<QToken, Error> {
+        let qt = self.issue(qd, OpKind::Push, sga.len())?;
+        let mut queues = self.0.queues.borrow_mut();
+        let Kind::Memory(queue) = &mut queues.get(qd)?.kind else { unreachable!("it is a memory queue") };
+        let pushed = queue.push(OpId(qt.raw()), sga);
+        drop(queues);
+        match pushed {
+            Ok(Pushed::Queued) => self.end_now(qt, Ok(Outcome::Pushed)),
+            Ok(Pushed::Handed(pop, popped)) => {
+                self.end_now(qt, Ok(Outcome::Pushed));
+                self.complete(pop, Ok(Outcome::Popped(popped)));
+            }
+            Ok(Pushed::Waits) => {}
+            Err(refused) => return Err(self.withdraw(qt, refused)),
+        }
+        Ok(qt)
     }
 
     /// Hands `sga` over, to be sent to an address, on a datagram queue.
@@ -341,22 +356,16 @@ impl LibOs {
             && let Some(popped) = self.take_returned(queue, len_max)?
         {
             drop(queues);
-            return self.issue_ended(qd, OpKind::Pop, Ok(Outcome::Popped(popped)));
+            return self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(popped)));
         }
         match &mut queue.kind {
-            Kind::Memory(memory) => {
-                let qt = self.issue(qd, OpKind::Pop, len_max)?;
-                match memory.pop(OpId(qt.raw()), len_max, &self.0.heap) {
-                    Ok(PopAnswer::Popped(popped, accepted, credit)) => {
-                        drop(queues);
-                        self.end_now(qt, Ok(Outcome::Popped(popped)));
-                        self.pay_back(accepted, credit);
-                    }
-                    Ok(PopAnswer::Waits) => {}
-                    Err(refused) => return Err(self.withdraw(qt, refused)),
+            Kind::Memory(memory) => match memory.take_at_once(len_max) {
+                Some(sga) => self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(Popped::stream(sga)))),
+                None => {
+                    drop(queues);
+                    self.pop_from_memory(qd, len_max)
                 }
-                Ok(qt)
-            }
+            },
             Kind::Attached(_) => Err(Error::NotSupported),
             Kind::Socket { .. } => {
                 drop(queues);
@@ -365,8 +374,22 @@ impl LibOs {
         }
     }
 
+    #[cold]
+    fn pop_from_memory(&self, qd: Qd, len_max: usize) -> Result<QToken, Error> {
+        let mut queues = self.0.queues.borrow_mut();
+        let Kind::Memory(memory) = &mut queues.get(qd)?.kind else { unreachable!("it is a memory queue") };
+        let Some(Taken { popped, credit }) = memory.take(len_max, &self.0.heap)? else {
+            let qt = self.issue(qd, OpKind::Pop, len_max)?;
+            memory.wait(OpId(qt.raw()), len_max);
+            return Ok(qt);
+        };
+        let accepted = memory.accept_waiting();
+        drop(queues);
+        self.pay_back(accepted, credit);
+        self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(popped)))
+    }
+
     /// Pushes that waited for room in a memory queue are in it; an attached end gets its credit back.
-    #[inline]
     fn pay_back(&self, accepted: Vec<OpId>, credit: Option<(QueueAddress, usize)>) {
         accepted.into_iter().for_each(|op| self.complete(op, Ok(Outcome::Pushed)));
         if let Some((from, cost)) = credit {
@@ -399,6 +422,22 @@ impl LibOs {
     #[inline]
     fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
         let qt = self.0.tokens.borrow_mut().issue(qd, kind, len)?;
+        self.note_issued(qt, qd, kind, len);
+        Ok(qt)
+    }
+
+    /// A token that is complete from the start. If there is none left, the result goes back to its queue.
+    #[inline]
+    fn issue_ended(&self, qd: Qd, kind: OpKind, len: usize, result: OpResult) -> Result<QToken, Error> {
+        let errno = errno(&result);
+        let qt = self.0.tokens.borrow_mut().issue_ended(qd, kind, result)?;
+        self.note_issued(qt, qd, kind, len);
+        self.note(Event::Done, qt.raw(), errno);
+        Ok(qt)
+    }
+
+    #[inline]
+    fn note_issued(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
         match kind {
             OpKind::Push => {
                 count(&self.0.counters.pushes);
@@ -411,22 +450,13 @@ impl LibOs {
             OpKind::Accept => self.note(Event::Accept, qt.raw(), u64::from(qd.raw())),
             OpKind::Connect => self.note(Event::Connect, qt.raw(), u64::from(qd.raw())),
         }
-        Ok(qt)
-    }
-
-    /// A token that is complete from the start.
-    fn issue_ended(&self, qd: Qd, kind: OpKind, result: OpResult) -> Result<QToken, Error> {
-        let qt = self.issue(qd, kind, 0)?;
-        self.end_now(qt, result);
-        Ok(qt)
     }
 
     /// Ends an operation whose token nobody has seen yet.
     #[inline]
     fn end_now(&self, qt: QToken, result: OpResult) {
         self.note(Event::Done, qt.raw(), errno(&result));
-        let ended = self.0.tokens.borrow_mut().end(OpId(qt.raw()), result);
-        debug_assert!(matches!(ended, Ended::Complete(Waiter::None)), "nobody waits for what nobody has seen");
+        self.0.tokens.borrow_mut().end_unseen(qt, result);
     }
 
     fn withdraw(&self, qt: QToken, refused: Error) -> Error {
@@ -527,7 +557,8 @@ impl LibOs {
         count(&self.0.counters.returned);
         self.note(Event::Returned, u64::from(qd.raw()), len as u64);
         // Somebody waits already: take that operation back from the queue; its end is exchanged for what returned.
-        if let Some(op) = self.0.tokens.borrow().oldest_pending(qd, kind) {
+        let waits = self.0.tokens.borrow().oldest_pending(qd, kind);
+        if let Some(op) = waits {
             match &mut queue.kind {
                 Kind::Memory(memory) => {
                     let waited = memory.cancel(op);
@@ -609,7 +640,19 @@ impl LibOs {
     /// # Errors
     /// `BadToken`, `StaleToken`, `TokenBusy`, `TimedOut`, and `WouldDeadlock` from inside a coroutine, or when nothing is
     /// left that could complete it.
+    #[inline]
     pub fn wait(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
+        if !self.0.scheduler.is_running() {
+            let mut tokens = self.0.tokens.borrow_mut();
+            if tokens.is_complete(qt)? {
+                return Ok(tokens.redeem(qt));
+            }
+        }
+        self.wait_slowly(qt, timeout)
+    }
+
+    #[cold]
+    fn wait_slowly(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
         self.wait_any(&[qt], timeout).map(|(_, completion)| completion)
     }
 
@@ -619,18 +662,18 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait`]; `InvalidArgument` if the list is empty.
     pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
-        if self.0.scheduler.running().is_some() {
+        if self.0.scheduler.is_running() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() {
             return Err(Error::InvalidArgument);
         }
         for &qt in tokens {
-            self.0.tokens.borrow().is_complete(qt)?;
+            self.0.tokens.borrow_mut().is_complete(qt)?;
         }
         for (i, &qt) in tokens.iter().enumerate() {
             // A complete one has no waiter to be registered.
-            if !self.0.tokens.borrow().is_complete(qt)?
+            if !self.0.tokens.borrow_mut().is_complete(qt)?
                 && let Err(busy) = self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)
             {
                 tokens[..i].iter().for_each(|&qt| self.0.tokens.borrow_mut().unwait(qt));
@@ -643,7 +686,7 @@ impl LibOs {
     }
 
     fn wait_for_one(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
-        let mut deadline = None;
+        let deadline = timeout.map(|timeout| self.0.clock.now() + timeout);
         loop {
             self.0.caller_woken.set(false);
             for (i, &qt) in tokens.iter().enumerate() {
@@ -651,10 +694,8 @@ impl LibOs {
                     return Ok((i, completion));
                 }
             }
-            // Time is read by the first pass: a timeout counts from there.
             self.turn(deadline, || self.0.caller_woken.get())?;
-            let ends = *deadline.get_or_insert_with(|| timeout.map_or(Instant::NEVER, |t| self.now() + t));
-            if self.now() >= ends && !self.0.caller_woken.get() {
+            if deadline.is_some_and(|deadline| self.now() >= deadline) && !self.0.caller_woken.get() {
                 return Err(Error::TimedOut);
             }
         }
@@ -665,7 +706,7 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait_any`]; `InvalidArgument` also if a token is there twice. On `TimedOut` all tokens stay valid.
     pub fn wait_all(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<Vec<Completion>, Error> {
-        if self.0.scheduler.running().is_some() {
+        if self.0.scheduler.is_running() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() || (1..tokens.len()).any(|i| tokens[..i].contains(&tokens[i])) {
@@ -674,14 +715,16 @@ impl LibOs {
         let start = self.0.clock.now();
         for &qt in tokens {
             // Waits without redeeming, so that nothing is lost when a later one times out.
-            while !self.0.tokens.borrow().is_complete(qt)? {
+            while !self.0.tokens.borrow_mut().is_complete(qt)? {
                 self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)?;
                 self.0.caller_woken.set(false);
                 let deadline = timeout.map(|timeout| start + timeout);
                 let turned = self.turn(deadline, || self.0.caller_woken.get());
                 self.0.tokens.borrow_mut().unwait(qt);
                 turned?;
-                if deadline.is_some_and(|deadline| self.now() >= deadline) && !self.0.tokens.borrow().is_complete(qt)? {
+                if deadline.is_some_and(|deadline| self.now() >= deadline)
+                    && !self.0.tokens.borrow_mut().is_complete(qt)?
+                {
                     return Err(Error::TimedOut);
                 }
             }
@@ -695,10 +738,8 @@ impl LibOs {
     /// `BadToken`, `StaleToken`.
     #[inline]
     pub fn try_redeem(&self, qt: QToken) -> Result<Option<Completion>, Error> {
-        match self.0.tokens.borrow_mut().look(qt)? {
-            Look::Redeemed(qd, result) => Ok(Some(Completion { qt, qd, result })),
-            Look::Pending => Ok(None),
-        }
+        let mut tokens = self.0.tokens.borrow_mut();
+        if tokens.is_complete(qt)? { Ok(Some(tokens.redeem(qt))) } else { Ok(None) }
     }
 
     /// Asks for the end of an operation. Its token completes with `Canceled`, or with its true result if that was first:
@@ -707,7 +748,7 @@ impl LibOs {
     /// # Errors
     /// `BadToken`, `StaleToken`.
     pub fn cancel(&self, qt: QToken) -> Result<(), Error> {
-        let (qd, _) = self.0.tokens.borrow().operation(qt)?;
+        let qd = self.0.tokens.borrow_mut().queue_of(qt)?;
         if self.0.tokens.borrow_mut().ask_cancel(qt)? {
             self.cancel_operation(qd, qt);
         }
@@ -716,10 +757,10 @@ impl LibOs {
 
     /// Gives a token up: cancels its operation, and what that brings goes back to its queue.
     pub(crate) fn abandon(&self, qt: QToken) {
-        let Ok((qd, _)) = self.0.tokens.borrow().operation(qt) else { return };
+        let Ok(qd) = self.0.tokens.borrow_mut().queue_of(qt) else { return };
         let abandoned = self.0.tokens.borrow_mut().abandon(qt);
         match abandoned {
-            Ok(Some((qd, result))) => self.give_back(qd, result),
+            Ok(Some(completion)) => self.give_back(qd, completion.result),
             Ok(None) => self.cancel_operation(qd, qt),
             Err(_) => {}
         }
@@ -834,20 +875,20 @@ impl LibOs {
         match message {
             CoreMessage::Push { to, from, carried } => {
                 let mut queues = self.0.queues.borrow_mut();
-                let pushed = match queues.get(to).map(|queue| &mut queue.kind) {
-                    Ok(Kind::Memory(memory)) => memory
-                        .push_carried(carried, from)
-                        .map(|pop| pop.map(|(op, len_max)| (op, memory.pop(op, len_max, &self.0.heap)))),
-                    _ => Err(Error::BadDescriptor),
+                let Ok(Queue { kind: Kind::Memory(memory), .. }) = queues.get(to) else {
+                    return self.answer_core(from.core, CoreMessage::Closed { to: from.qd });
                 };
+                let heap = &self.0.heap;
+                let pushed = memory.push_carried(carried, from, heap);
+                let waited = pushed.map(|pop| pop.map(|(op, len_max)| (op, memory.take(len_max, heap))));
                 drop(queues);
-                match pushed {
+                match waited {
                     Ok(None) => {}
-                    Ok(Some((op, Ok(PopAnswer::Popped(popped, accepted, credit))))) => {
+                    Ok(Some((op, Ok(Some(Taken { popped, credit, .. }))))) => {
                         self.complete(op, Ok(Outcome::Popped(popped)));
-                        self.pay_back(accepted, credit);
+                        self.pay_back(Vec::new(), credit);
                     }
-                    Ok(Some((_, Ok(PopAnswer::Waits)))) => unreachable!("an element was just added"),
+                    Ok(Some((_, Ok(None)))) => unreachable!("an element was just added"),
                     Ok(Some((op, Err(error)))) => self.complete(op, Err(error)),
                     Err(_) => self.answer_core(from.core, CoreMessage::Closed { to: from.qd }),
                 }

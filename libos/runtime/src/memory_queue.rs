@@ -16,21 +16,19 @@ const BUDGET: usize = 1 << 20;
 
 /// What an element of `len` bytes costs. The same on both sides of an attached queue, which is why it does not look at
 /// what is pinned: the far side pins other chunks.
+#[inline(always)]
 pub(crate) fn cost(len: usize) -> usize {
-    len + ELEMENT_COST
+    len.saturating_add(ELEMENT_COST)
 }
 
 #[derive(Debug)]
 struct Element {
+    sga: Sga,
     cost: usize,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    Here(Sga),
-    /// From an attached end on another core, which wants its credit back. It lands when it is popped.
-    Carried(CarriedSga, QueueAddress),
+    /// The attached end on another core that pushed it, and wants its credit back.
+    from: Option<QueueAddress>,
+    /// Instead of `sga`: there was no memory for it here. It lands when it is popped.
+    carried: Option<Box<CarriedSga>>,
 }
 
 #[derive(Debug)]
@@ -57,12 +55,12 @@ pub(crate) enum Pushed {
     Waits,
 }
 
-/// What a pop came to.
+/// An element that was taken out.
 #[derive(Debug)]
-pub(crate) enum PopAnswer {
-    /// Here it is; and a push that waited is in the queue now, and credit goes back.
-    Popped(Popped, Vec<OpId>, Option<(QueueAddress, usize)>),
-    Waits,
+pub(crate) struct Taken {
+    pub(crate) popped: Popped,
+    /// The attached end that pushed it gets so much credit back.
+    pub(crate) credit: Option<(QueueAddress, usize)>,
 }
 
 /// The end of a pop that waited.
@@ -89,7 +87,17 @@ impl MemoryQueue {
         self.budget
     }
 
+    /// Pushes, if that is all there is to do: the queue is open, has room, and nobody waits for it.
     #[inline]
+    pub(crate) fn push_at_once(&mut self, sga: Sga) -> Result<(), Sga> {
+        if self.finished || self.cost >= self.budget || !self.pops.is_empty() {
+            return Err(sga);
+        }
+        let cost = cost(sga.len());
+        self.enqueue(Element { sga, cost, from: None, carried: None });
+        Ok(())
+    }
+
     pub(crate) fn push(&mut self, op: OpId, sga: Sga) -> Result<Pushed, Error> {
         if self.finished {
             return Err(Error::BrokenPipe);
@@ -97,73 +105,98 @@ impl MemoryQueue {
         if let Some((pop, len_max)) = self.pops.pop_front() {
             return Ok(Pushed::Handed(pop, cut(sga, len_max)));
         }
-        if self.cost >= self.budget {
-            self.pushes.push_back((op, sga));
-            return Ok(Pushed::Waits);
+        match self.push_at_once(sga) {
+            Ok(()) => Ok(Pushed::Queued),
+            Err(sga) => {
+                self.pushes.push_back((op, sga));
+                Ok(Pushed::Waits)
+            }
         }
-        self.enqueue(cost(sga.len()), Content::Here(sga));
-        Ok(Pushed::Queued)
     }
 
-    /// An element from an attached end, which has paid for it with its credit. `Err` if the queue is finished; else the
-    /// waiting pop, if there is one, that is to be answered by [`MemoryQueue::pop`] now.
+    /// An element from an attached end, which has paid for it with its credit. Gives the pop that waited, if one did: it
+    /// is to be answered by [`MemoryQueue::take`] now.
     pub(crate) fn push_carried(
         &mut self,
         carried: CarriedSga,
         from: QueueAddress,
+        heap: &Heap,
     ) -> Result<Option<(OpId, usize)>, Error> {
         if self.finished {
             return Err(Error::BrokenPipe);
         }
-        self.enqueue(cost(carried.len()), Content::Carried(carried, from));
+        let cost = cost(carried.len());
+        let (sga, carried) = match carried.land(heap) {
+            Ok(sga) => (sga, None),
+            Err(carried) => (Sga::new(), Some(Box::new(carried))),
+        };
+        self.enqueue(Element { sga, cost, from: Some(from), carried });
         Ok(self.pops.pop_front())
     }
 
     #[inline]
-    fn enqueue(&mut self, cost: usize, content: Content) {
-        self.cost += cost;
-        self.elements.push_back(Element { cost, content });
+    fn enqueue(&mut self, element: Element) {
+        self.cost += element.cost;
+        self.elements.push_back(element);
     }
 
+    /// Takes the first element, if that is all there is to do: it is from this core, fits, and no push waits for room.
     #[inline]
-    pub(crate) fn pop(&mut self, op: OpId, len_max: usize, heap: &Heap) -> Result<PopAnswer, Error> {
-        let Some(Element { content, cost }) = self.elements.pop_front() else {
-            return self.pop_empty(op, len_max);
+    pub(crate) fn take_at_once(&mut self, len_max: usize) -> Option<Sga> {
+        let first = self.elements.front()?;
+        if first.from.is_some() || !self.pushes.is_empty() || first.cost > cost(len_max) {
+            return None;
+        }
+        let Element { sga, cost, .. } = self.elements.pop_front()?;
+        self.cost -= cost;
+        Some(sga)
+    }
+
+    /// Takes the first element, or at the end of a finished queue the end. `None`: there is nothing, and the pop may
+    /// wait ([`MemoryQueue::wait`]).
+    pub(crate) fn take(&mut self, len_max: usize, heap: &Heap) -> Result<Option<Taken>, Error> {
+        let Some(Element { mut sga, cost, from, carried }) = self.elements.pop_front() else {
+            return self.take_end();
         };
-        let (sga, credit) = match content {
-            Content::Here(sga) => (sga, None),
-            Content::Carried(carried, from) => match carried.land(heap) {
-                Ok(sga) => (sga, Some((from, cost))),
+        if let Some(carried) = carried {
+            match carried.land(heap) {
+                Ok(landed) => sga = landed,
                 Err(carried) => {
-                    self.elements.push_front(Element { cost, content: Content::Carried(carried, from) });
+                    self.elements.push_front(Element { sga, cost, from, carried: Some(Box::new(carried)) });
                     return Err(Error::NoBuffers);
                 }
-            },
-        };
+            }
+        }
         self.cost -= cost;
-        let accepted = if self.pushes.is_empty() { Vec::new() } else { self.accept_waiting() };
-        Ok(PopAnswer::Popped(cut(sga, len_max), accepted, credit))
+        let credit = from.map(|from| (from, cost));
+        Ok(Some(Taken { popped: cut(sga, len_max), credit }))
     }
 
-    fn pop_empty(&mut self, op: OpId, len_max: usize) -> Result<PopAnswer, Error> {
+    fn take_end(&mut self) -> Result<Option<Taken>, Error> {
         if self.ended {
             return Err(Error::EndOfStream);
         }
-        if self.finished {
-            self.ended = true;
-            return Ok(PopAnswer::Popped(Popped::stream(Sga::new()), Vec::new(), None));
+        if !self.finished {
+            return Ok(None);
         }
-        self.pops.push_back((op, len_max));
-        Ok(PopAnswer::Waits)
+        self.ended = true;
+        Ok(Some(Taken { popped: Popped::stream(Sga::new()), credit: None }))
     }
 
+    /// A pop waits for the next element.
+    pub(crate) fn wait(&mut self, op: OpId, len_max: usize) {
+        self.pops.push_back((op, len_max));
+    }
+
+    /// Takes in the pushes that wait, as far as there is room.
     #[cold]
-    fn accept_waiting(&mut self) -> Vec<OpId> {
+    pub(crate) fn accept_waiting(&mut self) -> Vec<OpId> {
         let mut accepted = Vec::new();
         while self.cost < self.budget
             && let Some((op, sga)) = self.pushes.pop_front()
         {
-            self.enqueue(cost(sga.len()), Content::Here(sga));
+            let cost = cost(sga.len());
+            self.enqueue(Element { sga, cost, from: None, carried: None });
             accepted.push(op);
         }
         accepted
@@ -193,11 +226,7 @@ impl MemoryQueue {
     /// Everything that waits, to be cancelled; the queue is gone.
     pub(crate) fn close(self) -> (Vec<OpId>, Vec<QueueAddress>) {
         let ops = self.pops.into_iter().map(|(op, _)| op).chain(self.pushes.into_iter().map(|(op, _)| op));
-        let from = self.elements.into_iter().filter_map(|element| match element.content {
-            Content::Carried(_, from) => Some(from),
-            Content::Here(_) => None,
-        });
-        (ops.collect(), from.collect())
+        (ops.collect(), self.elements.into_iter().filter_map(|element| element.from).collect())
     }
 }
 

@@ -8,8 +8,9 @@
 //! ignored; each pass runs what was ready when it began, in order of place, so nobody starves.
 //! Blocked coroutines cost nothing. Source: Demikernel (SOSP'21) §5.4.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, UnsafeCell};
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
@@ -31,17 +32,25 @@ struct Woken {
     doorbell: Arc<Doorbell>,
 }
 
+/// 64 places.
+struct Block {
+    /// Which of them are runnable.
+    ready: Cell<u64>,
+    woken: Arc<Woken>,
+    coroutines: [UnsafeCell<Option<Coroutine>>; BLOCK],
+}
+
 pub(crate) struct Scheduler {
-    /// Which of the 64 of each block are runnable, and which blocks have any.
-    ready: RefCell<Vec<Cell<u64>>>,
-    summary: RefCell<Vec<Cell<u64>>>,
-    woken: RefCell<Vec<Arc<Woken>>>,
-    coroutines: RefCell<Vec<Option<Coroutine>>>,
+    /// Boxed, so that a block stays where it is when there are more. Grows only; see `block`.
+    #[allow(clippy::vec_box, reason = "coroutines spawn others while their own block is in use")]
+    blocks: UnsafeCell<Vec<Box<Block>>>,
+    /// A bit for each block that has runnable ones, in words of 64.
+    summary: UnsafeCell<Vec<Cell<u64>>>,
     /// Places without a coroutine.
-    free: RefCell<Vec<u32>>,
+    free: UnsafeCell<Vec<u32>>,
     count: Cell<usize>,
-    /// The one that runs now, and its waker's data.
-    running: Cell<Option<Place>>,
+    /// The one that runs now, or `NOBODY`, and its waker's data.
+    running: Cell<u32>,
     running_waker: Cell<*const ()>,
     /// It was aborted while it ran: dropped when it returns.
     abort_running: Cell<bool>,
@@ -49,16 +58,16 @@ pub(crate) struct Scheduler {
     pub(crate) switches: Cell<u64>,
 }
 
+const NOBODY: u32 = u32::MAX;
+
 impl Scheduler {
     pub(crate) fn new(doorbell: Arc<Doorbell>) -> Scheduler {
         Scheduler {
-            ready: RefCell::default(),
-            summary: RefCell::default(),
-            woken: RefCell::default(),
-            coroutines: RefCell::default(),
-            free: RefCell::default(),
+            blocks: UnsafeCell::default(),
+            summary: UnsafeCell::default(),
+            free: UnsafeCell::default(),
             count: Cell::new(0),
-            running: Cell::new(None),
+            running: Cell::new(NOBODY),
             running_waker: Cell::new(std::ptr::null()),
             abort_running: Cell::new(false),
             doorbell,
@@ -68,59 +77,97 @@ impl Scheduler {
 
     /// Adds a coroutine, runnable.
     pub(crate) fn spawn(&self, coroutine: Coroutine) -> Place {
-        let mut free = self.free.borrow_mut();
-        if free.is_empty() {
-            let first = self.coroutines.borrow().len() as u32;
-            self.coroutines.borrow_mut().extend((0..BLOCK).map(|_| None));
-            free.extend((first..first + BLOCK as u32).rev());
-            self.ready.borrow_mut().push(Cell::new(0));
-            let woken = Woken { bits: AtomicU64::new(0), doorbell: self.doorbell.clone() };
-            self.woken.borrow_mut().push(Arc::new(woken));
-            if (first as usize).is_multiple_of(BLOCK * 64) {
-                self.summary.borrow_mut().push(Cell::new(0));
-            }
-        }
-        let place = Place(free.pop().expect("a block was added"));
-        self.coroutines.borrow_mut()[place.0 as usize] = Some(coroutine);
+        // SAFETY: the list of free places is used here and in `release` only, and nothing is called meanwhile.
+        let popped = unsafe { &mut *self.free.get() }.pop();
+        let place = Place(popped.unwrap_or_else(|| self.add_block()));
+        let (block, bit) = (self.block(place.0 as usize / BLOCK), place.0 as usize % BLOCK);
+        // SAFETY: a free place is empty, so nothing is dropped, and nobody else refers to it.
+        unsafe { *block.coroutines[bit].get() = Some(coroutine) };
         self.count.set(self.count.get() + 1);
         self.wake(place);
         place
+    }
+
+    /// Makes 64 more places, and gives one of them.
+    #[cold]
+    fn add_block(&self) -> u32 {
+        let first = self.block_count() * BLOCK;
+        let woken = Woken { bits: AtomicU64::new(0), doorbell: self.doorbell.clone() };
+        let coroutines = std::array::from_fn(|_| UnsafeCell::new(None));
+        let block = Box::new(Block { ready: Cell::new(0), woken: Arc::new(woken), coroutines });
+        // SAFETY: references into these lists do not live across a call that could come here: blocks are boxed, and
+        // words of the summary are read at once.
+        unsafe {
+            (*self.blocks.get()).push(block);
+            if first.is_multiple_of(BLOCK * 64) {
+                (*self.summary.get()).push(Cell::new(0));
+            }
+            (*self.free.get()).extend((first as u32 + 1..(first + BLOCK) as u32).rev());
+        }
+        first as u32
+    }
+
+    fn block_count(&self) -> usize {
+        // SAFETY: read at once.
+        unsafe { (*self.blocks.get()).len() }
+    }
+
+    #[inline(always)]
+    fn block(&self, index: usize) -> &Block {
+        // SAFETY: a block is boxed and is not dropped before the scheduler is: it stays valid while the list grows.
+        unsafe { &(&(*self.blocks.get()))[index] }
+    }
+
+    #[inline(always)]
+    fn summary(&self, index: usize) -> &Cell<u64> {
+        // SAFETY: the list grows in `add_block` only, and callers use the word at once.
+        unsafe { &(&(*self.summary.get()))[index] }
     }
 
     /// Makes a coroutine runnable.
     #[inline(always)]
     pub(crate) fn wake(&self, place: Place) {
         let (block, bit) = (place.0 as usize / BLOCK, place.0 as usize % BLOCK);
-        let word = &self.ready.borrow()[block];
-        word.set(word.get() | 1 << bit);
-        let summary = &self.summary.borrow()[block / 64];
+        self.wake_bits(block, 1 << bit);
+    }
+
+    #[inline(always)]
+    fn wake_bits(&self, block: usize, bits: u64) {
+        let ready = &self.block(block).ready;
+        ready.set(ready.get() | bits);
+        let summary = self.summary(block / 64);
         summary.set(summary.get() | 1 << (block % 64));
     }
 
     /// Ends a coroutine. One that runs now is dropped when it returns.
     pub(crate) fn abort(&self, place: Place) {
-        if self.running.get() == Some(place) {
+        if self.running.get() == place.0 {
             return self.abort_running.set(true);
         }
-        let coroutine = self.coroutines.borrow_mut()[place.0 as usize].take();
-        if coroutine.is_some() {
-            self.release(place);
-        }
-        drop(coroutine); // may call anything, with nothing borrowed here
+        self.release(place);
     }
 
     /// Ends all coroutines.
     pub(crate) fn abort_all(&self) {
         let mut place = 0;
-        while place < self.coroutines.borrow().len() {
+        while place < self.block_count() * BLOCK {
             self.abort(Place(place as u32));
             place += 1;
         }
     }
 
+    /// Empties a place. What was there is dropped last: it may call anything.
+    #[cold]
     fn release(&self, place: Place) {
-        self.free.borrow_mut().push(place.0);
-        self.count.set(self.count.get() - 1);
+        let slot = &self.block(place.0 as usize / BLOCK).coroutines[place.0 as usize % BLOCK];
+        // SAFETY: the coroutine is not being polled (`abort` and `resume` see to that), and nothing else refers to it.
+        let coroutine = unsafe { (*slot.get()).take() };
+        if coroutine.is_some() {
+            // SAFETY: as in `spawn`.
+            unsafe { (*self.free.get()).push(place.0) };
+            self.count.set(self.count.get() - 1);
+        }
+        drop(coroutine);
     }
 
     /// How many coroutines there are.
@@ -128,92 +175,85 @@ impl Scheduler {
         self.count.get()
     }
 
-    /// The coroutine that runs now.
+    /// Whether a coroutine runs now.
     #[inline(always)]
-    pub(crate) fn running(&self) -> Option<Place> {
-        self.running.get()
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get() != NOBODY
     }
 
     /// The coroutine that runs now, if `waker` is its own and not that of something between us and it, such as a join
     /// of several futures, which must be told which of them is to be polled.
     #[inline(always)]
     pub(crate) fn running_with(&self, waker: &Waker) -> Option<Place> {
-        self.running.get().filter(|_| waker.data() == self.running_waker.get() && std::ptr::eq(waker.vtable(), &VTABLE))
+        let own = waker.data() == self.running_waker.get() && std::ptr::eq(waker.vtable(), &VTABLE);
+        (own && self.is_running()).then(|| Place(self.running.get()))
     }
 
     /// Whether something is runnable.
     pub(crate) fn has_ready(&self) -> bool {
-        self.doorbell.is_called() || self.summary.borrow().iter().any(|word| word.get() != 0)
+        self.doorbell.is_called() || (0..self.block_count().div_ceil(64)).any(|word| self.summary(word).get() != 0)
     }
 
     /// Runs each coroutine that is runnable now, once. Returns how many.
+    #[inline]
     pub(crate) fn run(&self) -> usize {
         if self.doorbell.take_called() {
             self.take_woken();
         }
         let mut ran = 0;
-        let summaries = self.summary.borrow().len();
-        for group in 0..summaries {
-            let mut blocks = self.summary.borrow()[group].take();
+        for word in 0..self.block_count().div_ceil(64) {
+            let mut blocks = self.summary(word).take();
             while blocks != 0 {
-                let block = group * 64 + blocks.trailing_zeros() as usize;
+                ran += self.run_block(word * 64 + blocks.trailing_zeros() as usize);
                 blocks &= blocks - 1;
-                let mut bits = self.ready.borrow()[block].take();
-                let woken = Arc::as_ptr(&self.woken.borrow()[block]);
-                while bits != 0 {
-                    let bit = bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    self.resume(Place((block * BLOCK + bit) as u32), woken.cast::<u8>().wrapping_add(bit).cast());
-                    ran += 1;
-                }
             }
         }
+        self.running.set(NOBODY);
         self.switches.set(self.switches.get() + ran as u64);
         ran
     }
 
-    /// Polls one coroutine. `data` is its waker's.
-    #[inline(always)]
-    fn resume(&self, place: Place, data: *const ()) {
-        let coroutine: *mut dyn Future<Output = ()> = match &mut self.coroutines.borrow_mut()[place.0 as usize] {
-            // SAFETY: it is not moved: only polled below, pinned again.
-            Some(coroutine) => unsafe { coroutine.as_mut().get_unchecked_mut() },
-            None => return,
-        };
-        self.running.set(Some(place));
-        self.running_waker.set(data);
-        // SAFETY: `data` is what `VTABLE` expects: the block's `Arc`, which lives as long as the scheduler, with a bit
-        // added. The waker is not dropped, so it takes no count.
-        let waker = std::mem::ManuallyDrop::new(unsafe { Waker::new(data, &VTABLE) });
-        // SAFETY: the future is in a pinned box, which stays where it is while it is polled: it leaves its slot only in
-        // `finish` below and in `abort`, which spares the one that runs. It is not polled twice at once, as `run` is
-        // not called from inside a coroutine (`wait*` is refused there, and nothing else calls it).
-        let poll = unsafe { Pin::new_unchecked(&mut *coroutine) }.poll(&mut Context::from_waker(&waker));
-        self.running.set(None);
-        if poll.is_ready() || self.abort_running.get() {
-            self.finish(place);
+    fn run_block(&self, index: usize) -> usize {
+        let block = self.block(index);
+        let mut bits = block.ready.take();
+        let ran = bits.count_ones() as usize;
+        let (first, woken) = ((index * BLOCK) as u32, Arc::as_ptr(&block.woken).cast::<u8>());
+        while bits != 0 {
+            let bit = bits.trailing_zeros();
+            bits &= bits - 1;
+            // SAFETY: `bit` is below 64. Read at once: what the coroutine does may empty other places, not this one.
+            let Some(coroutine) = (unsafe { &mut *block.coroutines.get_unchecked(bit as usize).get() }) else {
+                continue;
+            };
+            // SAFETY: the future is not moved: it is polled below, pinned again.
+            let coroutine: *mut dyn Future<Output = ()> = unsafe { coroutine.as_mut().get_unchecked_mut() };
+            let data = woken.wrapping_add(bit as usize).cast();
+            self.running.set(first + bit);
+            self.running_waker.set(data);
+            // SAFETY: `data` is what `VTABLE` expects: the block's `Arc`, which lives as long as the scheduler, with
+            // the number of a bit added. The waker is not dropped, so it takes no count.
+            let waker = ManuallyDrop::new(unsafe { Waker::new(data, &VTABLE) });
+            // SAFETY: the future is in a pinned box, which stays where it is while it is polled: it leaves its place
+            // in `release` only, which spares the one that runs. It is not polled twice at once, as `run` is not
+            // called from inside a coroutine (`wait*` is refused there, and nothing else calls it).
+            let poll = unsafe { Pin::new_unchecked(&mut *coroutine) }.poll(&mut Context::from_waker(&waker));
+            if poll.is_ready() || self.abort_running.get() {
+                self.abort_running.set(false);
+                self.running.set(NOBODY);
+                self.release(Place(first + bit));
+            }
         }
-    }
-
-    #[cold]
-    fn finish(&self, place: Place) {
-        self.abort_running.set(false);
-        let coroutine = self.coroutines.borrow_mut()[place.0 as usize].take();
-        self.release(place);
-        drop(coroutine);
+        ran
     }
 
     /// Takes over the bits that wakers have set.
     #[cold]
     fn take_woken(&self) {
-        for (block, woken) in self.woken.borrow().iter().enumerate() {
+        for index in 0..self.block_count() {
             // Acquire: what the waker's thread wrote before it woke us is seen by the coroutine.
-            let bits = woken.bits.swap(0, Ordering::Acquire);
+            let bits = self.block(index).woken.bits.swap(0, Ordering::Acquire);
             if bits != 0 {
-                let word = &self.ready.borrow()[block];
-                word.set(word.get() | bits);
-                let summary = &self.summary.borrow()[block / 64];
-                summary.set(summary.get() | 1 << (block % 64));
+                self.wake_bits(index, bits);
             }
         }
     }
@@ -286,6 +326,7 @@ impl Future for Yield<'_> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::cell::RefCell;
     use std::rc::Rc;
 
     use super::*;
@@ -300,6 +341,11 @@ mod tests {
             notes.borrow_mut().push(number);
             Yield::new(&scheduler).await;
         }
+    }
+
+    /// The place of the coroutine that runs.
+    fn here(scheduler: &Scheduler) -> Place {
+        Place(scheduler.running.get())
     }
 
     #[test]
@@ -356,7 +402,7 @@ mod tests {
             }));
             Yield::new(&inner).await;
             inner.abort(child);
-            inner.abort(inner.running().unwrap());
+            inner.abort(here(&inner));
             let _held = held;
             Yield::new(&inner).await;
             unreachable!("it was aborted when it last returned");
@@ -372,7 +418,7 @@ mod tests {
         let scheduler = scheduler();
         let inner = scheduler.clone();
         scheduler.spawn(Box::pin(std::future::poll_fn(move |cx| {
-            assert_eq!(inner.running_with(cx.waker()), inner.running());
+            assert_eq!(inner.running_with(cx.waker()), Some(here(&inner)));
             assert_eq!(inner.running_with(Waker::noop()), None);
             Poll::Ready(())
         })));

@@ -7,7 +7,7 @@
 
 use std::task::Waker;
 
-use pdpix::{Error, Generation, OpId, Outcome, QToken, Qd};
+use pdpix::{Completion, Error, Generation, OpId, Outcome, QToken, Qd};
 
 use crate::scheduler::Place;
 
@@ -35,29 +35,33 @@ pub(crate) enum Waiter {
 /// The result of an operation, as users see it.
 pub(crate) type OpResult = Result<Outcome<Qd>, Error>;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// With the next free slot, or `NIL`.
-    Free(u32),
+    Free,
     Pending,
-    Complete(OpResult),
+    /// `result` is there.
+    Complete,
     /// Nobody will redeem it.
     Abandoned,
 }
 
 #[derive(Debug)]
 struct Slot {
+    /// The token of the present use, or of the next one if the slot is free.
+    token: QToken,
     state: State,
-    generation: Generation,
-    qd: Qd,
     kind: OpKind,
+    /// Its user asked for its end.
+    cancel_asked: bool,
+    qd: Qd,
     /// Of a pop: how much it wants.
     len_max: usize,
     /// Which operation of the core this is, to tell older from younger.
     sequence: u64,
-    /// Its user asked for its end.
-    cancel_asked: bool,
+    /// Of a free slot: the next one.
+    next_free: u32,
     waiter: Waiter,
+    result: Option<OpResult>,
 }
 
 const NIL: u32 = u32::MAX;
@@ -83,14 +87,6 @@ pub(crate) enum Ended {
     Abandoned(Qd, OpResult),
 }
 
-/// What a look at a token gave.
-#[derive(Debug)]
-pub(crate) enum Look {
-    /// Spent now.
-    Redeemed(Qd, OpResult),
-    Pending,
-}
-
 impl TokenTable {
     /// `generation_bits` is [`Generation::BITS`], or fewer, to see it wrap.
     pub(crate) fn new(core: u8, generation_bits: u32) -> TokenTable {
@@ -100,19 +96,36 @@ impl TokenTable {
     /// A token for a new operation, pending.
     #[inline]
     pub(crate) fn issue(&mut self, qd: Qd, kind: OpKind, len_max: usize) -> Result<QToken, Error> {
+        let slot = self.take_free()?;
+        slot.state = State::Pending;
+        slot.cancel_asked = false;
+        (slot.qd, slot.kind, slot.len_max) = (qd, kind, len_max);
+        let (token, index) = (slot.token, slot.token.index());
+        self.sequence += 1;
+        self.slots[index].sequence = self.sequence;
+        Ok(token)
+    }
+
+    /// A token for an operation that is over already.
+    #[inline(always)]
+    pub(crate) fn issue_ended(&mut self, qd: Qd, kind: OpKind, result: OpResult) -> Result<QToken, Error> {
+        let slot = self.take_free()?;
+        slot.state = State::Complete;
+        (slot.qd, slot.kind) = (qd, kind);
+        slot.result = Some(result);
+        Ok(slot.token)
+    }
+
+    #[inline(always)]
+    fn take_free(&mut self) -> Result<&mut Slot, Error> {
         if self.free_first == NIL {
             self.grow()?;
         }
-        let index = self.free_first;
-        let slot = &mut self.slots[index as usize];
-        let State::Free(next) = slot.state else { unreachable!("a slot in the free list is free") };
-        self.free_first = next;
-        self.sequence += 1;
-        slot.state = State::Pending;
-        slot.cancel_asked = false;
-        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, self.sequence);
+        let slot = &mut self.slots[self.free_first as usize];
+        debug_assert!(slot.state == State::Free && slot.result.is_none());
+        self.free_first = slot.next_free;
         self.used += 1;
-        Ok(QToken::new(self.core, index, slot.generation))
+        Ok(slot)
     }
 
     #[cold]
@@ -121,17 +134,19 @@ impl TokenTable {
         if from == to {
             return Err(Error::NoBuffers);
         }
-        self.slots.extend((from..to).map(|_| Slot {
-            state: State::Free(NIL),
-            generation: Generation::ZERO,
-            qd: Qd::from_raw(0),
+        self.slots.extend((from..to).map(|index| Slot {
+            token: QToken::new(self.core, index as u32, Generation::ZERO),
+            state: State::Free,
             kind: OpKind::Push,
+            cancel_asked: false,
+            qd: Qd::from_raw(0),
             len_max: 0,
             sequence: 0,
-            cancel_asked: false,
+            next_free: NIL,
             waiter: Waiter::None,
+            result: None,
         }));
-        (from..to).for_each(|index| self.link_free(index as u32));
+        (from..to).for_each(|index| self.link_free(index));
         Ok(())
     }
 
@@ -140,37 +155,45 @@ impl TokenTable {
         self.free(qt.index());
     }
 
+    #[inline(always)]
     fn free(&mut self, index: usize) {
         let bits = self.generation_bits;
         let slot = &mut self.slots[index];
-        slot.generation = slot.generation.next(bits);
-        slot.waiter = Waiter::None;
+        slot.state = State::Free;
+        slot.token = slot.token.next_use(bits);
         self.used -= 1;
-        self.link_free(index as u32);
+        self.link_free(index);
     }
 
-    #[inline]
-    fn link_free(&mut self, index: u32) {
-        self.slots[index as usize].state = State::Free(NIL);
+    #[inline(always)]
+    fn link_free(&mut self, index: usize) {
+        self.slots[index].next_free = NIL;
         if self.free_first == NIL {
-            self.free_first = index;
+            self.free_first = index as u32;
         } else {
-            self.slots[self.free_last as usize].state = State::Free(index);
+            self.slots[self.free_last as usize].next_free = index as u32;
         }
-        self.free_last = index;
+        self.free_last = index as u32;
     }
 
-    /// The slot of a token, if it is in use under that token.
-    #[inline]
-    fn check(&self, qt: QToken) -> Result<usize, Error> {
-        if qt.core() != self.core {
-            return Err(Error::BadToken);
+    /// The slot of a token that somebody holds.
+    #[inline(always)]
+    fn check(&mut self, qt: QToken) -> Result<&mut Slot, Error> {
+        let core = self.core;
+        match self.slots.get_mut(qt.index()) {
+            Some(slot) if slot.token == qt && matches!(slot.state, State::Pending | State::Complete) => Ok(slot),
+            Some(_) if qt.core() == core => Err(Error::StaleToken),
+            _ => Err(Error::BadToken),
         }
-        let slot = self.slots.get(qt.index()).ok_or(Error::BadToken)?;
-        if slot.generation != qt.generation() || matches!(slot.state, State::Free(_) | State::Abandoned) {
-            return Err(Error::StaleToken);
-        }
-        Ok(qt.index())
+    }
+
+    /// The slot of an operation that a backend has.
+    #[inline(always)]
+    fn of(&self, op: OpId) -> &Slot {
+        let qt = QToken::from_raw(op.0);
+        let slot = &self.slots[qt.index()];
+        assert!(slot.token == qt, "a backend ended {qt:?} twice, or one that it was not given");
+        slot
     }
 
     /// The operation has ended.
@@ -178,10 +201,11 @@ impl TokenTable {
     pub(crate) fn end(&mut self, op: OpId, result: OpResult) -> Ended {
         let qt = QToken::from_raw(op.0);
         let slot = &mut self.slots[qt.index()];
-        assert!(slot.generation == qt.generation(), "a backend ended {qt:?} twice, or one that it was not given");
+        assert!(slot.token == qt, "a backend ended {qt:?} twice, or one that it was not given");
         match slot.state {
             State::Pending => {
-                slot.state = State::Complete(result);
+                slot.state = State::Complete;
+                slot.result = Some(result);
                 Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
             }
             State::Abandoned => {
@@ -189,37 +213,46 @@ impl TokenTable {
                 self.free(qt.index());
                 Ended::Abandoned(qd, result)
             }
-            _ => panic!("a backend ended {qt:?} twice"),
+            State::Complete | State::Free => panic!("a backend ended {qt:?} twice"),
         }
     }
 
-    /// Redeems a token, if its operation has ended.
+    /// The operation of a token that nobody has seen yet has ended.
     #[inline]
-    pub(crate) fn look(&mut self, qt: QToken) -> Result<Look, Error> {
-        let index = self.check(qt)?;
-        let slot = &mut self.slots[index];
-        if matches!(slot.state, State::Pending) {
-            return Ok(Look::Pending);
-        }
-        let State::Complete(result) = std::mem::replace(&mut slot.state, State::Free(NIL)) else {
-            unreachable!("checked to be pending or complete");
-        };
+    pub(crate) fn end_unseen(&mut self, qt: QToken, result: OpResult) {
+        let slot = &mut self.slots[qt.index()];
+        debug_assert!(slot.token == qt && slot.state == State::Pending);
+        slot.state = State::Complete;
+        slot.result = Some(result);
+    }
+
+    /// Redeems a token if its operation has ended; `None` if it is pending.
+    #[inline(always)]
+    pub(crate) fn look(&mut self, qt: QToken) -> Result<Option<Completion>, Error> {
+        if self.is_complete(qt)? { Ok(Some(self.redeem(qt))) } else { Ok(None) }
+    }
+
+    /// Redeems a token that [`TokenTable::is_complete`]. Apart from the look, so that the result is moved once, from the
+    /// slot to where the caller wants it.
+    #[inline(always)]
+    pub(crate) fn redeem(&mut self, qt: QToken) -> Completion {
+        let slot = &mut self.slots[qt.index()];
         let qd = slot.qd;
-        self.free(index);
-        Ok(Look::Redeemed(qd, result))
+        let result = slot.result.take().expect("a complete operation has a result");
+        self.free(qt.index());
+        Completion { qt, qd, result }
     }
 
     /// Whether a token can be waited for, and whether it is complete.
-    pub(crate) fn is_complete(&self, qt: QToken) -> Result<bool, Error> {
-        let index = self.check(qt)?;
-        Ok(matches!(self.slots[index].state, State::Complete(_)))
+    #[inline(always)]
+    pub(crate) fn is_complete(&mut self, qt: QToken) -> Result<bool, Error> {
+        Ok(self.check(qt)?.state == State::Complete)
     }
 
-    /// Registers the waiter of a pending token. The same coroutine may register again.
+    /// Registers the waiter of a pending token. The same one may register again.
     #[inline]
     pub(crate) fn wait(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
-        let index = self.check(qt)?;
-        let slot = &mut self.slots[index];
+        let slot = self.check(qt)?;
         match (&slot.waiter, &waiter) {
             (Waiter::None, _) => {}
             (Waiter::Coroutine(old), Waiter::Coroutine(new)) if old == new => return Ok(()),
@@ -232,70 +265,62 @@ impl TokenTable {
 
     /// Takes the waiter's name off a token: it waits no longer.
     pub(crate) fn unwait(&mut self, qt: QToken) {
-        if let Ok(index) = self.check(qt) {
-            self.slots[index].waiter = Waiter::None;
+        if let Ok(slot) = self.check(qt) {
+            slot.waiter = Waiter::None;
         }
     }
 
     /// Replaces the waiter of a token by the same one with another waker.
     pub(crate) fn wait_again(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
-        let index = self.check(qt)?;
-        self.slots[index].waiter = waiter;
+        self.check(qt)?.waiter = waiter;
         Ok(())
     }
 
-    /// What a token's operation is, and on which queue.
-    pub(crate) fn operation(&self, qt: QToken) -> Result<(Qd, OpKind), Error> {
-        let slot = &self.slots[self.check(qt)?];
-        Ok((slot.qd, slot.kind))
+    /// Which queue a token's operation is on.
+    pub(crate) fn queue_of(&mut self, qt: QToken) -> Result<Qd, Error> {
+        Ok(self.check(qt)?.qd)
     }
 
-    /// Nobody will redeem the token. Gives the result, if there is one already.
-    pub(crate) fn abandon(&mut self, qt: QToken) -> Result<Option<(Qd, OpResult)>, Error> {
-        match self.look(qt)? {
-            Look::Redeemed(qd, result) => Ok(Some((qd, result))),
-            Look::Pending => {
-                let slot = &mut self.slots[qt.index()];
-                slot.state = State::Abandoned;
-                slot.waiter = Waiter::None;
-                Ok(None)
-            }
+    /// Nobody will redeem the token. Gives its completion, if it is complete already.
+    pub(crate) fn abandon(&mut self, qt: QToken) -> Result<Option<Completion>, Error> {
+        let looked = self.look(qt)?;
+        if looked.is_none() {
+            let slot = self.check(qt)?;
+            slot.state = State::Abandoned;
+            slot.waiter = Waiter::None;
         }
+        Ok(looked)
     }
 
     /// Its user asks for the end of a pending operation. False if it has ended already.
     pub(crate) fn ask_cancel(&mut self, qt: QToken) -> Result<bool, Error> {
-        let index = self.check(qt)?;
-        let slot = &mut self.slots[index];
+        let slot = self.check(qt)?;
         slot.cancel_asked = true;
-        Ok(matches!(slot.state, State::Pending))
+        Ok(slot.state == State::Pending)
     }
 
     /// Whether the user of `op` asked for its end, or gave its token up.
     pub(crate) fn is_unwanted(&self, op: OpId) -> bool {
-        let slot = &self.slots[QToken::from_raw(op.0).index()];
-        slot.cancel_asked || matches!(slot.state, State::Abandoned)
+        let slot = self.of(op);
+        slot.cancel_asked || slot.state == State::Abandoned
     }
 
     /// How much the pop `op` wants.
     pub(crate) fn len_max(&self, op: OpId) -> usize {
-        self.slots[QToken::from_raw(op.0).index()].len_max
+        self.of(op).len_max
     }
 
-    /// What the operation `op` is, though its token may have been given up.
+    /// What the operation `op` is, and on which queue, though its token may have been given up.
     pub(crate) fn of_op(&self, op: OpId) -> (Qd, OpKind) {
-        let slot = &self.slots[QToken::from_raw(op.0).index()];
+        let slot = self.of(op);
         (slot.qd, slot.kind)
     }
 
     /// The oldest operation of `kind` that is pending on `qd`, with a token that somebody holds. Looks at every slot: it
     /// serves the rare case of data that came back to a queue on which somebody waits.
     pub(crate) fn oldest_pending(&self, qd: Qd, kind: OpKind) -> Option<OpId> {
-        let slots = self.slots.iter().enumerate();
-        slots
-            .filter(|(_, s)| matches!(s.state, State::Pending) && s.qd == qd && s.kind == kind)
-            .min_by_key(|(_, s)| s.sequence)
-            .map(|(index, s)| OpId(QToken::new(self.core, index as u32, s.generation).raw()))
+        let pending = self.slots.iter().filter(|s| s.state == State::Pending && s.qd == qd && s.kind == kind);
+        pending.min_by_key(|s| s.sequence).map(|s| OpId(s.token.raw()))
     }
 
     /// Slots in use.
@@ -322,9 +347,9 @@ mod tests {
     fn a_redeemed_token_is_stale_and_a_foreign_one_bad() {
         let mut table = TokenTable::new(3, Generation::BITS);
         let qt = issue(&mut table);
-        assert!(matches!(table.look(qt), Ok(Look::Pending)));
+        assert!(matches!(table.look(qt), Ok(None)));
         assert!(matches!(end(&mut table, qt), Ended::Complete(Waiter::None)));
-        assert!(matches!(table.look(qt), Ok(Look::Redeemed(QD, Ok(Outcome::Pushed)))));
+        assert!(matches!(table.look(qt), Ok(Some(Completion { qd: QD, result: Ok(Outcome::Pushed), .. }))));
         assert_eq!(table.look(qt).unwrap_err(), Error::StaleToken);
         let foreign = QToken::new(4, qt.index() as u32, qt.generation());
         assert_eq!(table.look(foreign).unwrap_err(), Error::BadToken);

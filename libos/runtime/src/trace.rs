@@ -149,12 +149,20 @@ impl Trace {
     /// Notes an event.
     #[inline(always)]
     pub(crate) fn note(&self, at: Instant, event: Event, first: u64, second: u64) {
+        if matches!(self.memory, Memory::Off) {
+            return;
+        }
+        self.write(at, event, first, second);
+    }
+
+    #[inline]
+    fn write(&self, at: Instant, event: Event, first: u64, second: u64) {
         let number = self.next.get();
         let index = (number & self.mask) as usize;
         let lap_and_kind = (event as u64) << LAP_BITS | (number & ((1 << LAP_BITS) - 1));
         let entry = Entry { nanos: at.as_nanos(), lap_and_kind, first, second };
         match &self.memory {
-            Memory::Off => return,
+            Memory::Off => {}
             Memory::Own(entries) => entries[index].set(entry),
             Memory::Mapped(mapped) => mapped.write(index + 1, entry),
         }
