@@ -1,0 +1,2 @@
+//! One behaviour suite for every backend.
+#![forbid(unsafe_code)]
