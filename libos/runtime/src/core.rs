@@ -105,6 +105,8 @@ impl Core {
         let inner = Inner {
             heap: parts.heap,
             now: Cell::new(now),
+            wall: Cell::new(None),
+            in_pass: Cell::new(false),
             clock: parts.clock,
             scheduler: Scheduler::new(doorbell.clone()),
             tokens: RefCell::new(TokenTable::new(parts.ports.core(), parts.generation_bits)),
@@ -190,6 +192,7 @@ impl Drop for Core {
         for named in inner.networks.borrow_mut().iter_mut() {
             named.network.flush(now);
         }
+        inner.ports.borrow_mut().flush();
         inner.networks.borrow_mut().clear();
         inner.heap.exchange_returns();
     }
@@ -202,6 +205,8 @@ impl LibOs {
         let inner = &*self.0;
         let now = inner.clock.now();
         inner.now.set(now);
+        inner.wall.set(None);
+        inner.in_pass.set(true);
         inner.heap.exchange_returns();
         let messages = self.take_core_messages(BURST_MAX);
         let ended = self.poll_networks(now);
@@ -220,6 +225,7 @@ impl LibOs {
             self.retry_stalled();
         }
         inner.ports.borrow_mut().flush();
+        inner.in_pass.set(false);
         count(&inner.counters.passes);
         let busy = messages + ended + timers + ran > 0;
         if busy {

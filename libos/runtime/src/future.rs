@@ -70,6 +70,18 @@ impl LibOs {
         .await
     }
 
+    /// Which coroutine runs now, to be woken by [`LibOs::wake`]. `None` outside of coroutines.
+    pub fn running(&self) -> Option<CoroutineId> {
+        self.0.scheduler.running().map(CoroutineId)
+    }
+
+    /// Makes a coroutine runnable, without the atomics of a waker. One that has ended is ignored; another that took its
+    /// place wakes for nothing.
+    #[inline]
+    pub fn wake(&self, coroutine: CoroutineId) {
+        self.0.scheduler.wake(coroutine.0);
+    }
+
     /// Whoever polls, as a waiter.
     fn waiter(&self, cx: &Context<'_>) -> Waiter {
         match self.0.scheduler.running_with(cx.waker()) {
@@ -78,6 +90,10 @@ impl LibOs {
         }
     }
 }
+
+/// Names a coroutine of this core, to wake it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CoroutineId(Place);
 
 /// See [`LibOs::redeem`].
 #[must_use = "dropping it cancels the operation"]

@@ -37,6 +37,10 @@ pub(crate) struct Inner {
     pub(crate) heap: Heap,
     pub(crate) clock: Box<dyn Clock>,
     pub(crate) now: Cell<Instant>,
+    /// Read when first asked for in a pass.
+    pub(crate) wall: Cell<Option<WallTime>>,
+    /// A pass is under way: nobody may wait.
+    pub(crate) in_pass: Cell<bool>,
     pub(crate) scheduler: Scheduler,
     pub(crate) tokens: RefCell<TokenTable>,
     pub(crate) queues: RefCell<QueueTable>,
@@ -642,7 +646,7 @@ impl LibOs {
     /// left that could complete it.
     #[inline]
     pub fn wait(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        if !self.0.scheduler.is_running() {
+        if !self.0.in_pass.get() {
             let mut tokens = self.0.tokens.borrow_mut();
             if tokens.is_complete(qt)? {
                 return Ok(tokens.redeem(qt));
@@ -662,7 +666,7 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait`]; `InvalidArgument` if the list is empty.
     pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
-        if self.0.scheduler.is_running() {
+        if self.0.in_pass.get() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() {
@@ -706,7 +710,7 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait_any`]; `InvalidArgument` also if a token is there twice. On `TimedOut` all tokens stay valid.
     pub fn wait_all(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<Vec<Completion>, Error> {
-        if self.0.scheduler.is_running() {
+        if self.0.in_pass.get() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() || (1..tokens.len()).any(|i| tokens[..i].contains(&tokens[i])) {
@@ -823,6 +827,23 @@ impl LibOs {
             }
             Err(parcel) => Err(parcel.take().unwrap_or_else(|_| unreachable!("the value that was put in"))),
         }
+    }
+
+    /// Sends a value that delivers itself, as [`LibOs::send_core`] does; `unasked` is false for an answer, which is never
+    /// refused.
+    ///
+    /// # Errors
+    /// The parcel back, as in [`LibOs::send_core`].
+    #[inline]
+    pub fn send_parcel(&self, to: u8, parcel: Parcel, unasked: bool) -> Result<(), Parcel> {
+        count(&self.0.counters.core_sends);
+        self.note(Event::CoreSend, u64::from(to), u64::from(!unasked));
+        let mut ports = self.0.ports.borrow_mut();
+        if unasked {
+            return ports.send(to, parcel);
+        }
+        ports.answer(to, parcel);
+        Ok(())
     }
 
     /// Sends an answer to another core: what it has asked for, and made room for by bounding its questions. Never refused.
@@ -980,9 +1001,14 @@ impl LibOs {
         self.0.now.get()
     }
 
-    /// The time of day.
+    /// The time of day, of the present pass.
+    #[inline]
     pub fn wall(&self) -> WallTime {
-        self.0.clock.wall()
+        self.0.wall.get().unwrap_or_else(|| {
+            let wall = self.0.clock.wall();
+            self.0.wall.set(Some(wall));
+            wall
+        })
     }
 
     /// The core's generator of random numbers, forked: the result is the caller's own.
