@@ -147,6 +147,20 @@ impl Input {
         None
     }
 
+    /// Takes everything, or as many buffers as fit into one array.
+    pub fn take_all(&mut self) -> Sga {
+        let mut sga = Sga::new();
+        while let Some(buf) = self.bufs.pop_front() {
+            let len = buf.len();
+            if let Err(buf) = sga.push(buf) {
+                self.bufs.push_front(buf);
+                break;
+            }
+            self.len -= len;
+        }
+        sga
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.bufs.clear();
@@ -208,7 +222,12 @@ impl Output {
         &self.heap
     }
 
-    /// Whether the heap was exhausted: what was written is not whole.
+    /// Says that something could not be written: [`Output::take`] will fail.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether something could not be written: the heap was exhausted, or [`Output::fail`] was called.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
@@ -348,6 +367,7 @@ mod tests {
                         continue;
                     }
                     1 => input.advance(n),
+                    2 if n == expected.len() => assert_eq!(input.take_all().to_vec(), front),
                     2 => assert_eq!(&input.take(n, &heap).unwrap()[..], front),
                     _ => {
                         let mut into = heap.alloc(n).unwrap();
