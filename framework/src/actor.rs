@@ -136,7 +136,7 @@ pub struct BindingId(pub(crate) u32);
 
 /// Names a timer, to cancel it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TimerId(pub(crate) u64);
+pub struct TimerId(pub(crate) libos_runtime::TimerKey);
 
 /// Names a question, to know its answer by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use crate::buf::{Buf, BufMut};
 use crate::class::{CHUNK_SIZE_MAX, CLASS_COUNT, class_aligned, class_of};
 use crate::copied::{Copied, CopyCounters, CopyPath};
-use crate::reservation::Reservation;
+use crate::reservation::{Plan, Reservation, ReserveError, Source};
 use crate::returns::{Outgoing, Returns};
 use crate::span::{SPAN_SIZE, Span, SpanMap, Use};
 use crate::{Exhausted, global};
@@ -133,6 +133,15 @@ impl Heap {
         // SAFETY: just allocated.
         unsafe { state.as_ref() }.me.set(state.as_ptr());
         Heap(state)
+    }
+
+    /// A heap of at least `size` bytes in a reservation of its own, without reserves: for tests and tools.
+    ///
+    /// # Errors
+    /// [`ReserveError`]: the size makes no sense, or the system refuses.
+    pub fn alone(size: usize) -> Result<Heap, ReserveError> {
+        let plan = Plan { heaps: 1, heap_size: size, reserves: Reserves::NONE, source: Source::Ordinary };
+        Ok(Reservation::new(plan)?.heap(0).expect("the first heap of a new reservation"))
     }
 
     /// Memory for `capacity` bytes, empty. For applications; see [`Heap::alloc_for`].
