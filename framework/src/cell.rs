@@ -14,7 +14,7 @@ use libos_runtime::{Coroutine, TimerKey};
 use pdpix::Rng;
 use slab::Slab;
 
-use crate::actor::{Actor, ActorId, Answer, AskError, Event, Ticket};
+use crate::actor::{Actor, ActorId, Answer, AskError, BindingId, Event, Ticket};
 use crate::effects::{Effects, Notice};
 use crate::outbox::{Ground, Outbox};
 use crate::session::SessionId;
@@ -51,7 +51,7 @@ pub(crate) struct ActorCell<A: Actor> {
     asks_asked: Cell<u32>,
     record: RefCell<Record>,
     sessions: RefCell<Vec<SessionId>>,
-    listeners: RefCell<Vec<Coroutine<()>>>,
+    bindings: RefCell<Vec<(BindingId, Coroutine<()>)>>,
 }
 
 /// What the system does with cells of any kind.
@@ -86,7 +86,8 @@ pub(crate) trait AnyCell {
     fn fail_ask(&self, system: &System, ticket: Ticket, why: AskError);
     fn record(&self) -> &RefCell<Record>;
     fn forget_session(&self, session: SessionId);
-    fn listeners(&self) -> &RefCell<Vec<Coroutine<()>>>;
+    /// What pops its listeners and datagram bindings.
+    fn bindings(&self) -> &RefCell<Vec<(BindingId, Coroutine<()>)>>;
 }
 
 impl<A: Actor> ActorCell<A> {
@@ -110,7 +111,7 @@ impl<A: Actor> ActorCell<A> {
             asks_asked: Cell::new(0),
             record: RefCell::default(),
             sessions: RefCell::default(),
-            listeners: RefCell::default(),
+            bindings: RefCell::default(),
         }
     }
 
@@ -157,7 +158,7 @@ impl<A: Actor> ActorCell<A> {
         system.count_handled();
         match returned {
             Ok(()) => {
-                system.apply(&mut effects);
+                system.apply(self.id.get(), &mut effects);
                 system.put_effects(effects);
             }
             Err(_) => {
@@ -233,6 +234,11 @@ impl<A: Actor> ActorCell<A> {
         self.dispatch(system, Event::Message(Answer { ticket, result: Err(AskError::Busy) }.into()));
     }
 
+    pub(crate) fn unbind(&self, binding: BindingId) {
+        let gone = self.bindings.borrow_mut().extract_if(.., |(id, _)| *id == binding).collect::<Vec<_>>();
+        gone.into_iter().for_each(|(_, pump)| pump.abort());
+    }
+
     pub(crate) fn own_session(&self, session: SessionId) {
         self.sessions.borrow_mut().push(session);
     }
@@ -300,8 +306,8 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         let lost = std::mem::take(&mut *self.mailbox.borrow_mut());
         let asks = std::mem::take(&mut *self.asks.borrow_mut());
         asks.into_iter().filter_map(|(_, ask)| ask.timer).for_each(|timer| system.cancel_timer(timer));
-        for listener in std::mem::take(&mut *self.listeners.borrow_mut()) {
-            listener.abort();
+        for (_, pump) in std::mem::take(&mut *self.bindings.borrow_mut()) {
+            pump.abort();
         }
         for session in std::mem::take(&mut *self.sessions.borrow_mut()) {
             system.abort_session(session);
@@ -338,7 +344,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         self.sessions.borrow_mut().retain(|&own| own != session);
     }
 
-    fn listeners(&self) -> &RefCell<Vec<Coroutine<()>>> {
-        &self.listeners
+    fn bindings(&self) -> &RefCell<Vec<(BindingId, Coroutine<()>)>> {
+        &self.bindings
     }
 }

@@ -7,9 +7,9 @@ use std::any::Any;
 use std::rc::Rc;
 
 use libos_runtime::{Deliver, Parcel, TimerKey};
-use pdpix::OutputMark;
+use pdpix::{Endpoint, OutputMark, Sga};
 
-use crate::actor::{ActorId, AskError, Event, Refused, ReplyTo, Ticket};
+use crate::actor::{ActorId, AskError, BindingId, Event, Refused, ReplyTo, Ticket};
 use crate::carry::Carry;
 use crate::cell::AnyCell;
 use crate::session::SessionId;
@@ -31,6 +31,8 @@ pub(crate) struct Effects {
     pub(crate) written: Vec<(SessionId, OutputMark)>,
     /// Questions that were asked.
     pub(crate) asked: Vec<Ticket>,
+    /// Through which binding, to whom, what.
+    pub(crate) datagrams: Vec<(BindingId, Endpoint, Sga)>,
     pub(crate) timers_set: Vec<TimerKey>,
     pub(crate) timers_cancelled: Vec<TimerKey>,
     /// Answers for actors of this core.

@@ -27,6 +27,7 @@ use pdpix::{Endpoint, Heap, Input, Instant, Rng, Sga, WallTime};
 use crate::actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Event, ReplyTo, Ticket};
 use crate::codec::{Codec, CodecError};
 use crate::effects::Effects;
+use crate::message_queue::Datagram;
 use crate::outbox::{Ground, Outbox};
 use crate::session::{Closed, Session, SessionId, SessionTable};
 use crate::system::System;
@@ -84,6 +85,9 @@ pub(crate) struct Recorder<A: Actor> {
     sessions: RefCell<SessionTable>,
     decoders: Vec<(SessionId, Input, Decode<A::Message>)>,
     listeners: Vec<(BindingId, Endpoint, AddSession, MakeDecode<A::Message>)>,
+    datagram_bindings: Vec<(BindingId, Endpoint, fn(Datagram) -> A::Message)>,
+    datagrams: VecDeque<(BindingId, Endpoint, Sga)>,
+    bindings: u32,
     connecting: VecDeque<(SessionId, Endpoint)>,
     closed: VecDeque<(SessionId, bool)>,
     paused: Vec<SessionId>,
@@ -145,7 +149,7 @@ impl<A: Actor> Recorder<A> {
         mut codec: impl FnMut() -> C + 'static,
         wrap: fn(Session<C>, C::In) -> A::Message,
     ) -> BindingId {
-        let binding = BindingId(self.listeners.len() as u32 + 1);
+        let binding = self.new_binding();
         let make = Box::new(move || decoder::<A, C>(codec(), wrap));
         self.listeners.push((binding, at, SessionTable::add::<C>, make));
         binding
@@ -161,6 +165,26 @@ impl<A: Actor> Recorder<A> {
         self.decoders.push((id, Input::new(), decoder::<A, C>(codec, wrap)));
         self.connecting.push_back((id, to));
         Session::new(id)
+    }
+
+    fn new_binding(&mut self) -> BindingId {
+        self.bindings += 1;
+        BindingId(self.bindings)
+    }
+
+    pub(crate) fn bind_datagrams(&mut self, at: Endpoint, wrap: fn(Datagram) -> A::Message) -> BindingId {
+        let binding = self.new_binding();
+        self.datagram_bindings.push((binding, at, wrap));
+        binding
+    }
+
+    pub(crate) fn sent_datagram(&mut self, through: BindingId, to: Endpoint, data: Sga) {
+        self.datagrams.push_back((through, to, data));
+    }
+
+    pub(crate) fn unbound(&mut self, binding: BindingId) {
+        self.listeners.retain(|(id, ..)| *id != binding);
+        self.datagram_bindings.retain(|(id, ..)| *id != binding);
     }
 
     pub(crate) fn close(&mut self, session: SessionId, abort: bool) {
@@ -225,6 +249,9 @@ impl<A: Actor> Harness<A> {
             sessions: RefCell::new(SessionTable::new(heap.clone())),
             decoders: Vec::new(),
             listeners: Vec::new(),
+            datagram_bindings: Vec::new(),
+            datagrams: VecDeque::new(),
+            bindings: 0,
             connecting: VecDeque::new(),
             closed: VecDeque::new(),
             paused: Vec::new(),
@@ -319,6 +346,27 @@ impl<A: Actor> Harness<A> {
     /// Where it listens.
     pub fn listens_at(&self) -> Vec<Endpoint> {
         self.recorder.listeners.iter().map(|(_, at, ..)| *at).collect()
+    }
+
+    /// Its datagram bindings.
+    pub fn datagram_bindings(&self) -> Vec<(BindingId, Endpoint)> {
+        self.recorder.datagram_bindings.iter().map(|(id, at, _)| (*id, *at)).collect()
+    }
+
+    /// A datagram comes through a binding.
+    ///
+    /// # Panics
+    /// If there is no such binding.
+    pub fn datagram(&mut self, through: BindingId, from: Endpoint, bytes: &[u8]) {
+        let binding = self.recorder.datagram_bindings.iter().find(|(id, ..)| *id == through);
+        let (_, _, wrap) = *binding.expect("it is bound");
+        let data = Sga::copy(&self.recorder.heap, bytes).expect("memory for a datagram");
+        self.message(wrap(Datagram { binding: through, from, data, cut: false }));
+    }
+
+    /// The next datagram that it sent.
+    pub fn take_datagram(&mut self) -> Option<(BindingId, Endpoint, Sga)> {
+        self.recorder.datagrams.pop_front()
     }
 
     /// Where it wants to connect to: the sessions wait for [`Harness::opened`].

@@ -6,7 +6,7 @@
 //!
 //! - [`System`]: the actors of one core. [`Address`]: where a message goes; on another core as well ([`Carry`]).
 //! - Bindings: [`Outbox::listen`] and [`Outbox::connect`] tie an actor to streams; each connection is a [`Session`] with a
-//!   [`Codec`].
+//!   [`Codec`]. [`Outbox::bind_datagrams`] and [`System::bind_queue`] tie it to queues of messages.
 //! - [`Policy`]: what happens when a handler panics. [`Task`]: a long conversation as an `async fn`.
 //! - [`rpc`]: calls with deadlines, retries at most once, cancellation, and load shedding.
 //!
@@ -24,6 +24,7 @@ mod cell;
 mod codec;
 mod effects;
 mod harness;
+mod message_queue;
 mod outbox;
 mod registry;
 pub mod rpc;
@@ -36,6 +37,7 @@ pub use actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Event, Ref
 pub use carry::Carry;
 pub use codec::{Codec, CodecError, Framed, Raw};
 pub use harness::{Asked, Harness, Sent};
+pub use message_queue::{Datagram, DatagramSettings};
 pub use outbox::Outbox;
 pub use session::{Closed, OnEnd, Session, SessionId, SessionSettings};
 pub use supervise::Policy;

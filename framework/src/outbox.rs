@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_runtime::Parcel;
-use pdpix::{Endpoint, Heap, Instant, Output, Rng, WallTime};
+use pdpix::{Endpoint, Heap, Instant, Output, Rng, Sga, WallTime};
 
 use crate::actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Refused, ReplyTo, Ticket, TimerId};
 use crate::carry::Carry;
@@ -15,6 +15,7 @@ use crate::cell::ActorCell;
 use crate::codec::Codec;
 use crate::effects::{Effects, Remote, RemoteAnswer, RemoteMail};
 use crate::harness::Recorder;
+use crate::message_queue::{self, Datagram, DatagramSettings};
 use crate::session::{self, Serving, Session, SessionId, SessionSettings};
 use crate::supervise::Policy;
 use crate::system::{System, TimerEntry};
@@ -243,6 +244,44 @@ impl<'a, A: Actor> Outbox<'a, A> {
                 let serving = Serving::new(system, cell, id, codec, wrap, settings);
                 self.effects.control.push(Box::new(move |system| session::connect(system, serving, to)));
                 Session::new(id)
+            }
+        }
+    }
+
+    /// Binds a datagram queue: each datagram becomes a message, by `wrap`. Answered by `Listening` or `ListenFailed`.
+    pub fn bind_datagrams(
+        &mut self,
+        at: Endpoint,
+        settings: DatagramSettings,
+        wrap: fn(Datagram) -> A::Message,
+    ) -> BindingId {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.bind_datagrams(at, wrap),
+            Ground::System { system, cell } => {
+                let (binding, cell) = (system.new_binding(), Rc::clone(cell));
+                self.effects.control.push(Box::new(move |system| {
+                    message_queue::bind(system, cell, binding, at, settings, wrap);
+                }));
+                binding
+            }
+        }
+    }
+
+    /// Sends a datagram through a binding of this actor's. It may be lost, as any.
+    pub fn send_datagram(&mut self, through: BindingId, to: Endpoint, data: Sga) {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.sent_datagram(through, to, data),
+            Ground::System { .. } => self.effects.datagrams.push((through, to, data)),
+        }
+    }
+
+    /// Gives up a listener or a datagram binding. Sessions that it has accepted go on.
+    pub fn unbind(&mut self, binding: BindingId) {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.unbound(binding),
+            Ground::System { cell, .. } => {
+                let cell = Rc::clone(cell);
+                self.effects.control.push(Box::new(move |_| cell.unbind(binding)));
             }
         }
     }

@@ -340,7 +340,7 @@ pub(crate) fn listen<A: Actor, C: Codec>(
             }
         }
     });
-    cell.listeners().borrow_mut().push(accepting);
+    cell.bindings().borrow_mut().push((binding, accepting));
 }
 
 struct CloseOnDrop {

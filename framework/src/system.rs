@@ -8,12 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use libos_runtime::{Core, CoroutineId, LibOs, Parcel, TimerKey, Wheel};
-use pdpix::{Instant, Rng};
+use pdpix::{Endpoint, Instant, Rng, Sga};
 
 use crate::actor::{Actor, ActorId, Address, AskError, BindingId, Refused, Ticket};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::Codec;
 use crate::effects::{Arrival, Bounce, Effects, News, Notice};
+use crate::message_queue::Port;
 use crate::registry::Registry;
 use crate::session::{SessionId, SessionTable};
 use crate::supervise::{Policy, Verdict};
@@ -87,6 +88,8 @@ struct Inner {
     looks_at: Cell<Instant>,
     registry: RefCell<Registry>,
     bindings: Cell<u32>,
+    /// Datagram bindings, with the coroutines that pop them.
+    ports: RefCell<Vec<(Rc<Port>, Option<CoroutineId>)>>,
     rng: RefCell<Rng>,
     counters: Counters,
     stopping: Cell<Option<i32>>,
@@ -109,6 +112,7 @@ impl System {
             looks_at: Cell::new(Instant::NEVER),
             registry: RefCell::new(Registry::new(libos.seed())),
             bindings: Cell::new(0),
+            ports: RefCell::default(),
             rng: RefCell::new(libos.fork_rng()),
             counters: Counters::default(),
             stopping: Cell::new(None),
@@ -194,7 +198,7 @@ impl System {
         let deadline = self.libos().now() + grace;
         let cells = self.cells();
         for cell in &cells {
-            cell.listeners().borrow_mut().drain(..).for_each(|listener| listener.abort());
+            cell.bindings().borrow_mut().drain(..).for_each(|(_, pump)| pump.abort());
             cell.notice(Notice::Stopping);
             self.enqueue(cell.clone());
         }
@@ -378,6 +382,29 @@ impl System {
         }
     }
 
+    pub(crate) fn add_port(&self, port: Rc<Port>, pump: Option<CoroutineId>) {
+        self.0.ports.borrow_mut().push((port, pump));
+    }
+
+    pub(crate) fn remove_port(&self, id: BindingId) {
+        self.0.ports.borrow_mut().retain(|(port, _)| port.id != id);
+    }
+
+    /// Its pump looks at what waits for the device.
+    pub(crate) fn wake_port(&self, id: BindingId) {
+        let pump = self.0.ports.borrow().iter().find(|(port, _)| port.id == id).and_then(|(_, pump)| *pump);
+        pump.into_iter().for_each(|pump| self.libos().wake(pump));
+    }
+
+    /// Sends a datagram through a binding of `owner`'s.
+    pub(crate) fn send_datagram(&self, owner: ActorId, id: BindingId, to: Endpoint, data: Sga) {
+        let port = self.0.ports.borrow().iter().find(|(port, _)| port.id == id).map(|(port, _)| port.clone());
+        match port.filter(|port| port.owner == owner) {
+            Some(port) => port.send(self, to, data),
+            None => self.count_lost(),
+        }
+    }
+
     pub(crate) fn new_binding(&self) -> BindingId {
         self.0.bindings.set(self.0.bindings.get() + 1);
         BindingId(self.0.bindings.get())
@@ -406,7 +433,7 @@ impl System {
 
     /// Does what the handler wanted done. It has returned.
     #[inline]
-    pub(crate) fn apply(&self, effects: &mut Effects) {
+    pub(crate) fn apply(&self, me: ActorId, effects: &mut Effects) {
         for (session, _) in effects.written.drain(..) {
             self.wake_session(session);
         }
@@ -418,18 +445,22 @@ impl System {
                 let _ = parcel.deliver(&Bounce(self.clone()));
             }
         }
+        for (binding, to, data) in effects.datagrams.drain(..) {
+            self.send_datagram(me, binding, to, data);
+        }
         for timer in effects.timers_cancelled.drain(..) {
             self.cancel_timer(timer);
         }
         effects.timers_set.clear();
         effects.asked.clear();
         if !effects.refused.is_empty() || !effects.answers.is_empty() || !effects.control.is_empty() {
-            self.apply_rest(effects);
+            self.apply_rest(me, effects);
         }
     }
 
     #[cold]
-    fn apply_rest(&self, effects: &mut Effects) {
+    fn apply_rest(&self, me: ActorId, effects: &mut Effects) {
+        effects.refused.drain(..).for_each(|refused| self.tell_refused(me, refused));
         let (answers, control) = (std::mem::take(&mut effects.answers), std::mem::take(&mut effects.control));
         answers.into_iter().for_each(|answer| answer(self));
         control.into_iter().for_each(|act| act(self));
