@@ -130,8 +130,8 @@ impl<A> std::fmt::Debug for Address<A> {
     }
 }
 
-/// Names a listener of an actor.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// Names a listener, or a datagram binding, of an actor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BindingId(pub(crate) u32);
 
 /// Names a timer, to cancel it.

@@ -47,6 +47,25 @@ macro_rules! carry_as_it_is {
     )*};
 }
 
+/// Implements [`Carry`] for messages that make sense on their own core only, such as those of its sessions: sent to
+/// another core, they come back refused.
+#[macro_export]
+macro_rules! carry_nowhere {
+    ($($type:ty),* $(,)?) => {$(
+        impl $crate::Carry for $type {
+            type Carried = ();
+
+            fn carry(self) -> Result<(), $type> {
+                Err(self)
+            }
+
+            fn land((): (), _: &$crate::pdpix::Heap) -> Result<$type, ()> {
+                Err(())
+            }
+        }
+    )*};
+}
+
 carry_as_it_is!((), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64, String);
 carry_as_it_is!(Vec<u8>, Vec<String>, Duration, Instant, WallTime, Endpoint, Error, &'static str);
 

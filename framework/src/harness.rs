@@ -71,6 +71,9 @@ type MakeDecode<M> = Box<dyn FnMut() -> Decode<M>>;
 /// Opens a session in the table, with the listener's codec.
 type AddSession = fn(&mut SessionTable, ActorId) -> SessionId;
 
+/// Makes the actor's message of a datagram.
+type WrapDatagram<A> = fn(Datagram) -> <A as Actor>::Message;
+
 /// What an outbox writes to when there is no system under it.
 pub(crate) struct Recorder<A: Actor> {
     heap: Heap,
@@ -85,7 +88,7 @@ pub(crate) struct Recorder<A: Actor> {
     sessions: RefCell<SessionTable>,
     decoders: Vec<(SessionId, Input, Decode<A::Message>)>,
     listeners: Vec<(BindingId, Endpoint, AddSession, MakeDecode<A::Message>)>,
-    datagram_bindings: Vec<(BindingId, Endpoint, fn(Datagram) -> A::Message)>,
+    datagram_bindings: Vec<(BindingId, Endpoint, WrapDatagram<A>)>,
     datagrams: VecDeque<(BindingId, Endpoint, Sga)>,
     bindings: u32,
     connecting: VecDeque<(SessionId, Endpoint)>,

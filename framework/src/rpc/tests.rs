@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use pdpix::{Heap, Input, Output, Seed, Sga};
+use pdpix::{Input, Output, Seed, Sga};
 
 use super::*;
 use crate::actor::{Actor, Event};
@@ -22,17 +22,7 @@ enum Said {
     Work,
 }
 
-impl crate::Carry for Said {
-    type Carried = ();
-
-    fn carry(self) -> Result<(), Said> {
-        Err(self)
-    }
-
-    fn land((): (), _: &Heap) -> Result<Said, ()> {
-        Err(())
-    }
-}
+crate::carry_nowhere!(Said);
 
 impl Actor for Doubler {
     type Message = Said;
@@ -177,17 +167,7 @@ enum Told {
     Cancel(CallId),
 }
 
-impl crate::Carry for Told {
-    type Carried = ();
-
-    fn carry(self) -> Result<(), Told> {
-        Err(self)
-    }
-
-    fn land((): (), _: &Heap) -> Result<Told, ()> {
-        Err(())
-    }
-}
+crate::carry_nowhere!(Told);
 
 impl Actor for Asking {
     type Message = Told;
