@@ -12,7 +12,7 @@ use pdpix::{Endpoint, OutputMark, Sga};
 use crate::actor::{ActorId, AskError, BindingId, Event, Refused, ReplyTo, Ticket};
 use crate::carry::Carry;
 use crate::cell::AnyCell;
-use crate::session::SessionId;
+use crate::session::Entry;
 use crate::system::System;
 
 /// Something to be done when the handler has returned.
@@ -28,7 +28,7 @@ pub(crate) struct Effects {
     /// What could not be sent.
     pub(crate) refused: Vec<Refused>,
     /// Sessions that were written to, as they were before.
-    pub(crate) written: Vec<(SessionId, OutputMark)>,
+    pub(crate) written: Vec<(Rc<Entry>, OutputMark)>,
     /// Questions that were asked.
     pub(crate) asked: Vec<Ticket>,
     /// Through which binding, to whom, what.
@@ -39,6 +39,8 @@ pub(crate) struct Effects {
     pub(crate) answers: Vec<Act>,
     /// Everything that is rare.
     pub(crate) control: Vec<Act>,
+    /// There is more than what was written to sessions.
+    pub(crate) more: bool,
 }
 
 pub(crate) struct Remote {

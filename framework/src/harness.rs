@@ -195,7 +195,7 @@ impl<A: Actor> Recorder<A> {
     }
 
     pub(crate) fn pause(&mut self, session: SessionId, paused: bool) {
-        self.sessions.borrow_mut().pause(session, paused);
+        self.sessions.borrow().pause(session, paused);
         self.paused.retain(|&other| other != session);
         if paused {
             self.paused.push(session);
@@ -422,10 +422,9 @@ impl<A: Actor> Harness<A> {
 
     /// What it wrote to a session since the last time.
     pub fn written(&mut self, session: SessionId) -> Vec<u8> {
-        let mut sessions = self.recorder.sessions.borrow_mut();
-        sessions
-            .output_to_undo(session)
-            .map_or_else(Vec::new, |output| output.take().map_or_else(|_| Vec::new(), |sga| sga.to_vec()))
+        let sessions = self.recorder.sessions.borrow();
+        let written = sessions.get(session).and_then(|entry| entry.output.borrow_mut().take().ok());
+        written.map_or_else(Vec::new, |sga| sga.to_vec())
     }
 
     /// The session is over.

@@ -46,6 +46,12 @@ impl<'a, A: Actor> Outbox<'a, A> {
         Outbox { me, now, effects, rng, ground }
     }
 
+    /// For all that is more than writing to a session.
+    fn effects(&mut self) -> &mut Effects {
+        self.effects.more = true;
+        self.effects
+    }
+
     /// The actor's own address.
     pub fn me(&self) -> Address<A> {
         self.me.typed()
@@ -118,7 +124,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         let Some(ticket) = cell.open_ask(to.id(), None, fail_answer::<A, T>) else {
             // Too many are open. This one never is; it is answered as any other.
             let (ticket, me) = (Ticket(u64::MAX), self.me);
-            self.effects.answers.push(Box::new(move |system| {
+            self.effects().answers.push(Box::new(move |system| {
                 if let Some(cell) = system.typed_cell::<A>(me) {
                     cell.refused::<T>(system, ticket);
                 }
@@ -129,7 +135,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             let timer = system.set_timer(self.now + timeout, TimerEntry::Ask { asker: self.me, ticket });
             cell.set_ask_timer(ticket, timer);
         }
-        self.effects.asked.push(ticket);
+        self.effects().asked.push(ticket);
         let reply = ReplyTo { asker: self.me, ticket, deliver: deliver_answer::<A, T> };
         self.post(to, make(reply), Some(ticket));
         ticket
@@ -145,7 +151,11 @@ impl<'a, A: Actor> Outbox<'a, A> {
             match message.carry() {
                 Ok(carried) => {
                     let mail = RemoteMail::<B::Message> { to, from: self.me, ticket, carried };
-                    self.effects.remote.push(Remote { core: to.core, parcel: Parcel::delivering(mail), unasked: true });
+                    self.effects().remote.push(Remote {
+                        core: to.core,
+                        parcel: Parcel::delivering(mail),
+                        unasked: true,
+                    });
                 }
                 Err(message) => self.refuse(to, message, ticket, AskError::Busy),
             }
@@ -153,7 +163,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         }
         match system.typed_cell::<B>(to) {
             Some(cell) => match cell.send(message) {
-                Ok(()) => self.effects.mail.push(cell),
+                Ok(()) => self.effects().mail.push(cell),
                 Err(message) => self.refuse(to, message, ticket, AskError::Busy),
             },
             None => self.refuse(to, message, ticket, AskError::Down),
@@ -163,10 +173,10 @@ impl<'a, A: Actor> Outbox<'a, A> {
     #[cold]
     fn refuse<M: 'static>(&mut self, to: ActorId, message: M, ticket: Option<Ticket>, why: AskError) {
         match ticket {
-            None => self.effects.refused.push(Refused::new(to, message)),
+            None => self.effects().refused.push(Refused::new(to, message)),
             Some(ticket) => {
                 let me = self.me;
-                self.effects.answers.push(Box::new(move |system| system.fail_ask(me, ticket, why)));
+                self.effects().answers.push(Box::new(move |system| system.fail_ask(me, ticket, why)));
             }
         }
     }
@@ -176,13 +186,15 @@ impl<'a, A: Actor> Outbox<'a, A> {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.replied(to, value),
             Ground::System { .. } if to.asker.core == self.me.core => {
-                self.effects.answers.push(Box::new(move |system| (to.deliver)(system, to.asker, to.ticket, Ok(value))));
+                self.effects()
+                    .answers
+                    .push(Box::new(move |system| (to.deliver)(system, to.asker, to.ticket, Ok(value))));
             }
             Ground::System { .. } => {
                 let core = to.asker.core;
                 let carried = value.carry().map_err(|_| AskError::Busy);
                 let parcel = Parcel::delivering(RemoteAnswer { to, carried });
-                self.effects.remote.push(Remote { core, parcel, unasked: false });
+                self.effects().remote.push(Remote { core, parcel, unasked: false });
             }
         }
     }
@@ -194,7 +206,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::Harness(recorder) => recorder.set_timer(deadline, name),
             Ground::System { system, .. } => {
                 let key = system.set_timer(deadline, TimerEntry::Timer { actor: self.me, name });
-                self.effects.timers_set.push(key);
+                self.effects().timers_set.push(key);
                 key
             }
         })
@@ -204,7 +216,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
     pub fn cancel_timer(&mut self, timer: TimerId) {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.cancel_timer(timer.0),
-            Ground::System { .. } => self.effects.timers_cancelled.push(timer.0),
+            Ground::System { .. } => self.effects().timers_cancelled.push(timer.0),
         }
     }
 
@@ -221,7 +233,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::Harness(recorder) => recorder.listen(at, codec, wrap),
             Ground::System { system, cell } => {
                 let (binding, cell) = (system.new_binding(), Rc::clone(cell));
-                self.effects.control.push(Box::new(move |system| {
+                self.effects().control.push(Box::new(move |system| {
                     session::listen(system, cell, binding, at, settings, codec, wrap);
                 }));
                 binding
@@ -242,7 +254,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::System { system, cell } => {
                 let id = system.new_session::<C>(self.me);
                 let serving = Serving::new(system, cell, id, codec, wrap, settings);
-                self.effects.control.push(Box::new(move |system| session::connect(system, serving, to)));
+                self.effects().control.push(Box::new(move |system| session::connect(system, serving, to)));
                 Session::new(id)
             }
         }
@@ -259,7 +271,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::Harness(recorder) => recorder.bind_datagrams(at, wrap),
             Ground::System { system, cell } => {
                 let (binding, cell) = (system.new_binding(), Rc::clone(cell));
-                self.effects.control.push(Box::new(move |system| {
+                self.effects().control.push(Box::new(move |system| {
                     message_queue::bind(system, cell, binding, at, settings, wrap);
                 }));
                 binding
@@ -271,7 +283,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
     pub fn send_datagram(&mut self, through: BindingId, to: Endpoint, data: Sga) {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.sent_datagram(through, to, data),
-            Ground::System { .. } => self.effects.datagrams.push((through, to, data)),
+            Ground::System { .. } => self.effects().datagrams.push((through, to, data)),
         }
     }
 
@@ -281,7 +293,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::Harness(recorder) => recorder.unbound(binding),
             Ground::System { cell, .. } => {
                 let cell = Rc::clone(cell);
-                self.effects.control.push(Box::new(move |_| cell.unbind(binding)));
+                self.effects().control.push(Box::new(move |_| cell.unbind(binding)));
             }
         }
     }
@@ -301,15 +313,17 @@ impl<'a, A: Actor> Outbox<'a, A> {
     /// The output of a session, to be written to directly. `None` if it is over.
     #[inline]
     pub fn output<C: Codec>(&mut self, session: Session<C>) -> Option<RefMut<'_, Output>> {
-        let sessions = match &self.ground {
-            Ground::System { system, .. } => system.sessions(),
-            Ground::Harness(recorder) => recorder.sessions(),
-        };
-        let output = RefMut::filter_map(sessions.borrow_mut(), |table| table.output(session.id())).ok()?;
-        if self.effects.written.last().is_none_or(|(last, _)| *last != session.id()) {
-            self.effects.written.push((session.id(), output.mark()));
+        let id = session.id();
+        if self.effects.written.last().is_none_or(|(last, _)| last.id != id) {
+            let sessions = match &self.ground {
+                Ground::System { system, .. } => system.sessions(),
+                Ground::Harness(recorder) => recorder.sessions(),
+            };
+            let entry = Rc::clone(sessions.borrow().get(id).filter(|entry| entry.is_open())?);
+            let mark = entry.output.borrow().mark();
+            self.effects.written.push((entry, mark));
         }
-        Some(output)
+        self.effects.written.last().map(|(entry, _)| entry.output.borrow_mut())
     }
 
     /// Closes a session: after what was written.
@@ -317,7 +331,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.close(session, false),
             Ground::System { .. } => {
-                self.effects.control.push(Box::new(move |system| system.close_session(session)));
+                self.effects().control.push(Box::new(move |system| system.close_session(session)));
             }
         }
     }
@@ -327,7 +341,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.close(session, true),
             Ground::System { .. } => {
-                self.effects.control.push(Box::new(move |system| system.abort_session(session)));
+                self.effects().control.push(Box::new(move |system| system.abort_session(session)));
             }
         }
     }
@@ -338,7 +352,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.pause(session, true),
             // At once, since the next message is about to be decoded; a pause is harmless if the handler panics.
-            Ground::System { system, .. } => system.sessions().borrow_mut().pause(session, true),
+            Ground::System { system, .. } => system.sessions().borrow().pause(session, true),
         }
     }
 
@@ -371,7 +385,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
             Ground::Harness(recorder) => recorder.spawned(name),
             Ground::System { system, .. } => {
                 let address = system.place::<B>(name, policy, Box::new(factory));
-                self.effects.control.push(Box::new(move |system| system.start(address.id())));
+                self.effects().control.push(Box::new(move |system| system.start(address.id())));
                 address
             }
         }
@@ -382,7 +396,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         let me = self.me;
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.stopped(),
-            Ground::System { .. } => self.effects.control.push(Box::new(move |system| system.stop_actor(me))),
+            Ground::System { .. } => self.effects().control.push(Box::new(move |system| system.stop_actor(me))),
         }
     }
 
@@ -390,7 +404,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
     pub fn stop_service(&mut self, code: i32) {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.service_stopped(code),
-            Ground::System { .. } => self.effects.control.push(Box::new(move |system| system.stop_service(code))),
+            Ground::System { .. } => self.effects().control.push(Box::new(move |system| system.stop_service(code))),
         }
     }
 
@@ -400,7 +414,7 @@ impl<'a, A: Actor> Outbox<'a, A> {
         let (me, name) = (self.me, name.to_owned());
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.watched(name),
-            Ground::System { .. } => self.effects.control.push(Box::new(move |system| system.watch(name, me))),
+            Ground::System { .. } => self.effects().control.push(Box::new(move |system| system.watch(name, me))),
         }
     }
 }

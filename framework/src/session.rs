@@ -8,15 +8,16 @@
 //! for [`SessionSettings::stall`] is given up. `Closed` is the last event, and comes exactly once for each `Opened`.
 
 use std::any::TypeId;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use libos_runtime::{CoroutineId, LibOs, Redeem, Sleep};
-use pdpix::{Endpoint, Error, Heap, Input, Instant, Output, Qd, SocketKind, SocketOption};
+use libos_runtime::{Begun, CoroutineId, LibOs, Redeem, Sleep};
+use pdpix::{Completion, Endpoint, Error, Heap, Input, Instant, Outcome, Output, Popped, Qd, SocketKind, SocketOption};
 use slab::Slab;
 
 use crate::actor::{Actor, ActorId, BindingId, Event};
@@ -147,22 +148,21 @@ impl Default for SessionSettings {
 
 /// All sessions of a core.
 pub(crate) struct SessionTable {
-    entries: Slab<Entry>,
+    entries: Slab<Rc<Entry>>,
     generation: u32,
     heap: Heap,
-    /// The service is being stopped.
-    draining: bool,
 }
 
-struct Entry {
-    generation: u32,
+/// A session, as its coroutine and those who write to it share it.
+pub(crate) struct Entry {
+    pub(crate) id: SessionId,
     owner: ActorId,
     codec: TypeId,
-    output: Output,
+    pub(crate) output: RefCell<Output>,
     /// Its coroutine, once it runs.
-    coroutine: Option<CoroutineId>,
-    paused: bool,
-    close: Close,
+    pub(crate) coroutine: Cell<Option<CoroutineId>>,
+    pub(crate) paused: Cell<bool>,
+    close: Cell<Close>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -173,73 +173,60 @@ enum Close {
     Now,
 }
 
+impl Entry {
+    /// Whether it can be written to.
+    pub(crate) fn is_open(&self) -> bool {
+        self.close.get() == Close::No
+    }
+}
+
 impl SessionTable {
     pub(crate) fn new(heap: Heap) -> SessionTable {
-        SessionTable { entries: Slab::new(), generation: 0, heap, draining: false }
+        SessionTable { entries: Slab::new(), generation: 0, heap }
     }
 
     pub(crate) fn add<C: Codec>(&mut self, owner: ActorId) -> SessionId {
         self.generation = self.generation.wrapping_add(1);
-        let generation = self.generation;
-        let index = self.entries.insert(Entry {
-            generation,
+        let vacant = self.entries.vacant_entry();
+        let id = SessionId { index: vacant.key() as u32, generation: self.generation };
+        vacant.insert(Rc::new(Entry {
+            id,
             owner,
             codec: TypeId::of::<C>(),
-            output: Output::new(self.heap.clone()),
-            coroutine: None,
-            paused: false,
-            close: Close::No,
-        });
-        SessionId { index: index as u32, generation }
+            output: RefCell::new(Output::new(self.heap.clone())),
+            coroutine: Cell::new(None),
+            paused: Cell::new(false),
+            close: Cell::new(Close::No),
+        }));
+        id
     }
 
     #[inline]
-    fn get(&mut self, id: SessionId) -> Option<&mut Entry> {
-        self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)
-    }
-
-    #[inline]
-    pub(crate) fn output(&mut self, id: SessionId) -> Option<&mut Output> {
-        self.get(id).filter(|entry| entry.close == Close::No).map(|entry| &mut entry.output)
-    }
-
-    /// The output, whatever else is said of the session: to undo what was written.
-    pub(crate) fn output_to_undo(&mut self, id: SessionId) -> Option<&mut Output> {
-        self.get(id).map(|entry| &mut entry.output)
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Rc<Entry>> {
+        self.entries.get(id.index as usize).filter(|entry| entry.id == id)
     }
 
     pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
-        let entry = self.entries.get(id.index as usize);
-        entry.is_some_and(|entry| entry.generation == id.generation && entry.codec == TypeId::of::<C>())
+        self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
     }
 
     #[inline]
-    pub(crate) fn coroutine(&mut self, id: SessionId) -> Option<CoroutineId> {
-        self.get(id)?.coroutine
-    }
-
-    pub(crate) fn pause(&mut self, id: SessionId, paused: bool) {
+    pub(crate) fn pause(&self, id: SessionId, paused: bool) {
         if let Some(entry) = self.get(id) {
-            entry.paused = paused;
+            entry.paused.set(paused);
         }
     }
 
-    #[inline]
-    pub(crate) fn is_paused(&mut self, id: SessionId) -> bool {
-        self.get(id).is_some_and(|entry| entry.paused)
-    }
-
     /// The session is to be closed, flushed or not. Its coroutine, to be woken.
-    pub(crate) fn close(&mut self, id: SessionId, flush: bool) -> Option<CoroutineId> {
+    pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
         let entry = self.get(id)?;
-        entry.close = entry.close.max(if flush { Close::Flushed } else { Close::Now });
-        entry.coroutine
+        entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
+        entry.coroutine.get()
     }
 
-    /// No session pops any more, and each closes when it has written everything. Their coroutines, to be woken.
-    pub(crate) fn drain(&mut self) -> Vec<CoroutineId> {
-        self.draining = true;
-        self.entries.iter().filter_map(|(_, entry)| entry.coroutine).collect()
+    /// The coroutines of all sessions.
+    pub(crate) fn coroutines(&self) -> Vec<CoroutineId> {
+        self.entries.iter().filter_map(|(_, entry)| entry.coroutine.get()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -248,7 +235,7 @@ impl SessionTable {
 
     /// Bytes written and not yet pushed, on all sessions.
     pub(crate) fn written(&self) -> usize {
-        self.entries.iter().map(|(_, entry)| entry.output.len()).sum()
+        self.entries.iter().map(|(_, entry)| entry.output.borrow().len()).sum()
     }
 
     /// Sessions of one actor.
@@ -407,17 +394,15 @@ const POPS_A_TURN: usize = 16;
 async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: Endpoint) {
     let libos = serving.system.libos().clone();
     let closing = CloseOnDrop { libos: libos.clone(), qd };
-    if let Some(entry) = serving.system.sessions().borrow_mut().get(serving.id) {
-        entry.coroutine = libos.running();
-    }
+    let Some(entry) = serving.system.sessions().borrow().get(serving.id).cloned() else { return };
+    entry.coroutine.set(libos.running());
     if serving.settings.keep_alive.is_some() {
         let _ = libos.set_option(qd, SocketOption::KeepAlive(serving.settings.keep_alive));
     }
     serving.system.count_session();
     serving.tell(Event::Opened { session: serving.id, peer });
-    let why = Conversation::new(libos.clone(), qd).run(&mut serving).await;
-    let given_up =
-        serving.system.sessions().borrow_mut().get(serving.id).is_some_and(|entry| entry.close == Close::Now);
+    let why = Conversation::new(libos.clone(), qd, entry.clone()).run(&mut serving).await;
+    let given_up = entry.close.get() == Close::Now;
     if given_up || !matches!(why, Closed::ByPeer | Closed::ByUs | Closed::Idle) {
         // Not an orderly end: the peer is to know.
         let _ = libos.set_option(qd, SocketOption::Linger(Duration::ZERO));
@@ -442,6 +427,7 @@ enum Want {
 struct Conversation {
     libos: LibOs,
     qd: Qd,
+    entry: Rc<Entry>,
     input: Input,
     pop: Option<Redeem>,
     push: Option<Redeem>,
@@ -455,11 +441,12 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(libos: LibOs, qd: Qd) -> Conversation {
+    fn new(libos: LibOs, qd: Qd, entry: Rc<Entry>) -> Conversation {
         let heard = libos.now();
         Conversation {
             libos,
             qd,
+            entry,
             input: Input::new(),
             pop: None,
             push: None,
@@ -481,12 +468,12 @@ impl Conversation {
         let mut pops_at_once = 0;
         loop {
             self.decode(serving)?;
-            self.send(serving)?;
+            self.send()?;
             match self.wants(serving) {
                 Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
                 Want::Again => continue,
                 Want::Pop if self.pop.is_none() => {
-                    if self.pop_now(serving)? {
+                    if self.begin_pop(serving)? {
                         pops_at_once += 1;
                         if pops_at_once % POPS_A_TURN == 0 {
                             self.libos.yield_now().await;
@@ -496,7 +483,14 @@ impl Conversation {
                 }
                 Want::Pop | Want::Wait => {}
             }
-            self.wait(serving).await?;
+            if self.push.is_none() && serving.settings.idle.is_none() && !self.starved {
+                let popped = Next { pop: &mut self.pop, woken: false }.await;
+                if let Some(popped) = popped {
+                    self.popped(popped, serving)?;
+                }
+            } else {
+                self.wait_long(serving).await?;
+            }
         }
     }
 
@@ -504,7 +498,7 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         self.starved = false;
-        while !self.input.is_empty() && !serving.system.sessions().borrow_mut().is_paused(serving.id) {
+        while !self.input.is_empty() && !self.entry.paused.get() {
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
                 Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
                 Ok(None) => break,
@@ -520,98 +514,105 @@ impl Conversation {
 
     /// Pushes what was written, if nothing is being pushed.
     #[inline]
-    fn send<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
+    fn send(&mut self) -> Result<(), Closed> {
         if self.push.is_some() {
             return Ok(());
         }
         let written = {
-            let mut sessions = serving.system.sessions().borrow_mut();
-            let Some(entry) = sessions.get(serving.id) else { return Ok(()) };
-            if entry.output.is_empty() && !entry.output.has_failed() {
+            let mut output = self.entry.output.borrow_mut();
+            if output.is_empty() && !output.has_failed() {
                 return Ok(());
             }
-            entry.output.take().map_err(|_| Closed::NoMemory)?
+            output.take().map_err(|_| Closed::NoMemory)?
         };
         if written.is_empty() {
             return Ok(());
         }
-        let qt = self.libos.push(self.qd, written).map_err(Closed::Failed)?;
-        match self.libos.try_redeem(qt).map_err(Closed::Failed)? {
-            Some(completion) => completion.done().map_err(Closed::Failed),
-            None => {
+        match self.libos.begin_push(self.qd, written) {
+            Ok(Begun::Done(Ok(_))) => Ok(()),
+            Ok(Begun::Pending(qt)) => {
                 self.push = Some(self.libos.redeem(qt));
                 self.pushing_since = self.libos.now();
                 Ok(())
             }
+            Ok(Begun::Done(Err(error))) | Err(error) => Err(Closed::Failed(error)),
         }
     }
 
     /// Whether more is to be popped.
     #[inline]
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
-        let mut sessions = serving.system.sessions().borrow_mut();
-        let draining = sessions.draining;
-        let Some(entry) = sessions.get(serving.id) else { return Want::End };
-        let idle = entry.output.is_empty() && self.push.is_none();
-        let full = entry.output.len() > serving.settings.output_max;
-        match entry.close {
+        let written = self.entry.output.borrow().len();
+        if self.entry.close.get() == Close::No
+            && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
+        {
+            return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+        }
+        self.wants_at_the_end(serving, written == 0 && self.push.is_none())
+    }
+
+    #[cold]
+    fn wants_at_the_end<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>, idle: bool) -> Want {
+        match self.entry.close.get() {
             Close::Now => Want::End,
             Close::Flushed if idle => Want::End,
             Close::Flushed => Want::Wait,
             Close::No if self.finished => {
-                let over = serving.settings.on_end == OnEnd::Close && idle && !entry.paused;
+                let over = serving.settings.on_end == OnEnd::Close && idle && !self.entry.paused.get();
                 if over { Want::End } else { Want::Wait }
             }
-            Close::No if entry.paused || full => Want::Wait,
-            Close::No if draining => {
-                drop(sessions);
+            Close::No if serving.system.is_draining() && !self.entry.paused.get() => {
                 self.drain(serving.settings.pop_max, idle)
             }
-            Close::No => Want::Pop,
+            Close::No => Want::Wait,
         }
     }
 
     /// The service stops: what has arrived is answered, and then it is over.
-    #[cold]
     fn drain(&mut self, pop_max: usize, idle: bool) -> Want {
         self.pop = None; // what it had goes back to the queue
         let quiet = if idle { Want::End } else { Want::Wait };
-        let Ok(qt) = self.libos.pop(self.qd, pop_max) else { return quiet };
-        match self.libos.try_redeem(qt) {
-            Ok(Some(completion)) => match completion.popped() {
-                Ok(popped) if !popped.sga.is_empty() => {
-                    self.input.push(popped.sga);
-                    Want::Again
+        let popped = match self.libos.begin_pop(self.qd, pop_max) {
+            Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => Some(popped),
+            Ok(Begun::Pending(qt)) => match self.libos.try_redeem(qt) {
+                Ok(Some(completion)) => completion.popped().ok(),
+                _ => {
+                    drop(self.libos.redeem(qt));
+                    None
                 }
-                _ => quiet,
             },
-            _ => {
-                drop(self.libos.redeem(qt));
-                quiet
+            _ => None,
+        };
+        match popped {
+            Some(popped) if !popped.sga.is_empty() => {
+                self.input.push(popped.sga);
+                Want::Again
             }
+            _ => quiet,
         }
     }
 
     /// Pops. True if something came at once.
     #[inline]
-    fn pop_now<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<bool, Closed> {
-        let qt = self.libos.pop(self.qd, serving.settings.pop_max).map_err(Closed::Failed)?;
-        match self.libos.try_redeem(qt).map_err(Closed::Failed)? {
-            Some(completion) => {
-                self.popped(completion.popped(), serving)?;
+    fn begin_pop<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<bool, Closed> {
+        match self.libos.begin_pop(self.qd, serving.settings.pop_max) {
+            Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => {
+                self.popped(Ok(popped), serving)?;
                 Ok(true)
             }
-            None => {
+            Ok(Begun::Pending(qt)) => {
                 self.pop = Some(self.libos.redeem(qt));
                 Ok(false)
             }
+            Ok(Begun::Done(Err(error))) | Err(error) => Err(Closed::Failed(error)),
+            Ok(Begun::Done(Ok(_))) => Err(Closed::Failed(Error::InvalidArgument)),
         }
     }
 
     #[inline]
     fn popped<A: Actor, C: Codec>(
         &mut self,
-        popped: Result<pdpix::Popped, Error>,
+        popped: Result<Popped, Error>,
         serving: &Serving<A, C>,
     ) -> Result<(), Closed> {
         let sga = popped.map_err(Closed::Failed)?.sga;
@@ -628,48 +629,68 @@ impl Conversation {
     }
 
     /// Until something came, something was pushed, someone wrote or wants an end, or it took too long.
-    async fn wait<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
+    async fn wait_long<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
         let stalls = self.push.as_ref().map(|_| self.pushing_since + serving.settings.stall);
         let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.heard + idle);
         let retries = self.starved.then(|| self.libos.now() + Duration::from_millis(1));
         let deadline = [stalls, idles, retries].into_iter().flatten().min();
         let mut sleep: Option<Sleep> = deadline.map(|deadline| self.libos.sleep_until(deadline));
-        let mut first = true;
-        let (pop, push) = (&mut self.pop, &mut self.push);
-        let (popped, late) = std::future::poll_fn(|cx| {
+        let (mut next, push) = (Next { pop: &mut self.pop, woken: false }, &mut self.push);
+        let waited = std::future::poll_fn(|cx| {
             if let Some(pushing) = push.as_mut()
                 && let Poll::Ready(pushed) = Pin::new(pushing).poll(cx)
             {
                 *push = None;
-                return Poll::Ready((pushed.and_then(|completion| completion.done()).err().map(Err), false));
-            }
-            if let Some(popping) = pop.as_mut()
-                && let Poll::Ready(popped) = Pin::new(popping).poll(cx)
-            {
-                *pop = None;
-                return Poll::Ready((Some(popped.and_then(|completion| completion.popped())), false));
+                let failed = pushed.and_then(|completion| completion.done()).err();
+                return Poll::Ready(Waited::Next(failed.map(Err)));
             }
             if let Some(sleeping) = sleep.as_mut()
                 && Pin::new(sleeping).poll(cx).is_ready()
             {
-                return Poll::Ready((None, true));
+                return Poll::Ready(Waited::Late);
             }
-            // Woken without any of these: somebody has written, resumed or closed.
-            if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready((None, false)) }
+            Pin::new(&mut next).poll(cx).map(Waited::Next)
         })
         .await;
-        if let Some(popped) = popped {
-            return self.popped(popped, serving);
-        }
-        if late {
-            let now = self.libos.now();
-            if stalls.is_some_and(|stalls| now >= stalls) && self.push.is_some() {
-                return Err(Closed::Stalled);
+        match waited {
+            Waited::Next(Some(popped)) => self.popped(popped, serving),
+            Waited::Next(None) => Ok(()),
+            Waited::Late => {
+                let now = self.libos.now();
+                let past = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+                match () {
+                    () if past(stalls) && self.push.is_some() => Err(Closed::Stalled),
+                    () if past(idles) => Err(Closed::Idle),
+                    () => Ok(()),
+                }
             }
-            if idles.is_some_and(|idles| now >= idles) {
-                return Err(Closed::Idle);
-            }
         }
-        Ok(())
+    }
+}
+
+/// What a long wait came to.
+enum Waited {
+    Next(Option<Result<Popped, Error>>),
+    Late,
+}
+
+/// The next pop, or `None` when the coroutine is woken by somebody else: who has written, resumed or closed.
+struct Next<'a> {
+    pop: &'a mut Option<Redeem>,
+    woken: bool,
+}
+
+impl Future for Next<'_> {
+    type Output = Option<Result<Popped, Error>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(popping) = self.pop.as_mut()
+            && let Poll::Ready(popped) = Pin::new(popping).poll(cx)
+        {
+            *self.pop = None;
+            return Poll::Ready(Some(popped.and_then(Completion::popped)));
+        }
+        if std::mem::replace(&mut self.woken, true) { Poll::Ready(None) } else { Poll::Pending }
     }
 }

@@ -16,7 +16,7 @@ use crate::codec::Codec;
 use crate::effects::{Arrival, Bounce, Effects, News, Notice};
 use crate::message_queue::Port;
 use crate::registry::Registry;
-use crate::session::{SessionId, SessionTable};
+use crate::session::{Entry, SessionId, SessionTable};
 use crate::supervise::{Policy, Verdict};
 use crate::task::{TASK_SLOT, TaskAsks};
 
@@ -76,7 +76,7 @@ struct Inner {
     slots: RefCell<Vec<Slot>>,
     sessions: RefCell<SessionTable>,
     /// Taken while an event is handled.
-    effects: Cell<Option<Effects>>,
+    effects: Cell<Option<Box<Effects>>>,
     handling: Cell<bool>,
     /// Actors with mail, in turn.
     mail: RefCell<VecDeque<Rc<dyn AnyCell>>>,
@@ -93,6 +93,8 @@ struct Inner {
     rng: RefCell<Rng>,
     counters: Counters,
     stopping: Cell<Option<i32>>,
+    /// Sessions answer what has arrived, and end.
+    draining: Cell<bool>,
 }
 
 impl System {
@@ -102,7 +104,7 @@ impl System {
             libos: libos.clone(),
             slots: RefCell::default(),
             sessions: RefCell::new(SessionTable::new(libos.heap().clone())),
-            effects: Cell::new(Some(Effects::default())),
+            effects: Cell::new(Some(Box::default())),
             handling: Cell::new(false),
             mail: RefCell::default(),
             arrivals: RefCell::default(),
@@ -116,6 +118,7 @@ impl System {
             rng: RefCell::new(libos.fork_rng()),
             counters: Counters::default(),
             stopping: Cell::new(None),
+            draining: Cell::new(false),
         }));
         let theirs = system.clone();
         libos.on_core_message(Box::new(move |_, parcel| {
@@ -202,7 +205,8 @@ impl System {
             cell.notice(Notice::Stopping);
             self.enqueue(cell.clone());
         }
-        let coroutines = self.0.sessions.borrow_mut().drain();
+        self.0.draining.set(true);
+        let coroutines = self.0.sessions.borrow().coroutines();
         coroutines.into_iter().for_each(|coroutine| self.libos().wake(coroutine));
         while self.libos().now() < deadline && (self.0.sessions.borrow().len() > 0 || self.libos().zombies() > 0) {
             self.libos().sleep(Duration::from_millis(1)).await;
@@ -414,13 +418,13 @@ impl System {
 // Events and what they make to be done.
 impl System {
     #[inline]
-    pub(crate) fn take_effects(&self) -> Effects {
+    pub(crate) fn take_effects(&self) -> Box<Effects> {
         self.0.handling.set(true);
         self.0.effects.take().unwrap_or_default()
     }
 
     #[inline]
-    pub(crate) fn put_effects(&self, effects: Effects) {
+    pub(crate) fn put_effects(&self, effects: Box<Effects>) {
         self.0.effects.set(Some(effects));
         self.0.handling.set(false);
     }
@@ -434,9 +438,15 @@ impl System {
     /// Does what the handler wanted done. It has returned.
     #[inline]
     pub(crate) fn apply(&self, me: ActorId, effects: &mut Effects) {
-        for (session, _) in effects.written.drain(..) {
-            self.wake_session(session);
+        while let Some((entry, _)) = effects.written.pop() {
+            self.wake_session(&entry);
         }
+        if std::mem::take(&mut effects.more) {
+            self.apply_more(me, effects);
+        }
+    }
+
+    fn apply_more(&self, me: ActorId, effects: &mut Effects) {
         for cell in effects.mail.drain(..) {
             self.enqueue(cell);
         }
@@ -453,13 +463,6 @@ impl System {
         }
         effects.timers_set.clear();
         effects.asked.clear();
-        if !effects.refused.is_empty() || !effects.answers.is_empty() || !effects.control.is_empty() {
-            self.apply_rest(me, effects);
-        }
-    }
-
-    #[cold]
-    fn apply_rest(&self, me: ActorId, effects: &mut Effects) {
         effects.refused.drain(..).for_each(|refused| self.tell_refused(me, refused));
         let (answers, control) = (std::mem::take(&mut effects.answers), std::mem::take(&mut effects.control));
         answers.into_iter().for_each(|answer| answer(self));
@@ -469,10 +472,8 @@ impl System {
     /// The handler has panicked: nothing of what it did is to be seen.
     #[cold]
     pub(crate) fn undo(&self, effects: &mut Effects) {
-        for (session, mark) in effects.written.drain(..).rev() {
-            if let Some(output) = self.0.sessions.borrow_mut().output_to_undo(session) {
-                output.rollback(mark);
-            }
+        for (entry, mark) in effects.written.drain(..).rev() {
+            entry.output.borrow_mut().rollback(mark);
         }
         effects.mail.drain(..).rev().for_each(|cell| cell.unsend());
         effects.timers_set.drain(..).for_each(|timer| self.cancel_timer(timer));
@@ -621,15 +622,18 @@ impl System {
         &self.0.sessions
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.draining.get()
+    }
+
     pub(crate) fn new_session<C: Codec>(&self, owner: ActorId) -> SessionId {
         self.0.sessions.borrow_mut().add::<C>(owner)
     }
 
     /// Something was written: its coroutine pushes it, unless it is the one that runs, which will anyway.
     #[inline]
-    fn wake_session(&self, session: SessionId) {
-        let coroutine = self.0.sessions.borrow_mut().coroutine(session);
-        if let Some(coroutine) = coroutine
+    fn wake_session(&self, entry: &Entry) {
+        if let Some(coroutine) = entry.coroutine.get()
             && self.0.libos.running() != Some(coroutine)
         {
             self.0.libos.wake(coroutine);
@@ -637,17 +641,20 @@ impl System {
     }
 
     pub(crate) fn resume_session(&self, session: SessionId) {
-        self.0.sessions.borrow_mut().pause(session, false);
-        self.wake_session(session);
+        let entry = self.0.sessions.borrow().get(session).cloned();
+        if let Some(entry) = entry {
+            entry.paused.set(false);
+            self.wake_session(&entry);
+        }
     }
 
     pub(crate) fn close_session(&self, session: SessionId) {
-        let coroutine = self.0.sessions.borrow_mut().close(session, true);
+        let coroutine = self.0.sessions.borrow().close(session, true);
         coroutine.into_iter().for_each(|coroutine| self.libos().wake(coroutine));
     }
 
     pub(crate) fn abort_session(&self, session: SessionId) {
-        let coroutine = self.0.sessions.borrow_mut().close(session, false);
+        let coroutine = self.0.sessions.borrow().close(session, false);
         coroutine.into_iter().for_each(|coroutine| self.libos().wake(coroutine));
     }
 

@@ -117,33 +117,23 @@ impl Future for Redeem {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let qt = self.qt;
-        let looked = self.libos.0.tokens.borrow_mut().look(qt);
-        match looked {
-            Ok(Some(completion)) => {
+        let (qt, again) = (self.qt, self.state == Held::Waiting);
+        let waiter = self.libos.waiter(cx);
+        let mut tokens = self.libos.0.tokens.borrow_mut();
+        match tokens.wait_if_pending(qt, waiter, again) {
+            Ok(true) => {
+                let completion = tokens.redeem(qt);
+                drop(tokens);
                 self.state = Held::Over;
                 Poll::Ready(Ok(completion))
             }
-            Ok(None) => {
-                let waiter = self.libos.waiter(cx);
-                let mut tokens = self.libos.0.tokens.borrow_mut();
-                let registered = match self.state {
-                    Held::Waiting => tokens.wait_again(qt, waiter),
-                    _ => tokens.wait(qt, waiter),
-                };
+            Ok(false) => {
                 drop(tokens);
-                match registered {
-                    Ok(()) => {
-                        self.state = Held::Waiting;
-                        Poll::Pending
-                    }
-                    Err(error) => {
-                        self.state = Held::Over;
-                        Poll::Ready(Err(error))
-                    }
-                }
+                self.state = Held::Waiting;
+                Poll::Pending
             }
             Err(error) => {
+                drop(tokens);
                 self.state = Held::Over;
                 Poll::Ready(Err(error))
             }

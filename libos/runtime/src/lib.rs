@@ -34,7 +34,7 @@ pub use core::{Core, CoreParts, Step, Stopper};
 pub use counters::CounterReading;
 pub use future::{Coroutine, CoroutineId, Redeem, Sleep};
 pub use idle::{IdlePolicy, Patience};
-pub use libos::{CoreReceiver, LibOs};
+pub use libos::{Begun, CoreReceiver, LibOs};
 pub use mesh::{MeshKind, Ports, QueueAddress, mesh};
 pub use parcel::{Deliver, Parcel};
 pub use ring::{RingReceiver, RingSender, ring};

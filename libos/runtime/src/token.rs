@@ -93,6 +93,15 @@ impl TokenTable {
         TokenTable { core, generation_bits, slots: Vec::new(), free_first: NIL, free_last: NIL, used: 0, sequence: 0 }
     }
 
+    /// The token that the next operation will have, if it needs one: what is over at once needs none.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Result<QToken, Error> {
+        if self.free_first == NIL {
+            self.grow()?;
+        }
+        Ok(self.slots[self.free_first as usize].token)
+    }
+
     /// A token for a new operation, pending.
     #[inline]
     pub(crate) fn issue(&mut self, qd: Qd, kind: OpKind, len_max: usize) -> Result<QToken, Error> {
@@ -148,11 +157,6 @@ impl TokenTable {
         }));
         (from..to).for_each(|index| self.link_free(index));
         Ok(())
-    }
-
-    /// The operation was refused: its token was never seen by anybody.
-    pub(crate) fn withdraw(&mut self, qt: QToken) {
-        self.free(qt.index());
     }
 
     #[inline(always)]
@@ -217,15 +221,6 @@ impl TokenTable {
         }
     }
 
-    /// The operation of a token that nobody has seen yet has ended.
-    #[inline]
-    pub(crate) fn end_unseen(&mut self, qt: QToken, result: OpResult) {
-        let slot = &mut self.slots[qt.index()];
-        debug_assert!(slot.token == qt && slot.state == State::Pending);
-        slot.state = State::Complete;
-        slot.result = Some(result);
-    }
-
     /// Redeems a token if its operation has ended; `None` if it is pending.
     #[inline(always)]
     pub(crate) fn look(&mut self, qt: QToken) -> Result<Option<Completion>, Error> {
@@ -250,7 +245,6 @@ impl TokenTable {
     }
 
     /// Registers the waiter of a pending token. The same one may register again.
-    #[inline]
     pub(crate) fn wait(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
         let slot = self.check(qt)?;
         match (&slot.waiter, &waiter) {
@@ -263,17 +257,25 @@ impl TokenTable {
         Ok(())
     }
 
+    /// Registers the waiter of a pending token, or finds it complete. `again`: it is the present waiter that asks.
+    #[inline(always)]
+    pub(crate) fn wait_if_pending(&mut self, qt: QToken, waiter: Waiter, again: bool) -> Result<bool, Error> {
+        let slot = self.check(qt)?;
+        if slot.state == State::Complete {
+            return Ok(true);
+        }
+        if !again && !matches!(slot.waiter, Waiter::None) {
+            return Err(Error::TokenBusy);
+        }
+        slot.waiter = waiter;
+        Ok(false)
+    }
+
     /// Takes the waiter's name off a token: it waits no longer.
     pub(crate) fn unwait(&mut self, qt: QToken) {
         if let Ok(slot) = self.check(qt) {
             slot.waiter = Waiter::None;
         }
-    }
-
-    /// Replaces the waiter of a token by the same one with another waker.
-    pub(crate) fn wait_again(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
-        self.check(qt)?.waiter = waiter;
-        Ok(())
     }
 
     /// Which queue a token's operation is on.
