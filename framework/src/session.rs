@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libos_runtime::{Begun, CoroutineId, LibOs, Redeem, Sleep};
-use pdpix::{Completion, Endpoint, Error, Heap, Input, Instant, Outcome, Output, Popped, Qd, SocketKind, SocketOption};
+use pdpix::{Completion, Endpoint, Error, Heap, Input, Instant, Outcome, Output, Qd, Sga, SocketKind, SocketOption};
 use slab::Slab;
 
 use crate::actor::{Actor, ActorId, BindingId, Event};
@@ -484,9 +484,8 @@ impl Conversation {
                 Want::Pop | Want::Wait => {}
             }
             if self.push.is_none() && serving.settings.idle.is_none() && !self.starved {
-                let popped = Next { pop: &mut self.pop, woken: false }.await;
-                if let Some(popped) = popped {
-                    self.popped(popped, serving)?;
+                if (Next { pop: &mut self.pop, woken: false }).await {
+                    self.take_popped(serving)?;
                 }
             } else {
                 self.wait_long(serving).await?;
@@ -597,7 +596,7 @@ impl Conversation {
     fn begin_pop<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<bool, Closed> {
         match self.libos.begin_pop(self.qd, serving.settings.pop_max) {
             Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => {
-                self.popped(Ok(popped), serving)?;
+                self.popped(popped.sga, serving);
                 Ok(true)
             }
             Ok(Begun::Pending(qt)) => {
@@ -609,13 +608,20 @@ impl Conversation {
         }
     }
 
+    /// The pop has ended.
     #[inline]
-    fn popped<A: Actor, C: Codec>(
-        &mut self,
-        popped: Result<Popped, Error>,
-        serving: &Serving<A, C>,
-    ) -> Result<(), Closed> {
-        let sga = popped.map_err(Closed::Failed)?.sga;
+    fn take_popped<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
+        let Some(mut pop) = self.pop.take() else { return Ok(()) };
+        match pop.take() {
+            Ok(Completion { result: Ok(Outcome::Popped(popped)), .. }) => self.popped(popped.sga, serving),
+            Ok(Completion { result: Err(error), .. }) | Err(error) => return Err(Closed::Failed(error)),
+            Ok(_) => return Err(Closed::Failed(Error::InvalidArgument)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn popped<A: Actor, C: Codec>(&mut self, sga: Sga, serving: &Serving<A, C>) {
         self.heard = self.libos.now();
         if sga.is_empty() {
             self.finished = true;
@@ -625,7 +631,6 @@ impl Conversation {
         } else {
             self.input.push(sga);
         }
-        Ok(())
     }
 
     /// Until something came, something was pushed, someone wrote or wants an end, or it took too long.
@@ -641,8 +646,10 @@ impl Conversation {
                 && let Poll::Ready(pushed) = Pin::new(pushing).poll(cx)
             {
                 *push = None;
-                let failed = pushed.and_then(|completion| completion.done()).err();
-                return Poll::Ready(Waited::Next(failed.map(Err)));
+                return Poll::Ready(match pushed.and_then(Completion::done) {
+                    Ok(()) => Waited::Next(false),
+                    Err(error) => Waited::Failed(error),
+                });
             }
             if let Some(sleeping) = sleep.as_mut()
                 && Pin::new(sleeping).poll(cx).is_ready()
@@ -653,8 +660,9 @@ impl Conversation {
         })
         .await;
         match waited {
-            Waited::Next(Some(popped)) => self.popped(popped, serving),
-            Waited::Next(None) => Ok(()),
+            Waited::Next(true) => self.take_popped(serving),
+            Waited::Next(false) => Ok(()),
+            Waited::Failed(error) => Err(Closed::Failed(error)),
             Waited::Late => {
                 let now = self.libos.now();
                 let past = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
@@ -670,27 +678,27 @@ impl Conversation {
 
 /// What a long wait came to.
 enum Waited {
-    Next(Option<Result<Popped, Error>>),
+    Next(bool),
+    Failed(Error),
     Late,
 }
 
-/// The next pop, or `None` when the coroutine is woken by somebody else: who has written, resumed or closed.
+/// Until the pop has ended (true), or the coroutine is woken by somebody else: who has written, resumed or closed.
 struct Next<'a> {
     pop: &'a mut Option<Redeem>,
     woken: bool,
 }
 
 impl Future for Next<'_> {
-    type Output = Option<Result<Popped, Error>>;
+    type Output = bool;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         if let Some(popping) = self.pop.as_mut()
-            && let Poll::Ready(popped) = Pin::new(popping).poll(cx)
+            && popping.poll_end(cx).is_ready()
         {
-            *self.pop = None;
-            return Poll::Ready(Some(popped.and_then(Completion::popped)));
+            return Poll::Ready(true);
         }
-        if std::mem::replace(&mut self.woken, true) { Poll::Ready(None) } else { Poll::Pending }
+        if std::mem::replace(&mut self.woken, true) { Poll::Ready(false) } else { Poll::Pending }
     }
 }

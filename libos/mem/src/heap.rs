@@ -448,7 +448,8 @@ impl HeapState {
         }
         heap.pinned.set(heap.pinned.get() - size);
         let used = span.give(counter);
-        if used == 0 || header.span_use.get() != Use::Current {
+        // What its class allocates from stays, even if it is empty: the next allocation takes it.
+        if header.span_use.get() != Use::Current || (used == 0 && heap.handles.get() == 0) {
             // SAFETY: as above; nothing of `heap` is used after the call.
             unsafe { HeapState::tidy_span(header.heap.get(), span, used) };
         }

@@ -95,6 +95,37 @@ impl LibOs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CoroutineId(Place);
 
+impl Redeem {
+    /// Whether the operation has ended; registers whoever polls if not. To be followed by [`Redeem::take`].
+    #[inline]
+    pub fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let again = self.state == Held::Waiting;
+        let waiter = self.libos.waiter(cx);
+        let pending = self.libos.0.tokens.borrow_mut().wait_if_pending(self.qt, waiter, again);
+        match pending {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => {
+                self.state = Held::Waiting;
+                Poll::Pending
+            }
+            Err(error) => {
+                self.state = Held::Over;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// The completion, which [`Redeem::poll_end`] said is there.
+    ///
+    /// # Errors
+    /// `StaleToken`: it was taken before.
+    #[inline]
+    pub fn take(&mut self) -> Result<Completion, Error> {
+        self.state = Held::Over;
+        self.libos.try_redeem(self.qt)?.ok_or(Error::StaleToken)
+    }
+}
+
 /// See [`LibOs::redeem`].
 #[must_use = "dropping it cancels the operation"]
 pub struct Redeem {

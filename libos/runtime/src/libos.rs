@@ -531,22 +531,26 @@ impl LibOs {
     }
 
     /// An operation of a network has ended.
+    #[inline]
     pub(crate) fn complete_from(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) {
         count(&self.0.counters.completed_later);
         let result = match result {
             Ok(Outcome::Popped(popped)) => Ok(Outcome::Popped(popped)),
-            Ok(Outcome::Accepted { .. }) => {
-                // An accept's queue may be closed by now; what it accepted is of the same kind.
-                let (qd, _) = self.0.tokens.borrow().of_op(op);
-                let socket = match self.0.queues.borrow_mut().get(qd).map(|queue| &queue.kind) {
-                    Ok(Kind::Socket { socket, .. }) => *socket,
-                    _ => SocketKind::Stream,
-                };
-                self.adopt(network, socket, result)
-            }
-            other => self.adopt(network, SocketKind::Stream, other),
+            Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
+            other => self.adopt_for(network, op, other),
         };
         self.complete(op, result);
+    }
+
+    #[cold]
+    fn adopt_for(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) -> OpResult {
+        // An accept's queue may be closed by now; what it accepted is of the same kind.
+        let (qd, _) = self.0.tokens.borrow().of_op(op);
+        let socket = match self.0.queues.borrow_mut().get(qd).map(|queue| &queue.kind) {
+            Ok(Kind::Socket { socket, .. }) => *socket,
+            _ => SocketKind::Stream,
+        };
+        self.adopt(network, socket, result)
     }
 
     /// An operation has ended: its token is complete, and its one waiter woken.
@@ -557,7 +561,7 @@ impl LibOs {
         let ended = self.0.tokens.borrow_mut().end(op, result);
         match ended {
             Ended::Complete(waiter) => self.notify(waiter),
-            Ended::Abandoned(qd, result) => self.give_back(qd, result),
+            Ended::Abandoned(qd, result) => self.give_back(qd, *result),
         }
     }
 

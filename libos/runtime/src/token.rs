@@ -84,7 +84,7 @@ pub(crate) enum Ended {
     /// The token is complete; its waiter, if any, is to be woken.
     Complete(Waiter),
     /// Its token was given up: the result goes back to its queue.
-    Abandoned(Qd, OpResult),
+    Abandoned(Qd, Box<OpResult>),
 }
 
 impl TokenTable {
@@ -215,7 +215,7 @@ impl TokenTable {
             State::Abandoned => {
                 let qd = slot.qd;
                 self.free(qt.index());
-                Ended::Abandoned(qd, result)
+                Ended::Abandoned(qd, Box::new(result))
             }
             State::Complete | State::Free => panic!("a backend ended {qt:?} twice"),
         }
@@ -410,7 +410,7 @@ mod tests {
         let qt = issue(&mut table);
         assert!(table.abandon(qt).unwrap().is_none());
         assert_eq!((table.used(), table.look(qt).unwrap_err()), (1, Error::StaleToken));
-        assert!(matches!(end(&mut table, qt), Ended::Abandoned(QD, Ok(Outcome::Pushed))));
+        assert!(matches!(end(&mut table, qt), Ended::Abandoned(QD, result) if matches!(*result, Ok(Outcome::Pushed))));
         assert_eq!(table.used(), 0);
     }
 
