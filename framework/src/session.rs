@@ -221,6 +221,7 @@ impl SessionTable {
     pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
         let entry = self.get(id)?;
         entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
+        entry.paused.set(true); // no more messages from it
         entry.coroutine.get()
     }
 
@@ -400,6 +401,7 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
         let _ = libos.set_option(qd, SocketOption::KeepAlive(serving.settings.keep_alive));
     }
     serving.system.count_session();
+    serving.codec.opened(serving.id);
     serving.tell(Event::Opened { session: serving.id, peer });
     let why = Conversation::new(libos.clone(), qd, entry.clone()).run(&mut serving).await;
     let given_up = entry.close.get() == Close::Now;
@@ -497,7 +499,7 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         self.starved = false;
-        while !self.input.is_empty() && !self.entry.paused.get() {
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
                 Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
                 Ok(None) => break,

@@ -642,7 +642,7 @@ impl System {
 
     pub(crate) fn resume_session(&self, session: SessionId) {
         let entry = self.0.sessions.borrow().get(session).cloned();
-        if let Some(entry) = entry {
+        if let Some(entry) = entry.filter(|entry| entry.is_open()) {
             entry.paused.set(false);
             self.wake_session(&entry);
         }
