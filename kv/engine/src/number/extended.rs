@@ -90,7 +90,7 @@ impl Extended {
         if self.exponent >= 0 {
             let mut whole = Natural::new(self.mantissa);
             whole.shift_left(self.exponent as u32);
-            return whole_text(sign, whole.to_decimal());
+            return whole_text(sign, whole.into_decimal());
         }
         // Less than 2^121: it fits, and shifted by more than 127 nothing is left of it.
         let scaled = u128::from(self.mantissa) * TEN_TO_17;
@@ -331,7 +331,7 @@ impl Natural {
         self.trim();
     }
 
-    fn to_decimal(mut self) -> String {
+    fn into_decimal(mut self) -> String {
         let mut groups = Vec::new();
         while !self.is_zero() {
             let mut rest = 0;
