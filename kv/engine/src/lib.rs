@@ -2,7 +2,12 @@
 //! The pure core of the cache.
 
 pub mod blob;
+pub mod command;
+pub mod engine;
 pub mod glob;
+pub mod keyspace;
 pub mod number;
+pub mod object;
+pub mod refusal;
 pub mod resp;
 pub mod table;

@@ -37,7 +37,8 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
     if negative { (value <= 1 << 63).then(|| (value as i64).wrapping_neg()) } else { i64::try_from(value).ok() }
 }
 
-const PAIRS: [[u8; 2]; 100] = {
+/// The digits of every number below a hundred.
+pub(crate) const PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[0; 2]; 100];
     let mut i = 0;
     while i < 100 {

@@ -1,6 +1,7 @@
 //! RESP, the protocol of Redis: requests as a server reads them, replies as it writes them, and as a client reads them.
 
 mod inline;
+mod length;
 pub mod reply;
 pub mod request;
 pub mod value;

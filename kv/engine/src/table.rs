@@ -111,20 +111,21 @@ impl<T: Item> Table<T> {
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<&T> {
         let segment = &self.segments[*self.directory.get(self.slot(hash))? as usize];
+        // The first with this hash is the one, but for a collision of 64 bits: so the search need not compare names.
+        let found = segment.items.find(inner(hash), |item| item.hash() == hash)?;
+        if found.key() == key {
+            return Some(found);
+        }
         segment.items.find(inner(hash), |item| item.hash() == hash && item.key() == key)
-    }
-
-    /// The item of this name, to be changed in what is neither its name nor its hash.
-    #[inline]
-    pub fn find_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut T> {
-        let index = *self.directory.get(self.slot(hash))?;
-        let segment = &mut self.segments[index as usize];
-        segment.items.find_mut(inner(hash), |item| item.hash() == hash && item.key() == key)
     }
 
     /// Where the item of this name lies.
     #[inline]
     pub fn locate(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        let place = self.locate_by(hash, |_| true)?; // as in `find`
+        if self.at(place)?.key() == key {
+            return Some(place);
+        }
         self.locate_by(hash, |item| item.key() == key)
     }
 
@@ -391,6 +392,12 @@ where
     #[inline]
     fn index_mut(&mut self, place: Place) -> &mut T {
         self.at_mut(place).expect("a place is used before the table changes")
+    }
+}
+
+impl<T> std::fmt::Debug for Table<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({} items in {} segments)", self.len, self.segments.len())
     }
 }
 

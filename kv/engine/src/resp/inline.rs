@@ -4,28 +4,27 @@
 //! quote may open inside a word, but must close at its end. A zero byte ends the line.
 
 use pdpix::{BufMut, Heap};
-use smallvec::SmallVec;
 
-use super::request::{Request, RequestError, Span};
+use super::request::{Request, RequestError};
 
-/// The words of `line` as a request, which has no arguments if there are none.
-pub(super) fn split(line: &[u8], heap: &Heap) -> Result<Request, RequestError> {
+/// Fills `request`, which is empty, with the words of `line`.
+pub(super) fn split(line: &[u8], heap: &Heap, request: &mut Request) -> Result<(), RequestError> {
     let end = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
     let mut words = Words { rest: &line[..end] };
     words.skip_spaces();
     if words.rest.is_empty() {
-        return Ok(Request::empty());
+        return Ok(());
     }
     // What is unquoted is never longer than what was quoted.
-    let mut unquoted = heap.alloc(words.rest.len())?;
-    let mut spans = SmallVec::new();
+    let (mut unquoted, mut places) = (heap.alloc(words.rest.len())?, Vec::new());
     while !words.rest.is_empty() {
         let start = unquoted.len();
         words.next(&mut unquoted).ok_or(RequestError::UnbalancedQuotes)?;
-        spans.push(Span::in_line(start, unquoted.len() - start));
+        places.push(start..unquoted.len());
         words.skip_spaces();
     }
-    Ok(Request::of_line(unquoted.freeze(), spans))
+    request.fill(unquoted.freeze(), places.into_iter());
+    Ok(())
 }
 
 struct Words<'a> {

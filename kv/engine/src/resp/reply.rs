@@ -3,7 +3,7 @@
 use pdpix::{Buf, Output};
 
 use crate::blob::Blob;
-use crate::number::{DoubleText, Extended, IntegerText, write_u64_before};
+use crate::number::{DoubleText, Extended, IntegerText, PAIRS, write_u64_before};
 
 /// The version of RESP that a connection speaks. Each begins with 2, until HELLO.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -201,6 +201,17 @@ impl<'a> Reply<'a> {
     /// A kind and a length, in one write.
     #[inline]
     fn header(&mut self, kind: u8, len: usize) {
+        // Of lengths below a hundred, which nearly all are, the digits need not be counted.
+        if len < 10 {
+            return self.out.put(&[kind, b'0' + len as u8, b'\r', b'\n']);
+        }
+        if let Some([tens, ones]) = PAIRS.get(len) {
+            return self.out.put(&[kind, *tens, *ones, b'\r', b'\n']);
+        }
+        self.long_header(kind, len);
+    }
+
+    fn long_header(&mut self, kind: u8, len: usize) {
         let mut bytes = [0; 32];
         bytes[30] = b'\r';
         bytes[31] = b'\n';

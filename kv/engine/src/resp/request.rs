@@ -11,10 +11,9 @@
 //! Source: the RESP specification; texts and limits as redis-server 7.0 has them.
 
 use libos_mem::CopyPath;
-use pdpix::{Buf, BufMut, Exhausted, Heap, Input, Output};
-use smallvec::{SmallVec, smallvec};
+use pdpix::{Buf, BufMut, Exhausted, Heap, Input, Output, Sga};
 
-use super::inline;
+use super::{inline, length};
 use crate::blob::Blob;
 use crate::number::parse_i64;
 
@@ -24,33 +23,58 @@ pub(super) const LINE_LEN_MAX: usize = 64 * 1024;
 const BULK_LONG: usize = 32 * 1024;
 /// How often a shorter argument is waited for before it gets one too.
 const WAITS_MAX: u8 = 4;
+/// How often is waited for anything else before the buffers that hold its beginning are put together.
+const WAITS_PER_COPY: u32 = 64;
 /// Redis's default of `proto-max-bulk-len`.
 pub const BULK_LEN_MAX: usize = 512 << 20;
 
+const COUNT_MAX: usize = i32::MAX as usize;
 const ARGS_MAX_BEFORE_AUTH: usize = 10;
 const BULK_LEN_MAX_BEFORE_AUTH: usize = 16 * 1024;
 
 /// One command with its arguments. `B` is what it lies in: a [`Buf`] of this core, or whatever carries one to another.
+///
+/// Empty until a parser has filled it. It is meant to be used again and again; what leaves it with `mem::take` is whole.
 #[derive(Debug)]
 pub struct Request<B = Buf> {
-    bufs: SmallVec<[B; 1]>,
-    args: SmallVec<[Span; 6]>,
+    /// What the arguments lie in: in the ordinary case this one buffer, a slice of what was received.
+    front: Option<B>,
+    rest: Vec<B>,
+    count: usize,
+    first: [Span; FIRST],
+    /// The arguments behind the first few.
+    more: Vec<Span>,
 }
 
+/// How many arguments need no memory of their own.
+const FIRST: usize = 6;
+
 /// Where an argument lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    /// 0 is the front, 1 the first of the rest.
     buf: u32,
     start: u32,
     len: u32,
 }
 
+impl<B> Default for Request<B> {
+    fn default() -> Request<B> {
+        Request { front: None, rest: Vec::new(), count: 0, first: [Span::default(); FIRST], more: Vec::new() }
+    }
+}
+
 impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
     /// How many arguments, the command's name included.
     #[inline]
-    #[allow(clippy::len_without_is_empty, reason = "a request has a name at least")]
     pub fn len(&self) -> usize {
-        self.args.len()
+        self.count
+    }
+
+    /// Whether there is not even a name.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Argument `index`; the name of the command is number 0.
@@ -59,22 +83,37 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
     /// If there are not as many.
     #[inline]
     pub fn arg(&self, index: usize) -> &[u8] {
-        let Span { buf, start, len } = self.args[index];
-        &self.bufs[buf as usize][start as usize..][..len as usize]
+        let Span { buf, start, len } = self.span(index);
+        &self.lies_in(buf)[start as usize..][..len as usize]
+    }
+
+    #[inline]
+    fn span(&self, index: usize) -> Span {
+        assert!(index < self.count, "argument {index} of {}", self.count);
+        if index < FIRST { self.first[index] } else { self.more[index - FIRST] }
+    }
+
+    #[inline]
+    fn lies_in(&self, buf: u32) -> &B {
+        match (buf, &self.front) {
+            (0, Some(front)) => front,
+            _ => &self.rest[buf as usize - 1],
+        }
     }
 
     /// The arguments from `first` on.
     pub fn args_from(&self, first: usize) -> impl DoubleEndedIterator<Item = &[u8]> + ExactSizeIterator {
-        (first.min(self.len())..self.len()).map(|index| self.arg(index))
+        (first.min(self.count)..self.count).map(|index| self.arg(index))
     }
 
     /// The same request in other buffers, for its way to another core. What was mapped already is dropped on an error.
     ///
     /// # Errors
     /// The first that `map` gives.
-    pub fn try_map_bufs<C, E>(self, map: impl FnMut(B) -> Result<C, E>) -> Result<Request<C>, E> {
-        let bufs = self.bufs.into_iter().map(map).collect::<Result<_, E>>()?;
-        Ok(Request { bufs, args: self.args })
+    pub fn try_map_bufs<C, E>(self, mut map: impl FnMut(B) -> Result<C, E>) -> Result<Request<C>, E> {
+        let front = self.front.map(&mut map).transpose()?;
+        let rest = self.rest.into_iter().map(map).collect::<Result<_, E>>()?;
+        Ok(Request { front, rest, count: self.count, first: self.first, more: self.more })
     }
 }
 
@@ -83,33 +122,69 @@ impl Request {
     ///
     /// # Errors
     /// [`Exhausted`].
-    pub fn new<'a>(
+    pub fn of<'a>(
         args: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
         heap: &Heap,
     ) -> Result<Request, Exhausted> {
         let args = args.into_iter();
         let mut buf = heap.alloc(args.clone().map(<[u8]>::len).sum())?;
-        let mut spans = SmallVec::new();
+        let mut request = Request::default();
         for arg in args {
-            spans.push(Span { buf: 0, start: buf.len() as u32, len: arg.len() as u32 });
+            request.push(Span { buf: 0, start: buf.len() as u32, len: arg.len() as u32 });
             buf.put(arg);
         }
-        Ok(Request { bufs: smallvec![buf.freeze()], args: spans })
+        request.front = Some(buf.freeze());
+        Ok(request)
     }
 
-    /// Without arguments: a line with nothing in it, or a command of which none was taken yet.
-    pub(super) fn empty() -> Request {
-        Request { bufs: SmallVec::new(), args: SmallVec::new() }
+    /// Forgets all arguments.
+    pub fn clear(&mut self) {
+        self.forget_args();
+        self.front = None;
     }
 
-    pub(super) fn of_line(buf: Buf, args: SmallVec<[Span; 6]>) -> Request {
-        Request { bufs: smallvec![buf], args }
+    /// Forgets all arguments, but not yet the buffer that they lie in.
+    #[inline(always)]
+    fn forget_args(&mut self) {
+        self.count = 0;
+        if self.more.len() | self.rest.len() != 0 {
+            self.more.clear();
+            self.rest.clear();
+        }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, span: Span) {
+        match self.first.get_mut(self.count) {
+            Some(place) => *place = span,
+            None => self.more.push(span),
+        }
+        self.count += 1;
+    }
+
+    /// The number that the next buffer will have, which is the first of all or goes to the rest.
+    fn next_buf(&self) -> u32 {
+        if self.front.is_none() { 0 } else { self.rest.len() as u32 + 1 }
+    }
+
+    fn add_buf(&mut self, buf: Buf) {
+        if self.front.is_none() {
+            self.front = Some(buf);
+        } else {
+            self.rest.push(buf);
+        }
+    }
+
+    /// The words of an inline command: their places in `line`.
+    pub(super) fn fill(&mut self, line: Buf, words: impl Iterator<Item = std::ops::Range<usize>>) {
+        words.for_each(|word| self.push(Span { buf: 0, start: word.start as u32, len: word.len() as u32 }));
+        self.front = Some(line);
     }
 
     /// Argument `index` as a buffer that shares what it lies in.
     pub fn buf(&self, index: usize) -> Buf {
-        let Span { buf, start, len } = self.args[index];
-        self.bufs[buf as usize].slice(start as usize..(start + len) as usize)
+        let Span { buf, start, len } = self.span(index);
+        self.lies_in(buf).slice(start as usize..start as usize + len as usize)
     }
 
     /// Argument `index` in the form in which it is stored.
@@ -123,13 +198,7 @@ impl Request {
 
     /// Bytes that it keeps from being reused.
     pub fn pinned(&self) -> usize {
-        self.bufs.iter().map(Buf::pinned).sum()
-    }
-}
-
-impl Span {
-    pub(super) fn in_line(start: usize, len: usize) -> Span {
-        Span { buf: 0, start: start as u32, len: len as u32 }
+        self.front.iter().chain(&self.rest).map(Buf::pinned).sum()
     }
 }
 
@@ -191,14 +260,28 @@ impl From<Exhausted> for RequestError {
 }
 
 /// Reads requests from an [`Input`], one at a time.
+///
+/// What it takes from the input and has not read yet it keeps: [`RequestParser::len`] says how much.
 #[derive(Debug)]
 pub struct RequestParser {
     bulk_len_max: usize,
     authenticated: bool,
+    /// What follows from these two: how many arguments, and how long, are taken without a second look.
+    count_max: usize,
+    len_max: usize,
+    /// The buffer being read, and how far.
+    chunk: Option<Buf>,
+    at: usize,
+    /// What follows the chunk and was taken from the input because a command straddles buffers.
+    backlog: Input,
+    /// A command has begun that is not whole, or whose beginning is not: the chunk is empty.
+    waiting: bool,
     /// A multibulk command of which a part was taken.
     begun: Option<Box<Begun>>,
-    /// Bytes at the front of the input that are known not to end a line.
+    /// Bytes at the front of the backlog that are known not to end a line.
     searched: usize,
+    /// How often it was waited since something was taken.
+    waits: u32,
 }
 
 #[derive(Debug)]
@@ -208,7 +291,7 @@ struct Begun {
     left: usize,
     current: Current,
     /// How many of the request's buffers are fit to be held.
-    kept: usize,
+    kept: u32,
 }
 
 /// The argument that is to come next.
@@ -224,17 +307,29 @@ enum Current {
 
 /// What the front of the input holds of a multibulk command.
 enum Front {
-    /// A whole command, of so many bytes.
+    /// A whole command, up to here.
     Whole(usize),
     /// Nothing that can be judged here: it goes on in the next buffer, or it is wrong.
     Unclear,
-    /// So many bytes, with so many arguments still to come.
-    Part { taken: usize, left: usize },
+    /// A part, up to here, with so many arguments still to come.
+    Part { end: usize, left: usize },
 }
 
 impl Default for RequestParser {
     fn default() -> RequestParser {
-        RequestParser { bulk_len_max: BULK_LEN_MAX, authenticated: true, begun: None, searched: 0 }
+        RequestParser {
+            bulk_len_max: BULK_LEN_MAX,
+            authenticated: true,
+            count_max: COUNT_MAX,
+            len_max: BULK_LEN_MAX,
+            chunk: None,
+            at: 0,
+            backlog: Input::new(),
+            waiting: false,
+            begun: None,
+            searched: 0,
+            waits: 0,
+        }
     }
 }
 
@@ -244,131 +339,226 @@ impl RequestParser {
         RequestParser::default()
     }
 
-    /// Sets the longest argument (`proto-max-bulk-len`). A request is at most 4 GiB, so this is at most half of that.
+    /// Sets the longest argument (`proto-max-bulk-len`): from 16 KiB to 2 GiB, so that a place in a buffer has 32 bits.
     pub fn set_bulk_len_max(&mut self, len: usize) {
-        self.bulk_len_max = len.min(2 << 30);
+        self.bulk_len_max = len.clamp(BULK_LEN_MAX_BEFORE_AUTH, 2 << 30);
+        self.set_authenticated(self.authenticated);
     }
 
     /// Says whether the client has authenticated itself, if it must; before that it may send little.
     pub fn set_authenticated(&mut self, authenticated: bool) {
         self.authenticated = authenticated;
+        (self.count_max, self.len_max) = if authenticated {
+            (COUNT_MAX, self.bulk_len_max)
+        } else {
+            (ARGS_MAX_BEFORE_AUTH, self.bulk_len_max.min(BULK_LEN_MAX_BEFORE_AUTH))
+        };
     }
 
-    /// The next command, or `None` if more must arrive first.
+    /// Bytes that were taken from the input and are not part of a finished request.
+    pub fn len(&self) -> usize {
+        let begun = self.begun.as_ref().map_or(0, |begun| begun.request.args_from(0).map(<[u8]>::len).sum());
+        self.chunk.as_ref().map_or(0, Buf::len) - self.at + self.backlog.len() + begun
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `request` with the next command. False: more must arrive first, and `request` is empty.
     ///
     /// # Errors
     /// [`RequestError`]. After any but `Exhausted` nothing that follows can be understood: the connection ends.
-    #[inline]
-    pub fn next(&mut self, input: &mut Input, heap: &Heap) -> Result<Option<Request>, RequestError> {
-        if self.begun.is_none() && input.front().first() == Some(&b'*') {
-            let mut args = SmallVec::new();
-            match self.read_front(input.front(), &mut args) {
-                Front::Whole(len) => {
-                    let whole = input.take(len, heap)?;
-                    return Ok(Some(Request { bufs: smallvec![whole], args }));
-                }
-                Front::Part { taken, left } => self.begin(input, taken, left, args, heap)?,
-                Front::Unclear => {}
+    pub fn next(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
+        request.forget_args();
+        if let Some(chunk) = &self.chunk
+            && let Some((count, end)) = read_short(chunk, self.at, &mut request.first)
+        {
+            request.count = count;
+            self.at = end;
+            // Most requests lie in the same buffer as the one before.
+            if request.front.as_ref().is_none_or(|front| !same_place(front, chunk)) {
+                request.front = Some(chunk.clone());
             }
+            return Ok(true);
         }
-        self.next_slowly(input, heap)
+        self.next_not_short(input, heap, request)
     }
 
-    /// Reads as much of a multibulk command as lies whole in `front`.
-    #[inline]
-    fn read_front(&self, front: &[u8], args: &mut SmallVec<[Span; 6]>) -> Front {
-        let Some((count, mut at)) = read_length(front, 1) else { return Front::Unclear };
-        if count == 0 || count > ARGS_MAX_BEFORE_AUTH && !self.authenticated {
+    /// The same for a command that is not so short, or lies in the next buffer.
+    #[inline(never)]
+    fn next_not_short(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
+        let Some(chunk) = self.chunk.as_ref().filter(|chunk| self.at < chunk.len()) else {
+            return self.next_in_new_chunk(input, heap, request);
+        };
+        match self.read_front(chunk, self.at, request) {
+            Front::Whole(end) => {
+                request.front = Some(chunk.clone());
+                self.at = end;
+                return Ok(true);
+            }
+            Front::Part { end, left } => self.begin(end, left, request),
+            Front::Unclear => {}
+        }
+        self.next_slowly(input, heap, request)
+    }
+
+    /// Goes on with the next buffer of what has arrived.
+    fn next_in_new_chunk(
+        &mut self,
+        input: &mut Input,
+        heap: &Heap,
+        request: &mut Request,
+    ) -> Result<bool, RequestError> {
+        (self.chunk, self.at) = (None, 0);
+        if self.waiting {
+            return self.next_slowly(input, heap, request);
+        }
+        let source = if self.backlog.is_empty() { &mut *input } else { &mut self.backlog };
+        let len = source.front().len();
+        if len == 0 {
+            request.front = None;
+            return Ok(false);
+        }
+        self.chunk = Some(source.take(len, heap)?); // whole: never a copy, so never refused
+        self.next(input, heap, request)
+    }
+
+    /// Reads as much of a multibulk command as lies whole in `chunk` from `at` on.
+    fn read_front(&self, chunk: &[u8], at: usize, request: &mut Request) -> Front {
+        let Some((count, args)) = length::read(chunk.get(at..).unwrap_or(&[]), b'*') else { return Front::Unclear };
+        if count == 0 || count > self.count_max {
             return Front::Unclear;
         }
-        let first = at;
-        let taken = self.read_args(front, &mut at, count, 0, args);
+        let (taken, end) = self.read_args(chunk, args, count, 0, request);
         if taken == count {
-            Front::Whole(at)
-        } else if at > first {
-            Front::Part { taken: at, left: count - taken }
+            Front::Whole(end)
+        } else if taken > 0 {
+            Front::Part { end, left: count - taken }
         } else {
             Front::Unclear
         }
     }
 
-    /// Reads up to `count` arguments that lie whole in `front` from `at` on, and says how many. `front` is to become the
-    /// request's buffer number `buf`.
-    #[inline(always)]
+    /// Reads up to `count` arguments that lie whole in `rest`, the end of `whole`, and says how many, and where they end.
+    /// `whole` is to become the request's buffer number `buf`.
     fn read_args(
         &self,
-        front: &[u8],
-        at: &mut usize,
+        whole: &[u8],
+        mut rest: &[u8],
         count: usize,
-        buf: usize,
-        args: &mut SmallVec<[Span; 6]>,
-    ) -> usize {
-        let len_max = self.len_max();
+        buf: u32,
+        request: &mut Request,
+    ) -> (usize, usize) {
         for index in 0..count {
-            if let Some(&b'$') = front.get(*at)
-                && let Some((len, start)) = read_length(front, *at + 1)
-                && len <= len_max
-                && start + len + 2 <= front.len()
+            if let Some((len, body)) = length::read(rest, b'$')
+                && len <= self.len_max
+                && let Some(behind) = body.get(len + 2..)
             {
-                args.push(Span { buf: buf as u32, start: start as u32, len: len as u32 });
-                *at = start + len + 2;
+                let start = (whole.len() - body.len()) as u32;
+                request.push(Span { buf, start, len: len as u32 });
+                rest = behind;
             } else {
-                return index;
+                return (index, whole.len() - rest.len());
             }
         }
-        count
+        (count, whole.len() - rest.len())
     }
 
-    fn len_max(&self) -> usize {
-        if self.authenticated { self.bulk_len_max } else { self.bulk_len_max.min(BULK_LEN_MAX_BEFORE_AUTH) }
-    }
-
-    /// Takes the first `taken` bytes, in which `args` lie, as the beginning of a command.
+    /// Takes the chunk up to `end`, in which the arguments of `request` lie, as the beginning of a command.
     #[cold]
-    fn begin(
-        &mut self,
-        input: &mut Input,
-        taken: usize,
-        left: usize,
-        args: SmallVec<[Span; 6]>,
-        heap: &Heap,
-    ) -> Result<(), Exhausted> {
-        let front = input.take(taken, heap)?;
-        let request = Request { bufs: smallvec![front], args };
-        self.begun = Some(Box::new(Begun { request, left, current: Current::Length, kept: 0 }));
+    fn begin(&mut self, end: usize, left: usize, request: &mut Request) {
+        let mut begun = std::mem::take(request);
+        begun.front = self.chunk.as_ref().map(|chunk| chunk.slice(self.at..end));
+        begun
+            .first
+            .iter_mut()
+            .chain(&mut begun.more)
+            .for_each(|span| span.start = span.start.wrapping_sub(self.at as u32));
+        self.at = end;
+        self.begun = Some(Box::new(Begun { request: begun, left, current: Current::Length, kept: 0 }));
+    }
+
+    /// Gathers all that has arrived, and reads it across buffers.
+    #[cold]
+    fn next_slowly(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
+        request.clear();
+        if let Some(chunk) = self.chunk.take() {
+            let behind = std::mem::replace(&mut self.backlog, Input::new());
+            if self.at < chunk.len() {
+                self.backlog.push(Sga::from(chunk.slice(self.at..)));
+            }
+            self.at = 0;
+            self.gather(behind, heap)?;
+        }
+        while !input.is_empty() {
+            let len = input.front().len();
+            self.backlog.push(Sga::from(input.take(len, heap)?));
+        }
+        let mut backlog = std::mem::replace(&mut self.backlog, Input::new());
+        let step = self.read_across(&mut backlog, heap, request);
+        self.backlog = backlog;
+        self.waiting = step == Ok(false) && (self.begun.is_some() || !self.backlog.is_empty());
+        if self.waiting {
+            self.wait(heap);
+        } else {
+            self.waits = 0;
+        }
+        step
+    }
+
+    fn gather(&mut self, mut behind: Input, heap: &Heap) -> Result<(), Exhausted> {
+        while !behind.is_empty() {
+            let len = behind.front().len();
+            self.backlog.push(Sga::from(behind.take(len, heap)?));
+        }
         Ok(())
     }
 
-    #[cold]
-    fn next_slowly(&mut self, input: &mut Input, heap: &Heap) -> Result<Option<Request>, RequestError> {
+    /// What is waited for may arrive drop by drop, each in a buffer that pins much more: puts them together at times.
+    fn wait(&mut self, heap: &Heap) {
+        self.waits = self.waits.wrapping_add(1);
+        if self.waits.is_multiple_of(WAITS_PER_COPY) && self.backlog.front().len() < self.backlog.len() {
+            let len = self.backlog.len();
+            if let Ok(whole) = self.backlog.take(len, heap) {
+                self.backlog.push(Sga::from(whole));
+            }
+        }
+    }
+
+    /// The next command, wherever the buffers end.
+    fn read_across(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
         while self.begun.is_none() {
-            let Some(&first) = input.front().first() else { return Ok(None) };
+            let Some(&first) = input.front().first() else { return Ok(false) };
             if first != b'*' {
-                match self.next_inline(input, heap)? {
-                    Some(request) if request.len() > 0 => return Ok(Some(request)),
-                    Some(_) => continue, // an empty line
-                    None => return Ok(None),
+                if !self.next_inline(input, heap, request)? {
+                    return Ok(false);
                 }
+                if request.is_empty() {
+                    continue; // an empty line
+                }
+                return Ok(true);
             }
             let Some((count, line)) = self.read_line(input, RequestError::TooBigMultibulkCount)? else {
-                return Ok(None);
+                return Ok(false);
             };
-            let count = count.filter(|&count| count <= i64::from(i32::MAX));
+            let count = count.filter(|&count| count <= COUNT_MAX as i64);
             let count = count.ok_or(RequestError::InvalidMultibulkLength)?;
-            if count > ARGS_MAX_BEFORE_AUTH as i64 && !self.authenticated {
+            if count > self.count_max as i64 {
                 return Err(RequestError::UnauthenticatedMultibulkLength);
             }
             self.forget_line(input, line);
             if count > 0 {
-                let (request, left) = (Request::empty(), count as usize);
+                let (request, left) = (Request::default(), count as usize);
                 self.begun = Some(Box::new(Begun { request, left, current: Current::Length, kept: 0 }));
             }
         }
-        self.go_on(input, heap)
+        self.go_on(input, heap, request)
     }
 
     /// Takes arguments as they become whole.
-    fn go_on(&mut self, input: &mut Input, heap: &Heap) -> Result<Option<Request>, RequestError> {
+    fn go_on(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
         while let Some(mut begun) = self.begun.take() {
             let step = match self.take_front(&mut begun, input, heap) {
                 Ok(()) if begun.left == 0 => Ok(true),
@@ -376,31 +566,27 @@ impl RequestParser {
                 Err(Exhausted) => Err(RequestError::Exhausted),
             };
             if begun.left == 0 {
-                return Ok(Some(begun.request));
+                *request = begun.request;
+                return Ok(true);
             }
             if !matches!(step, Ok(true)) {
-                // It may be long until the rest arrives: what is here should not pin more than it is. If there is no
-                // room for the copies, it pins what it pins.
-                for buf in &mut begun.request.bufs[begun.kept..] {
-                    *buf = buf.clone().keep().unwrap_or_else(|Exhausted| buf.clone());
-                }
-                begun.kept = begun.request.bufs.len();
+                begun.keep();
             }
             self.begun = Some(begun);
             if !step? {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// Takes the arguments that lie whole in the first buffer, as one slice of it.
     fn take_front(&mut self, begun: &mut Begun, input: &mut Input, heap: &Heap) -> Result<(), Exhausted> {
         if let Current::Length = begun.current {
-            let (mut at, request) = (0, &mut begun.request);
-            let taken = self.read_args(input.front(), &mut at, begun.left, request.bufs.len(), &mut request.args);
+            let (front, request) = (input.front(), &mut begun.request);
+            let (taken, end) = self.read_args(front, front, begun.left, request.next_buf(), request);
             if taken > 0 {
-                request.bufs.push(input.take(at, heap)?);
+                request.add_buf(input.take(end, heap)?); // in one buffer: never a copy, so never refused
                 begun.left -= taken;
                 self.searched = 0;
             }
@@ -417,7 +603,7 @@ impl RequestParser {
             }
             let len = len.and_then(|len| usize::try_from(len).ok()).filter(|&len| len <= self.bulk_len_max);
             let len = len.ok_or(RequestError::InvalidBulkLength)?;
-            if len > self.len_max() {
+            if len > self.len_max {
                 return Err(RequestError::UnauthenticatedBulkLength);
             }
             self.forget_line(input, line);
@@ -449,16 +635,17 @@ impl RequestParser {
         Ok(true)
     }
 
-    fn next_inline(&mut self, input: &mut Input, heap: &Heap) -> Result<Option<Request>, RequestError> {
+    /// Fills `request` with the words of a line, of which there may be none. False if the line has not ended.
+    fn next_inline(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
         let Some(end) = input.find(b'\n', self.searched) else {
             self.searched = input.len();
-            return if input.len() > LINE_LEN_MAX { Err(RequestError::TooBigInline) } else { Ok(None) };
+            return if input.len() > LINE_LEN_MAX { Err(RequestError::TooBigInline) } else { Ok(false) };
         };
         let line = input.take(end + 1, heap)?;
         self.searched = 0;
         let line = &line[..end];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        inline::split(line, heap).map(Some)
+        inline::split(line.strip_suffix(b"\r").unwrap_or(line), heap, request)?;
+        Ok(true)
     }
 
     /// The number in the line at the front, behind its first byte, and the length of the line with its end.
@@ -495,36 +682,46 @@ impl RequestParser {
 impl Begun {
     /// Adds an argument, behind which stand two more bytes.
     fn take(&mut self, arg: Buf, input: &mut Input) {
-        let span = Span { buf: self.request.bufs.len() as u32, start: 0, len: arg.len() as u32 };
-        self.request.args.push(span);
-        self.request.bufs.push(arg);
+        let span = Span { buf: self.request.next_buf(), start: 0, len: arg.len() as u32 };
+        self.request.push(span);
+        self.request.add_buf(arg);
         self.left -= 1;
         self.current = Current::Length;
         input.advance(2);
     }
+
+    /// It may be long until the rest arrives: what is here should not pin more than it is. (If there is no room for the
+    /// copies, it pins what it pins.)
+    fn keep(&mut self) {
+        let end = self.request.next_buf();
+        let new = self.request.front.iter_mut().chain(&mut self.request.rest).skip(self.kept as usize);
+        new.for_each(|buf| *buf = buf.clone().keep().unwrap_or_else(|Exhausted| buf.clone()));
+        self.kept = end;
+    }
 }
 
-/// The length written at `at`, and where the next line begins. `None` if it is anything but a plain number whose line
-/// lies whole in `bytes`.
+/// Reads a command of few arguments, none longer than 99,999 bytes, that lies whole in `bytes` from `at` on: where they
+/// lie, how many, and where it ends. No limit is below these, so none is looked at.
 #[inline(always)]
-fn read_length(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
-    let first = bytes.get(at)?.wrapping_sub(b'0');
-    let mut length = usize::from(first);
-    if first > 9 {
+fn read_short(bytes: &[u8], mut at: usize, spans: &mut [Span; FIRST]) -> Option<(usize, usize)> {
+    let (count, line_len) = length::in_word(*bytes.get(at..)?.first_chunk()?, b'*')?;
+    at += line_len;
+    if count == 0 {
         return None;
     }
-    loop {
-        at += 1;
-        let &byte = bytes.get(at)?;
-        if byte == b'\r' {
-            return (at + 2 <= bytes.len()).then_some((length, at + 2));
-        }
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 || length == 0 || length >= 1 << 32 {
-            return None;
-        }
-        length = length * 10 + usize::from(digit);
+    for span in spans.get_mut(..count)? {
+        let (len, line_len) = length::in_word(*bytes.get(at..)?.first_chunk()?, b'$')?;
+        at += line_len;
+        *span = Span { buf: 0, start: at as u32, len: len as u32 };
+        at += len + 2;
     }
+    (at <= bytes.len()).then_some((count, at))
+}
+
+/// Whether two buffers are the same bytes of memory. (Both are alive, so then they are the same buffer.)
+#[inline(always)]
+fn same_place(one: &Buf, other: &Buf) -> bool {
+    one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }
 
 #[cfg(test)]

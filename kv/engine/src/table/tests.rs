@@ -51,8 +51,8 @@ quickcheck! {
                 let mut item = word(&seed, number);
                 if !insert {
                     assert_eq!(table.remove(item.hash, &item.text).map(|w| w.value), model.remove(&item.text));
-                } else if let Some(found) = table.find_mut(item.hash, &item.text) {
-                    found.value += 1;
+                } else if let Some(found) = table.locate(item.hash, &item.text) {
+                    table[found].value += 1;
                     *model.get_mut(&item.text).unwrap() += 1;
                 } else {
                     item.value = number;

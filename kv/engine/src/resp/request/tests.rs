@@ -8,13 +8,13 @@ type Args = Vec<Vec<u8>>;
 
 /// Feeds `bytes` as they are cut, and gives what was read before an error, and the error.
 fn read(parser: &mut RequestParser, bytes: &[u8], cuts: &[u8], heap: &Heap) -> (Vec<Args>, Option<RequestError>) {
-    let (mut input, mut read) = (Input::new(), Vec::new());
+    let (mut input, mut read, mut request) = (Input::new(), Vec::new(), Request::default());
     for part in cut(bytes, cuts) {
         input.push(Sga::copy(heap, part).unwrap());
         loop {
-            match parser.next(&mut input, heap) {
-                Ok(Some(request)) => read.push(request.args_from(0).map(<[u8]>::to_vec).collect()),
-                Ok(None) => break,
+            match parser.next(&mut input, heap, &mut request) {
+                Ok(true) => read.push(request.args_from(0).map(<[u8]>::to_vec).collect()),
+                Ok(false) => break,
                 Err(error) => return (read, Some(error)),
             }
         }
@@ -44,7 +44,9 @@ quickcheck! {
         let commands: Vec<Args> = commands.iter().map(|args| args.iter().map(long).collect()).collect();
         let bytes = commands.iter().map(|args| multibulk(args)).collect::<Vec<_>>().concat();
         let expected: Vec<Args> = commands.into_iter().filter(|args| !args.is_empty()).collect();
-        let found = read(&mut RequestParser::new(), &bytes, &cuts, &heap);
+        let mut parser = RequestParser::new();
+        let found = read(&mut parser, &bytes, &cuts, &heap);
+        assert!(parser.is_empty());
         found == (expected, None) && heap.stats().pinned == 0
     }
 
@@ -67,7 +69,8 @@ fn a_whole_command_is_a_slice_of_what_arrived() {
     let start = arrived.segments()[0].as_ptr();
     input.push(arrived);
     let copied = heap.copied();
-    let request = RequestParser::new().next(&mut input, &heap).unwrap().unwrap();
+    let mut request = Request::default();
+    assert!(RequestParser::new().next(&mut input, &heap, &mut request).unwrap());
     assert_eq!(request.buf(2).as_ptr(), start.wrapping_add(bytes.len() - 4002));
     assert_eq!(heap.copied().since(copied).total(), 0);
     assert_eq!((request.len(), request.arg(1)), (3, &b"key"[..]));
@@ -94,8 +97,24 @@ fn a_slow_sender_pins_little_more_than_it_sent() {
             let mut chunk = heap.alloc(2048).unwrap();
             chunk.put(&[*byte]);
             input.push(Sga::from(chunk.freeze()));
-            assert!(parser.next(&mut input, &heap).unwrap().is_none());
+            assert!(!parser.next(&mut input, &heap, &mut Request::default()).unwrap());
             assert!(heap.stats().pinned < len * 5 / 4 + 32 * 2048, "{} pinned", heap.stats().pinned);
+        }
+    }
+}
+
+#[test]
+fn a_line_that_arrives_drop_by_drop_does_not_pin_its_drops() {
+    let heap = heap();
+    for start in [&b"x"[..], b"*", b"*1\r\n$"] {
+        let (mut parser, mut input) = (RequestParser::new(), Input::new());
+        input.push(Sga::copy(&heap, start).unwrap());
+        for _ in 0..5000 {
+            let mut chunk = heap.alloc(2048).unwrap();
+            chunk.put(b"1");
+            input.push(Sga::from(chunk.freeze()));
+            assert!(!parser.next(&mut input, &heap, &mut Request::default()).unwrap());
+            assert!(heap.stats().pinned < 100 * 2048, "{} pinned", heap.stats().pinned);
         }
     }
 }
@@ -104,12 +123,13 @@ fn a_slow_sender_pins_little_more_than_it_sent() {
 fn a_long_argument_is_received_into_its_own_buffer() {
     let heap = heap();
     let bytes = multibulk(&[b"SET".to_vec(), b"key".to_vec(), vec![7; 100_000]]);
-    let (mut parser, mut input, mut request) = (RequestParser::new(), Input::new(), None);
+    let (mut parser, mut input, mut request) = (RequestParser::new(), Input::new(), Request::default());
+    let mut whole = false;
     for part in bytes.chunks(16 * 1024) {
         input.push(Sga::copy(&heap, part).unwrap());
-        request = parser.next(&mut input, &heap).unwrap();
+        whole = parser.next(&mut input, &heap, &mut request).unwrap();
     }
-    let request = request.expect("all of it arrived");
+    assert!(whole, "all of it arrived");
     drop((input, parser));
     assert!(request.buf(2).pinned() < 100_000 * 5 / 4);
     assert_eq!(request.arg(2), &[7; 100_000]);
@@ -183,8 +203,9 @@ fn a_parser_without_memory_loses_nothing() {
             hoard.push(taken);
         }
     }
-    assert_eq!(parser.next(&mut input, &heap).unwrap_err(), RequestError::Exhausted);
+    let mut request = Request::default();
+    assert_eq!(parser.next(&mut input, &heap, &mut request), Err(RequestError::Exhausted));
     drop(hoard);
-    let request = parser.next(&mut input, &heap).unwrap().expect("all of it is there");
+    assert_eq!(parser.next(&mut input, &heap, &mut request), Ok(true), "all of it is there");
     assert_eq!((request.arg(0), request.arg(1), request.arg(2)), (&b"SET"[..], &[1; 300][..], &[2; 40_000][..]));
 }
