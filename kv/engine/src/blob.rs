@@ -4,6 +4,9 @@
 use libos_mem::{CopyPath, KEEP_COPY_MAX, PUSH_COPY_MAX};
 use pdpix::{Buf, Exhausted, Heap, Output};
 
+use crate::number::IntegerText;
+use crate::resp::Reply;
+
 /// Bytes that fit inside. They take the place that a `Buf` has, but for the word by which the two are told apart.
 pub const SHORT_MAX: usize = 19;
 
@@ -115,6 +118,56 @@ impl Blob {
         match &self.0 {
             Form::Short { .. } => 0,
             Form::Long(buf) => buf.pinned(),
+        }
+    }
+}
+
+/// A stored string where it lies, whatever form it has there.
+#[derive(Clone, Copy, Debug)]
+pub enum Stored<'a> {
+    /// Packed among others.
+    Packed(&'a [u8]),
+    /// An integer, of which the string is the decimal text.
+    Integer(i64),
+    /// On its own.
+    Blob(&'a Blob),
+    /// On its own, and long.
+    Buf(&'a Buf),
+}
+
+impl<'a> Stored<'a> {
+    /// As a bulk string, from where it lies.
+    #[inline]
+    pub fn put(self, reply: &mut Reply<'_>) {
+        match self {
+            Stored::Packed(bytes) => reply.bulk(bytes),
+            Stored::Integer(value) => reply.bulk_integer(value),
+            Stored::Blob(blob) => reply.blob(blob),
+            Stored::Buf(buf) => reply.buf(buf.clone()),
+        }
+    }
+
+    /// Its bytes, to be looked at.
+    #[inline]
+    pub fn with<R>(self, look: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Stored::Packed(bytes) => look(bytes),
+            Stored::Integer(value) => look(&IntegerText::new(value)),
+            Stored::Blob(blob) => look(blob),
+            Stored::Buf(buf) => look(buf),
+        }
+    }
+
+    /// As a string of its own. One that is on its own already is shared.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn to_blob(self, heap: &Heap) -> Result<Blob, Exhausted> {
+        match self {
+            Stored::Packed(bytes) => Blob::copy(bytes, heap),
+            Stored::Integer(value) => Blob::copy(&IntegerText::new(value), heap),
+            Stored::Blob(blob) => Ok(blob.clone()),
+            Stored::Buf(buf) => Ok(Blob::from_buf(buf.clone())),
         }
     }
 }

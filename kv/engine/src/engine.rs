@@ -1,7 +1,5 @@
 //! One shard's keys, and how commands are carried out on them.
 
-use std::hash::{BuildHasher, Hasher};
-
 use pdpix::{Heap, Output, Rng, Seed, WallTime};
 
 use crate::blob::Blob;
@@ -9,7 +7,7 @@ use crate::command::{Call, Command};
 use crate::keyspace::{Database, Entry, Key, access_time};
 use crate::object::Object;
 use crate::resp::{Protocol, Reply, Request};
-use crate::table::Place;
+use crate::table::{Place, hash_of};
 
 /// How many databases there are.
 pub const DATABASES: usize = 16;
@@ -82,9 +80,7 @@ impl Engine {
     /// A key with its hash.
     #[inline]
     pub(crate) fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
-        let mut hasher = self.seed.build_hasher();
-        hasher.write(bytes);
-        Key { bytes, hash: hasher.finish() }
+        Key { bytes, hash: hash_of(&self.seed, bytes) }
     }
 
     #[inline]

@@ -14,8 +14,10 @@
 //!
 //! Source: Fagin et al., Extendible Hashing (TODS 1979).
 
+use std::hash::{BuildHasher, Hasher};
+
 use hashbrown::HashTable;
-use pdpix::Rng;
+use pdpix::{Rng, Seed};
 
 /// Items that a segment holds before it splits: what 512 buckets hold.
 pub const SEGMENT_LEN_MAX: usize = 448;
@@ -69,6 +71,14 @@ struct Segment<T> {
 #[inline(always)]
 fn inner(hash: u64) -> u64 {
     hash.rotate_left(40)
+}
+
+/// The hash of a name under a seed.
+#[inline]
+pub fn hash_of(seed: &Seed, name: &[u8]) -> u64 {
+    let mut hasher = seed.build_hasher();
+    hasher.write(name);
+    hasher.finish()
 }
 
 fn position(hash: u64) -> u64 {
@@ -220,12 +230,12 @@ impl<T: Item> Table<T> {
         })
     }
 
-    /// Takes out some items, at most a segment of them, for a table that is given up piece by piece.
-    pub fn take_some(&mut self) -> impl Iterator<Item = T> {
-        let last = self.segments.pop();
-        self.len -= last.as_ref().map_or(0, |segment| segment.items.len());
+    /// Takes out some items, at most a segment of them, of a table that is given up piece by piece. `None`: that was all.
+    pub fn take_some(&mut self) -> Option<impl Iterator<Item = T> + use<T>> {
+        let last = self.segments.pop()?;
+        self.len -= last.items.len();
         self.directory.clear(); // from now on nothing is found any more
-        last.into_iter().flat_map(|segment| segment.items.into_iter())
+        Some(last.items.into_iter())
     }
 
     /// Goes on with a walk at the position `from`: visits about `count` items, at least one if there is one left, and says

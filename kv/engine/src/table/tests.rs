@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher};
 
 use pdpix::Seed;
 use quickcheck::quickcheck;
@@ -23,15 +22,9 @@ impl Item for Word {
     }
 }
 
-fn hash(seed: &Seed, text: &[u8]) -> u64 {
-    let mut hasher = seed.build_hasher();
-    hasher.write(text);
-    hasher.finish()
-}
-
 fn word(seed: &Seed, number: u32) -> Word {
     let text = format!("key:{number}").into_bytes();
-    Word { hash: hash(seed, &text), text, value: number }
+    Word { hash: hash_of(seed, &text), text, value: number }
 }
 
 fn filled(seed: &Seed, count: u32) -> Table<Word> {
@@ -161,7 +154,7 @@ fn the_hash_spreads_over_segments() {
         let mut table = Table::default();
         for number in 0..100_000 {
             let text = text.replace("{}", &number.to_string()).into_bytes();
-            table.insert(Word { hash: hash(&Seed::new(1), &text), text, value: 0 });
+            table.insert(Word { hash: hash_of(&Seed::new(1), &text), text, value: 0 });
         }
         let fill = table.len() / table.segments.len();
         assert!(
