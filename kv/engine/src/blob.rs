@@ -1,6 +1,8 @@
 //! A stored string of bytes: a short one inside the value itself, a longer one in a buffer of the core's heap, from where
 //! it is sent.
 
+use std::ops::Range;
+
 use libos_mem::{CopyPath, KEEP_COPY_MAX, PUSH_COPY_MAX};
 use pdpix::{Buf, Exhausted, Heap, Output};
 
@@ -113,6 +115,14 @@ impl Blob {
         }
     }
 
+    /// Appends a part of it to `out`, in the same way.
+    pub fn put_part(&self, out: &mut Output, range: Range<usize>) {
+        match &self.0 {
+            Form::Long(buf) => out.put_buf(buf.slice(range)),
+            Form::Short { .. } => out.put(&self[range]),
+        }
+    }
+
     /// Bytes of the heap that it pins.
     pub fn pinned(&self) -> usize {
         match &self.0 {
@@ -168,6 +178,19 @@ impl<'a> Stored<'a> {
             Stored::Integer(value) => Blob::copy(&IntegerText::new(value), heap),
             Stored::Blob(blob) => Ok(blob.clone()),
             Stored::Buf(buf) => Ok(Blob::from_buf(buf.clone())),
+        }
+    }
+
+    /// As a buffer. One that lies in a buffer already is shared.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn to_buf(self, heap: &Heap) -> Result<Buf, Exhausted> {
+        match self {
+            Stored::Packed(bytes) => heap.copy(bytes),
+            Stored::Integer(value) => heap.copy(&IntegerText::new(value)),
+            Stored::Blob(blob) => blob.to_buf(heap),
+            Stored::Buf(buf) => Ok(buf.clone()),
         }
     }
 }

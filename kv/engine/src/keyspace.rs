@@ -52,6 +52,16 @@ impl Entry {
         Entry { key, object, hash, expires: NEVER, accessed: Cell::new(access_time(now)), built: false }
     }
 
+    /// The key.
+    pub fn name(&self) -> &Blob {
+        &self.key
+    }
+
+    /// The same value under another key.
+    pub(crate) fn renamed(self, key: Blob, hash: u64) -> Entry {
+        Entry { key, hash, ..self }
+    }
+
     /// When it expires, in milliseconds since 1970, if it does.
     pub fn expires(&self) -> Option<u64> {
         (self.expires != NEVER).then_some(self.expires)
@@ -114,6 +124,17 @@ impl Database {
         self.entries.insert(entry);
     }
 
+    /// The same, with an expiry.
+    pub fn insert_expiring(&mut self, mut entry: Entry, expires: Option<u64>) {
+        entry.expires = expires.unwrap_or(NEVER);
+        self.insert(entry);
+    }
+
+    /// How many entries have not expired.
+    pub fn live_len(&self, now: u64) -> usize {
+        self.entries.len() - self.expiry.range(..(now, 0)).count()
+    }
+
     /// Takes an entry out.
     pub fn remove_at(&mut self, place: Place) -> Option<Entry> {
         let entry = self.entries.remove_at(place)?;
@@ -146,17 +167,20 @@ impl Database {
     }
 
     /// Takes out up to `budget` entries that have expired, the earliest first, and says how many.
-    pub fn expire_some(&mut self, now: u64, budget: usize) -> usize {
+    pub fn expire_some(&mut self, now: u64, budget: usize, mut take: impl FnMut(Entry)) -> usize {
         for done in 0..budget {
-            let Some(&(expires, hash)) = self.expiry.first() else { return done };
-            if expires >= now {
-                return done;
-            }
+            let Some(&(expires, hash)) = self.expiry.first().filter(|(expires, _)| *expires < now) else { return done };
             let place = self.entries.locate_by(hash, |entry| entry.expires == expires);
             let removed = place.and_then(|place| self.remove_at(place));
-            assert!(removed.is_some(), "the expiry index names an entry that is not there");
+            take(removed.expect("the expiry index names entries that are there"));
         }
         budget
+    }
+
+    /// Takes out everything.
+    pub fn take_all(&mut self) -> Table<Entry> {
+        self.expiry.clear();
+        std::mem::take(&mut self.entries)
     }
 
     /// Asserts what always holds.

@@ -3,9 +3,13 @@
 
 pub mod blob;
 pub mod command;
+pub mod config;
+pub mod connection;
 pub mod data;
 pub mod engine;
+mod garbage;
 pub mod glob;
+pub mod info;
 pub mod keyspace;
 pub mod number;
 pub mod object;

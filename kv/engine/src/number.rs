@@ -10,7 +10,7 @@ mod extended;
 mod float;
 
 pub use extended::Extended;
-pub use float::{DoubleText, parse_f64};
+pub use float::{DoubleText, parse_f64, parse_f64_bound};
 
 /// The integer that `text` is, if it is one by Redis's strict rules.
 #[inline]

@@ -96,9 +96,9 @@ impl Object {
 /// A type of value, where a command expects that one.
 pub trait Stores: Sized {
     /// The value, if it is of this type.
-    fn of(object: &Object) -> Option<&Self>;
+    fn view(object: &Object) -> Option<&Self>;
     /// The same, to be changed.
-    fn of_mut(object: &mut Object) -> Option<&mut Self>;
+    fn view_mut(object: &mut Object) -> Option<&mut Self>;
     /// As a value.
     fn into_object(self) -> Object;
 }
@@ -106,11 +106,11 @@ pub trait Stores: Sized {
 macro_rules! stores {
     ($type:ident) => {
         impl Stores for $type {
-            fn of(object: &Object) -> Option<&Self> {
+            fn view(object: &Object) -> Option<&Self> {
                 if let Object::$type(value) = object { Some(value) } else { None }
             }
 
-            fn of_mut(object: &mut Object) -> Option<&mut Self> {
+            fn view_mut(object: &mut Object) -> Option<&mut Self> {
                 if let Object::$type(value) = object { Some(value) } else { None }
             }
 

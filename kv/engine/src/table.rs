@@ -240,9 +240,9 @@ impl<T: Item> Table<T> {
 
     /// Goes on with a walk at the position `from`: visits about `count` items, at least one if there is one left, and says
     /// where to go on. `None`: that was the end.
-    pub fn walk(&self, from: u64, count: usize, mut visit: impl FnMut(&T)) -> Option<u64> {
+    pub fn walk<'a>(&'a self, from: u64, count: usize, mut visit: impl FnMut(&'a T)) -> Option<u64> {
         let (mut from, mut left) = (from, count.max(1));
-        let mut found: Vec<(u64, &T)> = Vec::new();
+        let mut found: Vec<(u64, &'a T)> = Vec::new();
         while from >> POSITION_BITS == 0 {
             let slot = self.slot(from << (64 - POSITION_BITS));
             let segment = &self.segments[*self.directory.get(slot)? as usize];

@@ -3,9 +3,21 @@
 //! Names are letters only (asserted below), so that setting one bit of each byte makes upper and lower case the same
 //! and confuses nothing else with them. Two words, the first eight bytes and the last eight, tell all names apart.
 
-use super::{Command, strings};
+use super::{Command, connections, generic, hashes, lists, row::Run, sets, strings, zset_ranges, zset_sums, zsets};
+use crate::refusal::Refusal;
+use crate::resp::Request;
 
-const GROUPS: [&[Command]; 1] = [strings::ROWS];
+const GROUPS: [&[Command]; 9] = [
+    strings::ROWS,
+    generic::ROWS,
+    lists::ROWS,
+    sets::ROWS,
+    hashes::ROWS,
+    zsets::ROWS,
+    zset_ranges::ROWS,
+    zset_sums::ROWS,
+    connections::ROWS,
+];
 
 const COUNT: usize = {
     let (mut count, mut group) = (0, 0);
@@ -20,8 +32,7 @@ const COUNT: usize = {
 const SLOTS: usize = 512;
 const EMPTY: u16 = u16::MAX;
 
-/// All commands, in the order of their groups.
-pub(super) static COMMANDS: [&Command; COUNT] = {
+static COMMANDS: [&Command; COUNT] = {
     let mut all = [&GROUPS[0][0]; COUNT];
     let (mut count, mut group) = (0, 0);
     while group < GROUPS.len() {
@@ -118,5 +129,71 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
             return None;
         }
         slot = (slot + 1) % SLOTS;
+    }
+}
+
+/// All commands, group by group; subcommands are in their containers.
+pub fn all() -> &'static [&'static Command] {
+    &COMMANDS
+}
+
+impl Command {
+    /// The subcommand of this name, in whatever case.
+    pub fn subcommand(&self, name: &[u8]) -> Option<&'static Command> {
+        self.subcommands.iter().find(|command| command.own_name().as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+/// The command that a request names, whatever its arguments.
+#[inline]
+pub(crate) fn named(request: &Request) -> Option<&'static Command> {
+    let command = lookup(request.arg(0))?;
+    if command.subcommands.is_empty() || request.len() == 1 {
+        return Some(command);
+    }
+    command.subcommand(request.arg(1))
+}
+
+/// The command of a request, if it takes as many arguments.
+///
+/// # Errors
+/// [`Refusal`]: there is no such command or subcommand, or it takes more arguments, or fewer.
+#[inline]
+pub fn find(request: &Request) -> Result<&'static Command, Refusal> {
+    match named(request) {
+        Some(command) if command.takes(request.len()) && !matches!(command.run, Run::Container) => Ok(command),
+        Some(_) => Err(Refusal::Arity),
+        None if lookup(request.arg(0)).is_some() => Err(Refusal::UnknownSubcommand),
+        None => Err(Refusal::UnknownCommand),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_finds_its_command_in_any_case() {
+        for command in all() {
+            for name in [command.name.to_string(), command.name.to_uppercase(), {
+                let mixed = |(i, c): (usize, char)| if i % 2 == 0 { c.to_ascii_uppercase() } else { c };
+                command.name.chars().enumerate().map(mixed).collect()
+            }] {
+                assert!(lookup(name.as_bytes()).is_some_and(|found| std::ptr::eq(found, *command)), "{name}");
+            }
+            for other in ["", "x", &command.name[1..], &format!("{}x", command.name), &command.name.replace('e', "E@")]
+            {
+                assert!(lookup(other.as_bytes()).is_none_or(|found| found.name.eq_ignore_ascii_case(other)), "{other}");
+            }
+        }
+        assert!(COUNT * 3 < SLOTS, "the table is too full to be fast");
+    }
+
+    #[test]
+    fn rows_are_whole() {
+        for command in all().iter().copied().chain(all().iter().flat_map(|command| command.subcommands)) {
+            assert!(!command.summary.is_empty() && !command.since.is_empty(), "{}", command.name);
+            assert!(command.arity != 0);
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Item for Field {
 }
 
 /// How large the packed form may become.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PackLimits {
     /// Entries.
     pub entries: usize,
@@ -202,7 +202,7 @@ impl Hash {
     }
 
     /// Goes on with a walk, as [`Table::walk`] does. A packed hash is visited whole.
-    pub fn walk(&self, from: u64, count: usize, mut visit: impl FnMut(Stored<'_>, Stored<'_>)) -> Option<u64> {
+    pub fn walk<'a>(&'a self, from: u64, count: usize, mut visit: impl FnMut(Stored<'a>, Stored<'a>)) -> Option<u64> {
         match self {
             Hash::Pack(pack) => {
                 packed_pairs(pack).for_each(|(name, value)| visit(name, value));

@@ -195,7 +195,7 @@ impl Set {
     }
 
     /// Goes on with a walk, as [`Table::walk`] does. A small set is visited whole.
-    pub fn walk(&self, from: u64, count: usize, mut visit: impl FnMut(Stored<'_>)) -> Option<u64> {
+    pub fn walk<'a>(&'a self, from: u64, count: usize, mut visit: impl FnMut(Stored<'a>)) -> Option<u64> {
         match self {
             Set::Integers(integers) => {
                 integers.iter().for_each(|value| visit(Stored::Integer(value)));

@@ -302,7 +302,7 @@ impl Zset {
     }
 
     /// Goes on with a walk, as [`Table::walk`] does. A packed set is visited whole.
-    pub fn walk(&self, from: u64, count: usize, mut visit: impl FnMut(Stored<'_>, f64)) -> Option<u64> {
+    pub fn walk<'a>(&'a self, from: u64, count: usize, mut visit: impl FnMut(Stored<'a>, f64)) -> Option<u64> {
         match self {
             Zset::Pack(pack) => {
                 pairs(pack).for_each(|(_, name, score)| visit(Stored::Packed(name), score));

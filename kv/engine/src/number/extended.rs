@@ -23,6 +23,14 @@ const TEXT_LEN_MAX: usize = 5 * 1024 - 1;
 const TEN_TO_17: u128 = 100_000_000_000_000_000;
 
 impl Extended {
+    /// Zero.
+    pub const ZERO: Extended = Extended { negative: false, mantissa: 0, exponent: 0 };
+
+    /// Whether it is an infinity.
+    pub fn is_infinite(self) -> bool {
+        self.exponent == INFINITE
+    }
+
     /// The number that `text` is, if Redis takes it for one: what strtold reads to the end, but no leading space, no NaN,
     /// and nothing that rounds to infinity or, without being zero, to zero.
     pub fn parse(text: &[u8]) -> Option<Extended> {
@@ -43,11 +51,11 @@ impl Extended {
 
     /// The sum, unless it is infinite or not a number.
     pub fn checked_add(self, other: Extended) -> Option<Extended> {
-        if self.exponent == INFINITE || other.exponent == INFINITE {
+        if self.is_infinite() || other.is_infinite() {
             return None;
         }
         if self.mantissa == 0 || other.mantissa == 0 {
-            let zero = Extended { negative: self.negative && other.negative, mantissa: 0, exponent: 0 };
+            let zero = Extended { negative: self.negative && other.negative, ..Extended::ZERO };
             return Some(if self.mantissa != 0 {
                 self
             } else if other.mantissa != 0 {
@@ -75,7 +83,7 @@ impl Extended {
             (b - a, small.negative) // `b` is the larger only when nothing was lost
         };
         if sum == 0 && !lost {
-            return Some(Extended { negative: false, mantissa: 0, exponent: 0 });
+            return Some(Extended::ZERO);
         }
         let (mantissa, exponent) = round(sum, lost, large.exponent - 63, Format::EXTENDED)?;
         Some(Extended { negative, mantissa: mantissa as u64, exponent })
@@ -84,7 +92,7 @@ impl Extended {
     /// As `%.17Lf`, without the zeros at the end of the decimals, and never "-0": Redis's human-friendly form.
     pub fn to_text(self) -> Vec<u8> {
         let sign = if self.negative { "-" } else { "" };
-        if self.exponent == INFINITE {
+        if self.is_infinite() {
             return format!("{sign}inf").into_bytes();
         }
         if self.exponent >= 0 {

@@ -30,6 +30,21 @@ pub fn parse_f64(text: &[u8]) -> Option<f64> {
     Some(if negative { -magnitude } else { magnitude })
 }
 
+/// An end of a range of scores: Redis takes whatever strtod reads to the end there, spaces before it, what is out of range,
+/// and nothing at all.
+pub fn parse_f64_bound(text: &[u8]) -> Option<f64> {
+    let spaces = text.iter().take_while(|byte| matches!(byte, b' ' | 0x09..=0x0D)).count();
+    let number = &text[spaces..];
+    if text.is_empty() {
+        return Some(0.0);
+    }
+    parse_f64(number).or_else(|| {
+        let (digits, _) = split_sign(number);
+        let decimal = std::str::from_utf8(number).ok().filter(|_| is_decimal(digits))?;
+        decimal.parse().ok() // infinity or zero
+    })
+}
+
 /// The text without its sign, and whether that was a minus.
 pub(super) fn split_sign(text: &[u8]) -> (&[u8], bool) {
     match text {

@@ -1,6 +1,8 @@
 //! Replies as they are sent, in the version of the protocol that the connection speaks.
 
-use pdpix::{Buf, Output};
+use std::ops::Range;
+
+use pdpix::{Buf, Heap, Output};
 
 use crate::blob::Blob;
 use crate::number::{DoubleText, Extended, IntegerText, PAIRS, write_u64_before};
@@ -31,6 +33,16 @@ impl<'a> Reply<'a> {
     /// The version that it writes.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Changes the version.
+    pub fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// The heap that it writes to.
+    pub fn heap(&self) -> &Heap {
+        self.out.heap()
     }
 
     /// What it writes to.
@@ -91,6 +103,13 @@ impl<'a> Reply<'a> {
     pub fn blob(&mut self, blob: &Blob) {
         self.header(b'$', blob.len());
         blob.put(self.out);
+        self.out.put(b"\r\n");
+    }
+
+    /// A part of a stored string as a bulk string, from where it lies.
+    pub fn blob_part(&mut self, blob: &Blob, range: Range<usize>) {
+        self.header(b'$', range.len());
+        blob.put_part(self.out, range);
         self.out.put(b"\r\n");
     }
 
@@ -190,6 +209,16 @@ impl<'a> Reply<'a> {
         self.out.put(b":");
         self.out.put(text);
         self.out.put(b"\r\n");
+    }
+
+    /// What a container of subcommands answers to HELP: each with its arguments, and what it does.
+    pub fn help(&mut self, container: &str, subcommands: &[(&str, &str)]) {
+        self.array(subcommands.len() * 2 + 3);
+        self.simple(&format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+        for (usage, meaning) in subcommands.iter().chain(&[("HELP", "Prints this help.")]) {
+            self.simple(usage);
+            self.simple(&format!("    {meaning}"));
+        }
     }
 
     fn line(&mut self, kind: u8, text: &[u8]) {

@@ -102,7 +102,7 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
     }
 
     /// The arguments from `first` on.
-    pub fn args_from(&self, first: usize) -> impl DoubleEndedIterator<Item = &[u8]> + ExactSizeIterator {
+    pub fn args_from(&self, first: usize) -> impl DoubleEndedIterator<Item = &[u8]> + ExactSizeIterator + Clone {
         (first.min(self.count)..self.count).map(|index| self.arg(index))
     }
 

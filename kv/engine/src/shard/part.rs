@@ -1,0 +1,221 @@
+//! What a conversation asks of one shard, and what that one answers. `B` is what bytes lie in: a [`Buf`] of this core, or
+//! whatever carries one to another.
+
+use pdpix::{Buf, WallTime};
+
+use super::package::Package;
+use crate::engine::Session;
+use crate::resp::Request;
+
+/// A part of a conversation, for one shard.
+#[derive(Debug)]
+pub enum Part<B = Buf> {
+    /// A whole command on keys of this shard.
+    Run {
+        /// The command.
+        request: Request<B>,
+        /// In which database, and how to answer.
+        session: Session,
+    },
+    /// The values of keys.
+    Fetch {
+        /// Each with its database, and whether the value is wanted or only whether there is one.
+        keys: Vec<(u8, B, bool)>,
+    },
+    /// To get everything ready for these changes, so that they cannot fail, but not to make them yet.
+    Stage {
+        /// In this order.
+        changes: Vec<Change<B>>,
+    },
+    /// To make the changes that were made ready.
+    Commit,
+    /// To forget them.
+    Abort,
+}
+
+/// A change of one key.
+#[derive(Debug)]
+pub enum Change<B = Buf> {
+    /// The key gets this value; whatever it had goes.
+    Put {
+        /// Where.
+        database: u8,
+        /// The key.
+        key: B,
+        /// The value.
+        package: Package<B>,
+    },
+    /// The key goes.
+    Delete {
+        /// Where.
+        database: u8,
+        /// The key.
+        key: B,
+    },
+}
+
+/// What a shard answers to a part.
+#[derive(Debug)]
+pub enum Answer<B = Buf> {
+    /// To [`Part::Run`]: the reply, as it would be sent.
+    Reply(Vec<B>),
+    /// To [`Part::Fetch`]: for each key its value, if it has one.
+    Fetched(Vec<Option<Package<B>>>),
+    /// To [`Part::Stage`], [`Part::Commit`], [`Part::Abort`].
+    Done,
+    /// To any: there is no memory for it. Nothing was changed.
+    Exhausted,
+}
+
+impl<B> Part<B> {
+    /// The same part in other buffers, for its way to another core. What was mapped already is dropped on an error.
+    ///
+    /// # Errors
+    /// The first that `map` gives.
+    pub fn try_map_bufs<C, E>(self, mut map: impl FnMut(B) -> Result<C, E>) -> Result<Part<C>, E>
+    where
+        B: std::ops::Deref<Target = [u8]>,
+    {
+        Ok(match self {
+            Part::Run { request, session } => Part::Run { request: request.try_map_bufs(map)?, session },
+            Part::Fetch { keys } => {
+                let keys = keys.into_iter().map(|(database, key, whole)| Ok((database, map(key)?, whole)));
+                Part::Fetch { keys: keys.collect::<Result<_, E>>()? }
+            }
+            Part::Stage { changes } => {
+                let changes = changes.into_iter().map(|change| change.try_map_bufs(&mut map));
+                Part::Stage { changes: changes.collect::<Result<_, E>>()? }
+            }
+            Part::Commit => Part::Commit,
+            Part::Abort => Part::Abort,
+        })
+    }
+}
+
+impl<B> Change<B> {
+    fn try_map_bufs<C, E>(self, map: &mut impl FnMut(B) -> Result<C, E>) -> Result<Change<C>, E> {
+        Ok(match self {
+            Change::Put { database, key, package } => {
+                Change::Put { database, key: map(key)?, package: package.try_map_buf(map)? }
+            }
+            Change::Delete { database, key } => Change::Delete { database, key: map(key)? },
+        })
+    }
+}
+
+impl<B> Answer<B> {
+    /// The same answer in other buffers, for its way back. What was mapped already is dropped on an error.
+    ///
+    /// # Errors
+    /// The first that `map` gives.
+    pub fn try_map_bufs<C, E>(self, mut map: impl FnMut(B) -> Result<C, E>) -> Result<Answer<C>, E> {
+        Ok(match self {
+            Answer::Reply(bufs) => Answer::Reply(bufs.into_iter().map(map).collect::<Result<_, E>>()?),
+            Answer::Fetched(packages) => {
+                let packages = packages.into_iter();
+                let packages = packages.map(|package| package.map(|package| package.try_map_buf(&mut map)).transpose());
+                Answer::Fetched(packages.collect::<Result<_, E>>()?)
+            }
+            Answer::Done => Answer::Done,
+            Answer::Exhausted => Answer::Exhausted,
+        })
+    }
+}
+
+mod on_engine {
+    use pdpix::{Exhausted, Output};
+
+    use super::*;
+    use crate::blob::Blob;
+    use crate::command::find;
+    use crate::engine::{At, Engine};
+    use crate::keyspace::Entry;
+    use crate::refusal::Refusal;
+
+    /// A change that cannot fail any more.
+    #[derive(Debug)]
+    pub(crate) struct Staged {
+        database: u8,
+        key: Blob,
+        hash: u64,
+        /// What the key becomes; `None`: it goes.
+        entry: Option<Entry>,
+    }
+
+    impl Engine {
+        /// Does this shard's part in a conversation.
+        pub fn carry_out(&mut self, part: Part<Buf>, now: WallTime) -> Answer<Buf> {
+            let done = match part {
+                Part::Run { request, session } => self.run(&request, session, now),
+                Part::Fetch { keys } => self.fetch(&keys, now),
+                Part::Stage { changes } => self.stage(changes, now),
+                Part::Commit => {
+                    self.commit(now);
+                    Ok(Answer::Done)
+                }
+                Part::Abort => {
+                    self.staged.clear();
+                    Ok(Answer::Done)
+                }
+            };
+            done.unwrap_or(Answer::Exhausted)
+        }
+
+        fn run(&mut self, request: &Request, session: Session, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+            let mut out = Output::new(self.tools.heap.clone());
+            match find(request) {
+                Ok(command) => self.execute(command, request, session, now, &mut out),
+                Err(refusal) => out.put(&[b"-", &*refusal.text(None, request), b"\r\n"].concat()),
+            }
+            // One command of a client is one command, however many parts it has.
+            self.stats.commands -= 1;
+            Ok(Answer::Reply(out.take()?.into_iter().collect()))
+        }
+
+        fn fetch(&mut self, keys: &[(u8, Buf, bool)], now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+            let mut packages = Vec::with_capacity(keys.len());
+            for (database, key, whole) in keys {
+                let at = At { database: usize::from(*database), now: now.as_millis() };
+                let (key, heap) = (self.key(key), self.tools.heap.clone());
+                let found = self.find(at, &key).map(|entry| Package::of(entry, *whole, &heap));
+                packages.push(found.transpose()?);
+            }
+            Ok(Answer::Fetched(packages))
+        }
+
+        fn stage(&mut self, changes: Vec<Change<Buf>>, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+            debug_assert!(self.staged.is_empty(), "held for two conversations");
+            let mut staged = Vec::with_capacity(changes.len());
+            for change in changes {
+                let (database, key, package) = match change {
+                    Change::Put { database, key, package } => (database, key, Some(package)),
+                    Change::Delete { database, key } => (database, key, None),
+                };
+                let hash = self.key(&key).hash;
+                let key = Blob::keep(&key, || key.clone(), &self.tools.heap)?;
+                let entry = package.map(|package| package.unpack(key.clone(), hash, &self.tools, now.as_millis()));
+                staged.push(Staged { database, key, hash, entry: entry.transpose()? });
+            }
+            self.staged = staged;
+            Ok(Answer::Done)
+        }
+
+        fn commit(&mut self, now: WallTime) {
+            for Staged { database, key, hash, entry } in std::mem::take(&mut self.staged) {
+                let at = At { database: usize::from(database), now: now.as_millis() };
+                self.delete(at, &crate::keyspace::Key { bytes: &key, hash });
+                if let Some(entry) = entry {
+                    self.database_mut(at).insert(entry);
+                }
+                self.stats.changes += 1;
+            }
+        }
+    }
+
+    /// What a conversation answers when memory is short.
+    pub(crate) fn put_exhausted(out: &mut Output, request: &Request) {
+        out.put(&[b"-", &*Refusal::OutOfMemory.text(None, request), b"\r\n"].concat());
+    }
+}
+
+pub(crate) use on_engine::{Staged, put_exhausted};
