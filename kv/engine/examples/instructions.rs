@@ -11,7 +11,7 @@ fn main() {
     let keys: u64 = 100_000;
     let plan = Plan { heaps: 1, heap_size: 256 << 20, reserves: Reserves::NONE, source: Source::Ordinary };
     let heap = Reservation::new(plan).unwrap().heap(0).unwrap();
-    let mut engine = Engine::new(heap.clone(), Seed::new(1), Rng::new(2));
+    let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(2));
     let mut rng = Rng::new(3);
     let (mut input, mut output, mut parser) = (Input::new(), Output::new(heap.clone()), RequestParser::new());
     let now = WallTime::from_nanos(1_700_000_000_000_000_000);

@@ -23,8 +23,10 @@ pub use lookup::{all, find, lookup};
 pub use row::{Categories, Command, Flags, Group};
 
 pub(crate) use key_spec::{Keys, keys_of};
+pub(crate) use lists::end_of;
 pub(crate) use lookup::named;
 pub(crate) use row::{Run, Spread};
+pub(crate) use scan::shard_of_scan;
 
 use crate::blob::Blob;
 use crate::engine::{At, Engine};
@@ -37,7 +39,6 @@ use crate::resp::{Reply, Request};
 pub(crate) struct Call<'a> {
     pub engine: &'a mut Engine,
     pub request: &'a Request,
-    pub command: &'static Command,
     pub at: At,
     pub reply: Reply<'a>,
 }

@@ -83,8 +83,8 @@ static PARAMETERS: [Parameter; 34] = [
     mutable("maxmemory-samples", Kind::Number { min: 1, max: i32::MAX as i64 }, "5"),
     mutable("notify-keyspace-events", Kind::Choice(&[""]), ""),
     fixed("port", Kind::Number { min: 0, max: 65_535 }, "6379"),
-    mutable("proto-max-bulk-len", Kind::Memory { min: 1 << 20, max: 2 << 30 }, "536870912"),
     mutable("protected-mode", Kind::Choice(&["no"]), "no"),
+    mutable("proto-max-bulk-len", Kind::Memory { min: 1 << 20, max: 2 << 30 }, "536870912"),
     mutable("requirepass", Kind::Text, ""),
     mutable("save", Kind::Choice(&[""]), ""),
     mutable("set-max-intset-entries", ANY, "512"),
@@ -379,6 +379,6 @@ mod tests {
         assert_eq!(matching(&config, &["MaxMemory", "maxmemory", "nope"]), ["MaxMemory=0"]);
         assert_eq!(matching(&config, &["max*y"]), ["maxmemory=0", "maxmemory-policy=noeviction"]);
         assert_eq!(matching(&config, &["set-max-[a-j]*"]), ["set-max-intset-entries=512"]);
-        assert_eq!(matching(&config, &["*"]).len(), PARAMETERS.len() + 6, "with the old names");
+        assert_eq!(matching(&config, &["*"]).len(), PARAMETERS.len() + 5, "with the old names");
     }
 }

@@ -12,8 +12,9 @@ use crate::data::hash::PackLimits;
 use crate::garbage::Garbage;
 use crate::keyspace::{Database, Entry, Key, access_time};
 use crate::object::{Object, Stores};
-use crate::refusal::Refusal;
+use crate::refusal::{ErrorCounts, Refusal};
 use crate::resp::{Protocol, Reply, Request};
+use crate::shard::Staged;
 use crate::table::{Place, hash_of};
 
 /// How many databases there are.
@@ -71,8 +72,6 @@ pub(crate) struct Tools {
 pub struct EngineStats {
     /// Commands carried out.
     pub commands: u64,
-    /// Commands that answered with an error.
-    pub errors: u64,
     /// Reads that found their key.
     pub hits: u64,
     /// Reads that did not.
@@ -98,8 +97,11 @@ pub struct Engine {
     pub(crate) tools: Tools,
     pub(crate) garbage: Garbage,
     pub(crate) stats: EngineStats,
+    pub(crate) errors: ErrorCounts,
     /// Which of how many shards this is: SCAN's cursors say so.
     pub(crate) shard: (usize, usize),
+    /// What a conversation has made ready.
+    pub(crate) staged: Vec<Staged>,
 }
 
 impl Engine {
@@ -110,7 +112,9 @@ impl Engine {
             tools: Tools { heap, seed, rng, limits: Limits::default() },
             garbage: Garbage::default(),
             stats: EngineStats::default(),
+            errors: ErrorCounts::default(),
             shard: (index, count),
+            staged: Vec::new(),
         }
     }
 
@@ -124,9 +128,15 @@ impl Engine {
         self.stats
     }
 
+    /// The errors that it has answered with.
+    pub fn errors(&self) -> &ErrorCounts {
+        &self.errors
+    }
+
     /// Forgets what was counted.
     pub fn reset_stats(&mut self) {
         self.stats = EngineStats { changes: self.stats.changes, ..EngineStats::default() };
+        self.errors = ErrorCounts::default();
     }
 
     /// How many keys database `index` has.
@@ -151,7 +161,7 @@ impl Engine {
         let done = if command.flags.contains(Flags::DENYOOM) && self.is_over_limit() {
             Err(Refusal::OutOfMemory)
         } else {
-            run(&mut Call { engine: self, request, command, at, reply: Reply::new(out, session.protocol) })
+            run(&mut Call { engine: self, request, at, reply: Reply::new(out, session.protocol) })
         };
         if let Err(refusal) = done {
             self.refuse(refusal, run, command, request, (session, at), out);
@@ -173,22 +183,17 @@ impl Engine {
         // written, so the command may simply be tried again.
         while refusal == Refusal::OutOfMemory && self.garbage.free_some() {
             while self.garbage.free_some() {}
-            match run(&mut Call {
-                engine: self,
-                request,
-                command,
-                at,
-                reply: Reply::new(reply.out(), session.protocol),
-            }) {
+            match run(&mut Call { engine: self, request, at, reply: Reply::new(reply.out(), session.protocol) }) {
                 Ok(()) => return,
                 Err(again) => refusal = again,
             }
         }
-        self.stats.errors += 1;
-        reply.error(&refusal.text(Some(command), request));
+        let text = refusal.text(Some(command), request);
+        self.errors.count(&text);
+        reply.error(&text);
     }
 
-    fn is_over_limit(&self) -> bool {
+    pub(crate) fn is_over_limit(&self) -> bool {
         self.tools.limits.memory.is_some_and(|max| self.tools.heap.stats().pinned > max)
     }
 

@@ -29,11 +29,6 @@ impl Garbage {
         }
     }
 
-    /// Whether everything was freed.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.tables.is_empty()
-    }
-
     /// Frees some hundreds of elements. False if there was nothing to free.
     pub fn free_some(&mut self) -> bool {
         if let Some(object) = self.objects.last_mut() {

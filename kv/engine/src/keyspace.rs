@@ -57,6 +57,11 @@ impl Entry {
         &self.key
     }
 
+    /// The same, to expire then: in milliseconds since 1970, or [`NEVER`]. For an entry that is in no database yet.
+    pub(crate) fn expiring(self, expires: u64) -> Entry {
+        Entry { expires, ..self }
+    }
+
     /// The same value under another key.
     pub(crate) fn renamed(self, key: Blob, hash: u64) -> Entry {
         Entry { key, hash, ..self }

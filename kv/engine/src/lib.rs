@@ -16,4 +16,5 @@ pub mod object;
 pub mod pack;
 pub mod refusal;
 pub mod resp;
+pub mod shard;
 pub mod table;

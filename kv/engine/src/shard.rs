@@ -8,10 +8,12 @@
 mod conversation;
 mod package;
 mod part;
+mod scratch;
 
 pub use conversation::{Conversation, Step};
 pub use package::Package;
-pub use part::{Answer, Change, Part};
+pub(crate) use part::Staged;
+pub use part::{Answer, Change, Part, Want, Wanted};
 
 use smallvec::SmallVec;
 
@@ -96,7 +98,7 @@ mod tests {
         assert_eq!(keys.map(|key| shard_of(key, 64)), EXPECTED);
     }
 
-    const EXPECTED: [usize; 6] = [0, 0, 0, 0, 0, 0];
+    const EXPECTED: [usize; 6] = [47, 7, 24, 56, 17, 36];
 
     #[test]
     fn keys_are_spread_evenly() {

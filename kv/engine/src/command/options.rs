@@ -51,7 +51,7 @@ impl<'a> Options<'a> {
 
 impl<'a> Call<'a> {
     /// The options from argument `first` on.
-    pub fn options(&self, first: usize) -> Options<'a> {
+    pub(super) fn options(&self, first: usize) -> Options<'a> {
         Options::new(self.request, first)
     }
 

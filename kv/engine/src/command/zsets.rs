@@ -131,7 +131,7 @@ fn add(call: &mut Call<'_>, first: usize, conditions: Conditions, count_changed:
     if nx && xx {
         return Err(Refusal::ZaddNxXx);
     }
-    if gt && nx || lt && nx || gt && lt {
+    if nx && (gt || lt) || gt && lt {
         return Err(Refusal::ZaddGtLtNx);
     }
     if incr && count > 1 {

@@ -24,7 +24,7 @@ pub(super) fn in_word(word: [u8; 8], kind: u8) -> Option<(usize, usize)> {
 #[inline]
 fn more_digits(word: u64, kind: u8) -> Option<(usize, usize)> {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let differs = word ^ ONES * b'\r' as u64;
+    let differs = word ^ (ONES * b'\r' as u64);
     let end = (differs.wrapping_sub(ONES) & !differs & ONES << 7).trailing_zeros() / 8; // the first byte that does not
     if !(4..=6).contains(&end) || word as u8 != kind || (word >> (8 * end + 8)) as u8 != b'\n' {
         return None;

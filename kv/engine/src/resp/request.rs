@@ -35,7 +35,7 @@ const BULK_LEN_MAX_BEFORE_AUTH: usize = 16 * 1024;
 /// One command with its arguments. `B` is what it lies in: a [`Buf`] of this core, or whatever carries one to another.
 ///
 /// Empty until a parser has filled it. It is meant to be used again and again; what leaves it with `mem::take` is whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request<B = Buf> {
     /// What the arguments lie in: in the ordinary case this one buffer, a slice of what was received.
     front: Option<B>,

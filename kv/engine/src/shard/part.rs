@@ -19,18 +19,44 @@ pub enum Part<B = Buf> {
     },
     /// The values of keys.
     Fetch {
-        /// Each with its database, and whether the value is wanted or only whether there is one.
-        keys: Vec<(u8, B, bool)>,
+        /// Of these.
+        keys: Vec<Wanted<B>>,
     },
     /// To get everything ready for these changes, so that they cannot fail, but not to make them yet.
     Stage {
         /// In this order.
         changes: Vec<Change<B>>,
+        /// The command may need memory: it is refused when `maxmemory` is reached.
+        bounded: bool,
     },
     /// To make the changes that were made ready.
     Commit,
     /// To forget them.
     Abort,
+}
+
+/// A key that is asked for.
+#[derive(Debug)]
+pub struct Wanted<B = Buf> {
+    /// Where.
+    pub database: u8,
+    /// The key.
+    pub key: B,
+    /// What of it.
+    pub want: Want,
+    /// It counts as a read, hit or miss.
+    pub counts: bool,
+}
+
+/// What is asked for of a key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Want {
+    /// Whether it is there.
+    Presence,
+    /// Its value if that is a string, or else whether it is there.
+    Text,
+    /// Its value.
+    Value,
 }
 
 /// A change of one key.
@@ -79,12 +105,14 @@ impl<B> Part<B> {
         Ok(match self {
             Part::Run { request, session } => Part::Run { request: request.try_map_bufs(map)?, session },
             Part::Fetch { keys } => {
-                let keys = keys.into_iter().map(|(database, key, whole)| Ok((database, map(key)?, whole)));
+                let keys = keys.into_iter().map(|Wanted { database, key, want, counts }| {
+                    Ok(Wanted { database, key: map(key)?, want, counts })
+                });
                 Part::Fetch { keys: keys.collect::<Result<_, E>>()? }
             }
-            Part::Stage { changes } => {
+            Part::Stage { changes, bounded } => {
                 let changes = changes.into_iter().map(|change| change.try_map_bufs(&mut map));
-                Part::Stage { changes: changes.collect::<Result<_, E>>()? }
+                Part::Stage { changes: changes.collect::<Result<_, E>>()?, bounded }
             }
             Part::Commit => Part::Commit,
             Part::Abort => Part::Abort,
@@ -93,6 +121,13 @@ impl<B> Part<B> {
 }
 
 impl<B> Change<B> {
+    /// The key that changes.
+    pub fn key(&self) -> &B {
+        match self {
+            Change::Put { key, .. } | Change::Delete { key, .. } => key,
+        }
+    }
+
     fn try_map_bufs<C, E>(self, map: &mut impl FnMut(B) -> Result<C, E>) -> Result<Change<C>, E> {
         Ok(match self {
             Change::Put { database, key, package } => {
@@ -130,7 +165,7 @@ mod on_engine {
     use crate::command::find;
     use crate::engine::{At, Engine};
     use crate::keyspace::Entry;
-    use crate::refusal::Refusal;
+    use crate::resp::Reply;
 
     /// A change that cannot fail any more.
     #[derive(Debug)]
@@ -148,7 +183,7 @@ mod on_engine {
             let done = match part {
                 Part::Run { request, session } => self.run(&request, session, now),
                 Part::Fetch { keys } => self.fetch(&keys, now),
-                Part::Stage { changes } => self.stage(changes, now),
+                Part::Stage { changes, bounded } => self.stage(changes, bounded, now),
                 Part::Commit => {
                     self.commit(now);
                     Ok(Answer::Done)
@@ -163,28 +198,43 @@ mod on_engine {
 
         fn run(&mut self, request: &Request, session: Session, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
             let mut out = Output::new(self.tools.heap.clone());
+            // Memory for a short reply comes first: what was carried out must be answered.
+            let mark = out.mark();
+            out.put(b"?");
+            if out.has_failed() {
+                return Err(Exhausted);
+            }
+            out.rollback(mark);
+            let (commands, errors) = (self.stats.commands, std::mem::take(&mut self.errors));
             match find(request) {
                 Ok(command) => self.execute(command, request, session, now, &mut out),
-                Err(refusal) => out.put(&[b"-", &*refusal.text(None, request), b"\r\n"].concat()),
+                Err(refusal) => Reply::new(&mut out, session.protocol).error(&refusal.text(None, request)),
             }
-            // One command of a client is one command, however many parts it has.
-            self.stats.commands -= 1;
-            Ok(Answer::Reply(out.take()?.into_iter().collect()))
+            // One command of a client is one command, however many parts it has, and the server counts it.
+            (self.stats.commands, self.errors) = (commands, errors);
+            Ok(Answer::Reply(out.take()?.segments().to_vec()))
         }
 
-        fn fetch(&mut self, keys: &[(u8, Buf, bool)], now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+        fn fetch(&mut self, keys: &[Wanted], now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+            let heap = self.tools.heap.clone();
             let mut packages = Vec::with_capacity(keys.len());
-            for (database, key, whole) in keys {
+            for Wanted { database, key, want, counts } in keys {
                 let at = At { database: usize::from(*database), now: now.as_millis() };
-                let (key, heap) = (self.key(key), self.tools.heap.clone());
-                let found = self.find(at, &key).map(|entry| Package::of(entry, *whole, &heap));
-                packages.push(found.transpose()?);
+                let key = self.key(key);
+                let entry = if *counts { self.read(at, &key) } else { self.find(at, &key).map(|entry| &*entry) };
+                packages.push(entry.map(|entry| Package::of(entry, *want, &heap)).transpose()?);
             }
             Ok(Answer::Fetched(packages))
         }
 
-        fn stage(&mut self, changes: Vec<Change<Buf>>, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+        fn stage(&mut self, changes: Vec<Change<Buf>>, bounded: bool, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
             debug_assert!(self.staged.is_empty(), "held for two conversations");
+            // What was deleted counts until it is freed.
+            while bounded && self.is_over_limit() {
+                if !self.garbage.free_some() {
+                    return Err(Exhausted);
+                }
+            }
             let mut staged = Vec::with_capacity(changes.len());
             for change in changes {
                 let (database, key, package) = match change {
@@ -211,11 +261,6 @@ mod on_engine {
             }
         }
     }
-
-    /// What a conversation answers when memory is short.
-    pub(crate) fn put_exhausted(out: &mut Output, request: &Request) {
-        out.put(&[b"-", &*Refusal::OutOfMemory.text(None, request), b"\r\n"].concat());
-    }
 }
 
-pub(crate) use on_engine::{Staged, put_exhausted};
+pub(crate) use on_engine::Staged;
