@@ -265,7 +265,7 @@ impl Conversation {
     }
 
     fn run(&self, request: Request) -> Part {
-        Part::Run { request, session: self.session }
+        Part::Run { request, session: self.session, whole: false }
     }
 
     fn request_of(&self, args: &[&[u8]], out: &Output) -> Result<Request, Exhausted> {

@@ -16,6 +16,9 @@ pub enum Part<B = Buf> {
         request: Request<B>,
         /// In which database, and how to answer.
         session: Session,
+        /// It is all that a client has asked for ([`Plan::Shard`](super::Plan::Shard), sent from another core): counted as
+        /// a command. What a conversation asks is counted by whoever leads it.
+        whole: bool,
     },
     /// The values of keys.
     Fetch {
@@ -103,7 +106,7 @@ impl<B> Part<B> {
         B: std::ops::Deref<Target = [u8]>,
     {
         Ok(match self {
-            Part::Run { request, session } => Part::Run { request: request.try_map_bufs(map)?, session },
+            Part::Run { request, session, whole } => Part::Run { request: request.try_map_bufs(map)?, session, whole },
             Part::Fetch { keys } => {
                 let keys = keys.into_iter().map(|Wanted { database, key, want, counts }| {
                     Ok(Wanted { database, key: map(key)?, want, counts })
@@ -181,7 +184,7 @@ mod on_engine {
         /// Does this shard's part in a conversation.
         pub fn carry_out(&mut self, part: Part<Buf>, now: WallTime) -> Answer<Buf> {
             let done = match part {
-                Part::Run { request, session } => self.run(&request, session, now),
+                Part::Run { request, session, whole } => self.run(&request, session, whole, now),
                 Part::Fetch { keys } => self.fetch(&keys, now),
                 Part::Stage { changes, bounded } => self.stage(changes, bounded, now),
                 Part::Commit => {
@@ -196,7 +199,13 @@ mod on_engine {
             done.unwrap_or(Answer::Exhausted)
         }
 
-        fn run(&mut self, request: &Request, session: Session, now: WallTime) -> Result<Answer<Buf>, Exhausted> {
+        fn run(
+            &mut self,
+            request: &Request,
+            session: Session,
+            whole: bool,
+            now: WallTime,
+        ) -> Result<Answer<Buf>, Exhausted> {
             let mut out = Output::new(self.tools.heap.clone());
             // Memory for a short reply comes first: what was carried out must be answered.
             let mark = out.mark();
@@ -205,13 +214,15 @@ mod on_engine {
                 return Err(Exhausted);
             }
             out.rollback(mark);
-            let (commands, errors) = (self.stats.commands, std::mem::take(&mut self.errors));
+            let counted = (!whole).then(|| (self.stats.commands, std::mem::take(&mut self.errors)));
             match find(request) {
                 Ok(command) => self.execute(command, request, session, now, &mut out),
                 Err(refusal) => Reply::new(&mut out, session.protocol).error(&refusal.text(None, request)),
             }
-            // One command of a client is one command, however many parts it has, and the server counts it.
-            (self.stats.commands, self.errors) = (commands, errors);
+            // One command of a client is one command, however many parts it has.
+            if let Some(counted) = counted {
+                (self.stats.commands, self.errors) = counted;
+            }
             Ok(Answer::Reply(out.take()?.segments().to_vec()))
         }
 
