@@ -470,7 +470,7 @@ impl Conversation {
         let mut pops_at_once = 0;
         loop {
             self.decode(serving)?;
-            self.send()?;
+            self.send(&serving.system)?;
             match self.wants(serving) {
                 Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
                 Want::Again => continue,
@@ -515,7 +515,7 @@ impl Conversation {
 
     /// Pushes what was written, if nothing is being pushed.
     #[inline]
-    fn send(&mut self) -> Result<(), Closed> {
+    fn send(&mut self, system: &System) -> Result<(), Closed> {
         if self.push.is_some() {
             return Ok(());
         }
@@ -529,6 +529,7 @@ impl Conversation {
         if written.is_empty() {
             return Ok(());
         }
+        system.count_sent(written.len());
         match self.libos.begin_push(self.qd, written) {
             Ok(Begun::Done(Ok(_))) => Ok(()),
             Ok(Begun::Pending(qt)) => {
@@ -631,6 +632,7 @@ impl Conversation {
                 serving.tell(Event::PeerFinished(serving.id));
             }
         } else {
+            serving.system.count_received(sga.len());
             self.input.push(sga);
         }
     }

@@ -155,6 +155,11 @@ impl Connection {
         self.closing
     }
 
+    /// It is to be closed (CLIENT KILL).
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
     /// Whether the reply of the command that was admitted last is not to be sent.
     #[inline]
     pub fn is_muted(&self) -> bool {
