@@ -106,6 +106,11 @@ impl Codec for Resp {
         }
     }
 
+    #[inline]
+    fn has_unread(&self) -> bool {
+        self.parser.has_unread()
+    }
+
     fn encode(reply: Buf, output: &mut Output) {
         output.put_buf(reply);
     }
