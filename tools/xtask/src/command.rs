@@ -60,6 +60,10 @@ pub struct Ran {
 /// Runs a command to its end.
 pub fn run(command: &mut Command, show: Show) -> Result<Ran> {
     println!("  $ {}", shown(command));
+    run_to(command, show, |line| println!("{line}"))
+}
+
+fn run_to(command: &mut Command, show: Show, mut print: impl FnMut(&str)) -> Result<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{} cannot be run", shown(command)))?;
     let (lines, received) = mpsc::channel();
@@ -69,7 +73,7 @@ pub fn run(command: &mut Command, show: Show) -> Result<Ran> {
     for line in received {
         let is_status = is_status(&line);
         if !hidden || is_status {
-            println!("{line}");
+            print(&line);
         }
         hidden |= show == Show::UntilSummary && line.trim_start().starts_with("Summary [");
         output.push_str(&line);
@@ -116,12 +120,22 @@ mod tests {
 
     #[test]
     fn output_is_kept_whole_and_skips_are_found_in_both_streams() {
-        let ran = run(&mut sh("echo one; echo 'SKIP a: no b' >&2; printf '\\377\\nSKIP c: no d'; exit 3"), Show::All);
-        let ran = ran.unwrap();
-        assert!(!ran.success && ran.output.contains("one\n"));
+        let script = "echo one; echo 'SKIP a: no b' >&2; printf '\\377\\nSKIP c: no d'; exit 3";
+        let mut printed = 0;
+        let ran = run_to(&mut sh(script), Show::All, |_| printed += 1).unwrap();
+        assert!(!ran.success && ran.output.contains("one\n") && printed == 4);
         let mut names: Vec<&str> = ran.skips.iter().map(|skip| skip.name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "c"]);
+    }
+
+    #[test]
+    fn what_follows_the_summary_is_searched_and_only_failures_are_shown() {
+        let script = "echo '  Summary [ 1s] 2 tests'; echo 'SKIP a: no b'; echo '  FAIL [ 1s] x y'; echo running";
+        let mut printed = Vec::new();
+        let ran = run_to(&mut sh(script), Show::UntilSummary, |line| printed.push(line.trim().to_string())).unwrap();
+        assert_eq!(printed, ["Summary [ 1s] 2 tests", "FAIL [ 1s] x y"]);
+        assert_eq!(ran.skips.len(), 1);
     }
 
     #[test]

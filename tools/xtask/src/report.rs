@@ -33,7 +33,6 @@ impl Ended {
 
     pub fn skipped(name: &str, reason: impl Into<String>) -> Ended {
         let skip = Skip { name: name.into(), reason: reason.into() };
-        println!("  SKIP {}: {}", skip.name, skip.reason);
         Ended { verdict: Verdict::Skipped, skips: vec![skip] }
     }
 }
