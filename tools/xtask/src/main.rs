@@ -30,7 +30,8 @@ Usage: cargo xtask <task> [options]
       --fail-fast    Stop at the first step that fails.
       --seeds N      Seeds of the sweep (200, or MARGAY_SEEDS).
   tidy               Reads the source: arrows between crates, forbidden calls, licences, sizes, links.
-      --fix          Lowers the limits in tools/xtask/ratchet.txt to what is needed.
+      --fix          Lowers the limits in tools/xtask/ratchet.txt to what is needed, and fills documents with the code
+                     that they show.
   seeds N            Sweeps of the simulator over N seeds.
   soak [part...]     The long forms of everything; writes docs/soak.md.
       --list         What parts there are.

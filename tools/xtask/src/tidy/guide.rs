@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result};
+
 use super::{Problem, Tree};
 
 pub fn check(tree: &Tree) -> Vec<Problem> {
@@ -14,20 +16,54 @@ fn document<'a>(place: &str, text: &str, file: impl Fn(&Path) -> Option<&'a str>
     let mut problems = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
     for (index, line) in lines.iter().enumerate() {
-        let Some(name) = line.trim().strip_prefix("<!-- code: ").and_then(|rest| rest.strip_suffix(" -->")) else {
-            continue;
-        };
-        let (path, part) = name.split_once('#').map_or((name, None), |(path, part)| (path, Some(part)));
+        let Some(name) = marked(line) else { continue };
+        let (path, part) = split(name);
         let expected = file(Path::new(path)).and_then(|text| region(text, part));
         let what = match (expected, block(&lines[index + 1..])) {
             (None, _) => format!("there is no `{name}`"),
             (_, None) => format!("no block of code follows `{name}`"),
-            (Some(expected), Some(shown)) if expected != shown => format!("the block differs from `{name}`"),
+            (Some(expected), Some(shown)) if expected != shown => {
+                format!("the block differs from `{name}`: run `cargo xtask tidy --fix`")
+            }
             _ => continue,
         };
         problems.push(Problem::new(place, index + 1, what));
     }
     problems
+}
+
+/// Fills the blocks of all documents with the code that they show.
+pub fn fill(tree: &Tree) -> Result<()> {
+    for (path, text) in tree.texts.iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "md")) {
+        let filled = filled(text, |file| tree.text(file));
+        if filled != *text {
+            std::fs::write(path, filled).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn filled<'a>(text: &str, file: impl Fn(&Path) -> Option<&'a str>) -> String {
+    let (mut filled, mut lines) = (String::new(), text.lines().peekable());
+    while let Some(line) = lines.next() {
+        filled += &format!("{line}\n");
+        let Some(name) = marked(line) else { continue };
+        let (path, part) = split(name);
+        let Some(code) = file(Path::new(path)).and_then(|text| region(text, part)) else { continue };
+        let Some(fence) = lines.next_if(|line| line.starts_with("```")) else { continue };
+        filled += &format!("{fence}\n{code}\n");
+        while lines.next_if(|line| !line.starts_with("```")).is_some() {}
+    }
+    filled
+}
+
+/// The name in `<!-- code: FILE#REGION -->`.
+fn marked(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("<!-- code: ")?.strip_suffix(" -->")
+}
+
+fn split(name: &str) -> (&str, Option<&str>) {
+    name.split_once('#').map_or((name, None), |(path, part)| (path, Some(part)))
 }
 
 /// The block that begins in the first of these lines, perhaps after an empty one.
@@ -73,7 +109,7 @@ mod tests {
         assert_eq!(problems("x\n<!-- code: a.rs#inner -->\n```rust\nfn b() {\n}\n```\n"), [""; 0]);
         assert_eq!(
             problems("<!-- code: a.rs#inner -->\n```rust\nfn c() {\n}\n```\n"),
-            ["the block differs from `a.rs#inner`"]
+            ["the block differs from `a.rs#inner`: run `cargo xtask tidy --fix`"]
         );
         assert_eq!(problems("<!-- code: a.rs#other -->\n```rust\n```\n"), ["there is no `a.rs#other`"]);
         assert_eq!(problems("<!-- code: b.rs -->\n```rust\n```\n"), ["there is no `b.rs`"]);
@@ -83,5 +119,14 @@ mod tests {
     #[test]
     fn without_a_region_the_whole_file_is_meant() {
         assert_eq!(region("# guide: a\n[package]\n", None).unwrap(), "[package]");
+    }
+
+    #[test]
+    fn blocks_are_filled_and_the_text_around_them_stays() {
+        let file = |path: &Path| (path == Path::new("a.rs")).then_some(FILE);
+        let text = "x\n<!-- code: a.rs#inner -->\n```rust\nold\n```\ny\n<!-- code: b.rs -->\n```rust\nkept\n```\n";
+        let expected = text.replace("old", "fn b() {\n}");
+        assert_eq!(filled(text, file), expected);
+        assert_eq!(filled(&expected, file), expected);
     }
 }

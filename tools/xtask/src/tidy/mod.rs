@@ -78,7 +78,9 @@ impl Tree {
 
 pub fn run(fix: bool) -> Result<bool> {
     if fix {
-        ratchet::lower(&Tree::read()?)?;
+        let tree = Tree::read()?;
+        ratchet::lower(&tree)?;
+        guide::fill(&tree)?;
     }
     let part = Part::run("tidy", step);
     println!("\ntidy: {} in {:.1} s", part.result(), part.took.as_secs_f64());
