@@ -5,9 +5,9 @@ use anyhow::{Context, Result, bail};
 use crate::Options;
 use crate::command::{self, Show, cargo, shown};
 use crate::machine::{Machine, between_markers};
-use crate::report::{self, Part};
+use crate::report::{self, Ended, Part};
 use crate::skips;
-use crate::test::ended;
+use crate::test::{ended, prepare_miri, ran_some};
 use crate::workspace::Metadata;
 
 const DOCUMENT: &str = "docs/soak.md";
@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<bool> {
             command.arg("--target-dir").arg(target.join(folder));
         }
         command.arg("--").args(long.passed_on);
-        let part = Part::run(long.name, || Ok(ended(command::run(&mut command, Show::All)?, "see the log")));
+        let part = Part::run(long.name, || do_part(long, &mut command));
         rows.push(row(long, &part, &command_shown));
         parts.push(part);
     }
@@ -106,6 +106,20 @@ pub fn run(options: &Options) -> Result<bool> {
     print!("{}", report::table(&parts));
     write(&machine, &rows, &skipped)?;
     Ok(all_listed && !parts.iter().any(Part::has_failed))
+}
+
+fn do_part(long: &Long, command: &mut std::process::Command) -> Result<Ended> {
+    if long.name == "miri"
+        && let Err(reason) = prepare_miri()
+    {
+        return Ok(Ended::skipped("miri", reason));
+    }
+    let ran = command::run(command, Show::All)?;
+    // A filter that fits nothing would pass.
+    if ran.success && !ran_some(&ran.output) {
+        return Ok(Ended::failed("no test was run"));
+    }
+    Ok(ended(ran, "see the log"))
 }
 
 fn row(long: &Long, part: &Part, command: &str) -> String {
@@ -125,7 +139,17 @@ fn write(machine: &Machine, rows: &[String], skipped: &[skips::Skip]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Ended;
+
+    #[test]
+    fn a_part_that_runs_no_test_has_failed() {
+        let part = |script: &str| {
+            let mut command = command::program("sh");
+            do_part(&PARTS[2], command.args(["-c", script])).unwrap().verdict
+        };
+        assert_eq!(part("echo 'test result: ok. 2 passed; 0 failed'"), report::Verdict::Passed);
+        assert!(matches!(part("echo 'test result: ok. 0 passed; 0 failed'"), report::Verdict::Failed(_)));
+        assert!(matches!(part("exit 1"), report::Verdict::Failed(_)));
+    }
 
     #[test]
     fn a_row_says_what_was_run_and_how_it_ended() {

@@ -157,7 +157,7 @@ fn miri(context: &Context) -> Result<Ended> {
 }
 
 /// Finds Miri, or installs it where nobody minds: as root, or in continuous integration.
-fn prepare_miri() -> Result<(), String> {
+pub fn prepare_miri() -> Result<(), String> {
     let is_there = || {
         let sysroot = std::process::Command::new("rustc").args(["+nightly", "--print", "sysroot"]).output();
         let sysroot = sysroot.ok().filter(|output| output.status.success());
