@@ -149,6 +149,28 @@ fn a_sleeping_core_is_woken_by_each_message() {
 }
 
 #[test]
+fn what_a_core_sent_before_it_ended_wakes_its_neighbour() {
+    let reservation = support::reservation(2);
+    let mut ports = mesh(2, MeshKind::Threads).unwrap();
+    let (theirs, mine) = (ports.pop().unwrap(), ports.pop().unwrap());
+    let core_here = core(&reservation, mine, SLEEPY);
+    let libos = core_here.libos().clone();
+    let qd = libos.queue().unwrap();
+    let address = libos.address_of(qd).unwrap();
+    let there = reservation.clone();
+    let other = thread::spawn(move || {
+        let core = core(&there, theirs, SLEEPY);
+        let end = core.libos().attach(address, 1000).unwrap();
+        thread::sleep(Duration::from_millis(50)); // the other sleeps now
+        core.libos().push(end, Sga::copy(core.libos().heap(), b"my last").unwrap()).unwrap();
+    });
+    let qt = libos.pop(qd, 100).unwrap();
+    let popped = libos.wait(qt, Some(Duration::from_secs(20))).expect("woken in time").popped().unwrap();
+    assert_eq!(popped.sga.to_vec(), b"my last");
+    other.join().unwrap();
+}
+
+#[test]
 fn a_stopper_ends_a_sleeping_core() {
     let reservation = support::reservation(1);
     let (send, receive) = std::sync::mpsc::channel();
