@@ -167,6 +167,20 @@ impl Deref for BufList {
 impl Drop for BufList {
     #[inline]
     fn drop(&mut self) {
+        if self.capacity as usize == BufList::INSIDE {
+            if self.first != self.end {
+                // SAFETY: the one slot inside holds an element, which is going with the list.
+                unsafe { std::ptr::drop_in_place(self.slots_mut()) };
+            }
+        } else {
+            self.drop_chunk();
+        }
+    }
+}
+
+impl BufList {
+    #[cold]
+    fn drop_chunk(&mut self) {
         // SAFETY: the elements are the list's, which is going.
         unsafe { std::ptr::drop_in_place(self.as_mut_slice()) };
         self.free_slots();

@@ -66,7 +66,10 @@ impl Sga {
     /// Bytes in all buffers.
     #[inline]
     pub fn len(&self) -> usize {
-        self.0.iter().map(Buf::len).sum()
+        match self.segments() {
+            [one] => one.len(),
+            many => many.iter().map(Buf::len).sum(),
+        }
     }
 
     /// Whether there are none.

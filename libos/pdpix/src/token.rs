@@ -96,7 +96,7 @@ impl QToken {
     #[inline]
     pub const fn next_use(self, bits: u32) -> QToken {
         let mask = (1 << bits) - 1;
-        QToken(self.0 & !mask | (self.0 + 1) & mask)
+        QToken(self.0 & !mask | self.0.wrapping_add(1) & mask)
     }
 
     /// Which use of the slot.

@@ -91,7 +91,7 @@ impl Driver for Epoll {
             if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
                 socket.writable = true;
             }
-            table.make_ready(h);
+            table.make_ready_if_awaited(h);
         }
     }
 

@@ -160,6 +160,17 @@ impl<D: Driver> Socket<D> {
         }
     }
 
+    /// Whether something is to be sent, or ended.
+    #[inline]
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.unsent.is_empty() || !self.pushes.is_empty() || self.finish == Finish::Asked
+    }
+
+    /// Whether somebody waits, for more than to read.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.has_writes() || self.closing.is_some() || matches!(self.role, Role::Connecting(_))
+    }
+
     /// Whether this is an end of a connection that exists.
     pub(crate) fn is_stream(&self) -> bool {
         self.kind == SocketKind::Stream

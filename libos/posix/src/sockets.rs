@@ -28,7 +28,18 @@ pub struct Table<D: Driver> {
 }
 
 impl<D: Driver> Table<D> {
-    /// The socket has something for those who wait, or room for what waits.
+    /// The socket has something for those who wait, or room for what waits: to be served, if there is anybody.
+    #[inline]
+    pub(crate) fn make_ready_if_awaited(&mut self, h: Handle) {
+        if let Some(socket) = self.sockets.get_mut(h.0 as usize)
+            && (!socket.waiting.is_empty() || socket.is_awaited())
+            && !std::mem::replace(&mut socket.is_ready, true)
+        {
+            self.ready.push_back(h);
+        }
+    }
+
+    /// The same, whoever waits.
     #[inline]
     pub(crate) fn make_ready(&mut self, h: Handle) {
         if let Some(socket) = self.sockets.get_mut(h.0 as usize)
@@ -258,8 +269,18 @@ impl<D: Driver> KernelNetwork<D> {
     }
 
     /// Takes up what waits for a socket that is ready. False if there was no room for what ends.
+    #[inline]
     fn serve(&mut self, h: Handle, now: Instant, done: &mut Completions) -> bool {
         let Some(socket) = self.table.sockets.get_mut(h.0 as usize) else { return true };
+        socket.is_ready = false;
+        if socket.has_writes() || socket.closing.is_some() || matches!(socket.role, Role::Connecting(_)) {
+            return self.serve_all(h, now, done);
+        }
+        socket.waiting.is_empty() || self.serve_reads(h, done)
+    }
+
+    fn serve_all(&mut self, h: Handle, now: Instant, done: &mut Completions) -> bool {
+        let socket = &mut self.table.sockets[h.0 as usize];
         if let Role::Connecting(op) = socket.role {
             if !socket.writable {
                 return true; // only the descriptor was new
@@ -272,7 +293,8 @@ impl<D: Driver> KernelNetwork<D> {
                 Ok(Err(errno)) | Err(errno) => Some(error(errno)),
             };
             socket.role = if failed.is_some() { Role::Dead } else { Role::Connected };
-            done.push(op, failed.map_or(Ok(Outcome::Connected), Err));
+            let watched = if failed.is_none() { self.driver.watch(h, socket).err() } else { None };
+            done.push(op, failed.or(watched).map_or(Ok(Outcome::Connected), Err));
         }
         self.serve_writes(h, done) && self.serve_reads(h, done) && self.serve_close(h, now)
     }
@@ -567,23 +589,20 @@ impl<D: Driver> Network for KernelNetwork<D> {
         if !self.table.sockets.is_empty() {
             self.driver.poll(&mut self.table);
         }
-        for h in std::mem::take(&mut self.starved) {
-            self.table.make_ready(h);
+        if !self.starved.is_empty() {
+            std::mem::take(&mut self.starved).into_iter().for_each(|h| self.table.make_ready(h));
         }
         if !self.zombies.is_empty() {
             self.linger(now);
         }
         for _ in 0..self.table.ready.len() {
             let Some(h) = self.table.ready.pop_front() else { break };
-            if let Some(socket) = self.table.sockets.get_mut(h.0 as usize) {
-                socket.is_ready = false;
-                if !self.serve(h, now, done) {
-                    // No room: it is the first to be served next time.
-                    if !std::mem::replace(&mut self.get(h).is_ready, true) {
-                        self.table.ready.push_front(h);
-                    }
-                    break;
+            if !self.serve(h, now, done) {
+                // No room: it is the first to be served next time.
+                if !std::mem::replace(&mut self.get(h).is_ready, true) {
+                    self.table.ready.push_front(h);
                 }
+                break;
             }
         }
     }

@@ -105,7 +105,11 @@ impl Core {
         let inner = Inner {
             heap: parts.heap,
             now: Cell::new(now),
+            wall: Cell::new(None),
+            in_pass: Cell::new(false),
             clock: parts.clock,
+            core: parts.ports.core(),
+            cores: parts.ports.cores(),
             scheduler: Scheduler::new(doorbell.clone()),
             tokens: RefCell::new(TokenTable::new(parts.ports.core(), parts.generation_bits)),
             queues: RefCell::new(QueueTable::default()),
@@ -190,6 +194,7 @@ impl Drop for Core {
         for named in inner.networks.borrow_mut().iter_mut() {
             named.network.flush(now);
         }
+        inner.ports.borrow_mut().flush();
         inner.networks.borrow_mut().clear();
         inner.heap.exchange_returns();
         // Whom it sent something since its last pass, a neighbour that sleeps, is to be woken for it.
@@ -204,24 +209,23 @@ impl LibOs {
         let inner = &*self.0;
         let now = inner.clock.now();
         inner.now.set(now);
+        inner.wall.set(None);
+        inner.in_pass.set(true);
         inner.heap.exchange_returns();
-        let messages = self.take_core_messages(BURST_MAX);
+        let messages = if inner.cores > 1 { self.take_core_messages(BURST_MAX) } else { 0 };
         let ended = self.poll_networks(now);
-        let mut timers = 0;
-        loop {
-            let fired = inner.timers.borrow_mut().pop(now);
-            let Some(waiter) = fired else { break };
-            self.notify(waiter);
-            timers += 1;
-        }
+        let timers = if inner.timers.borrow_mut().is_due(now) { self.fire_timers(now) } else { 0 };
         let ran = inner.scheduler.run();
         for named in inner.networks.borrow_mut().iter_mut() {
             named.network.flush(now);
         }
-        if !inner.stalled.borrow().is_empty() {
-            self.retry_stalled();
+        if inner.cores > 1 {
+            if !inner.stalled.borrow().is_empty() {
+                self.retry_stalled();
+            }
+            inner.ports.borrow_mut().flush();
         }
-        inner.ports.borrow_mut().flush();
+        inner.in_pass.set(false);
         count(&inner.counters.passes);
         let busy = messages + ended + timers + ran > 0;
         if busy {
@@ -232,24 +236,37 @@ impl LibOs {
         busy
     }
 
+    #[cold]
+    fn fire_timers(&self, now: Instant) -> usize {
+        let mut fired = 0;
+        loop {
+            let waiter = self.0.timers.borrow_mut().pop(now);
+            let Some(waiter) = waiter else { return fired };
+            self.notify(waiter);
+            fired += 1;
+        }
+    }
+
     /// Bursts grow only when there is a queue (adaptive batching, IX OSDI'14).
     #[inline]
     fn poll_networks(&self, now: Instant) -> usize {
         let inner = &*self.0;
         let mut ended = 0;
         let mut full = false;
-        let mut completions = std::mem::take(&mut *inner.completions.borrow_mut());
         let networks = inner.networks.borrow().len();
         for index in 0..networks {
+            let mut completions = inner.completions.borrow_mut();
             completions.set_room(inner.burst.get());
             inner.networks.borrow_mut()[index].network.poll(now, &mut completions);
             full |= completions.room() == 0;
             ended += completions.len();
-            for done in completions.drain() {
+            // Taken one by one, with nothing borrowed: an end may wake somebody who begins something.
+            while let Some(done) = completions.pop() {
+                drop(completions);
                 self.complete_from(index as u8, done.op, done.result);
+                completions = inner.completions.borrow_mut();
             }
         }
-        *inner.completions.borrow_mut() = completions;
         let burst = inner.burst.get();
         inner.burst.set(if full { (burst * 2).min(BURST_MAX) } else { (burst / 2).max(1) });
         ended

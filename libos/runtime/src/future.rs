@@ -70,12 +70,59 @@ impl LibOs {
         .await
     }
 
+    /// Which coroutine runs now, to be woken by [`LibOs::wake`]. `None` outside of coroutines.
+    pub fn running(&self) -> Option<CoroutineId> {
+        self.0.scheduler.running().map(CoroutineId)
+    }
+
+    /// Makes a coroutine runnable, without the atomics of a waker. One that has ended is ignored; another that took its
+    /// place wakes for nothing.
+    #[inline]
+    pub fn wake(&self, coroutine: CoroutineId) {
+        self.0.scheduler.wake(coroutine.0);
+    }
+
     /// Whoever polls, as a waiter.
     fn waiter(&self, cx: &Context<'_>) -> Waiter {
         match self.0.scheduler.running_with(cx.waker()) {
             Some(place) => Waiter::Coroutine(place),
             None => Waiter::Foreign(cx.waker().clone()),
         }
+    }
+}
+
+/// Names a coroutine of this core, to wake it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CoroutineId(Place);
+
+impl Redeem {
+    /// Whether the operation has ended; registers whoever polls if not. To be followed by [`Redeem::take`].
+    #[inline]
+    pub fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let again = self.state == Held::Waiting;
+        let waiter = self.libos.waiter(cx);
+        let pending = self.libos.0.tokens.borrow_mut().wait_if_pending(self.qt, waiter, again);
+        match pending {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => {
+                self.state = Held::Waiting;
+                Poll::Pending
+            }
+            Err(error) => {
+                self.state = Held::Over;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// The completion, which [`Redeem::poll_end`] said is there.
+    ///
+    /// # Errors
+    /// `StaleToken`: it was taken before.
+    #[inline]
+    pub fn take(&mut self) -> Result<Completion, Error> {
+        self.state = Held::Over;
+        self.libos.try_redeem(self.qt)?.ok_or(Error::StaleToken)
     }
 }
 
@@ -101,33 +148,23 @@ impl Future for Redeem {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let qt = self.qt;
-        let looked = self.libos.0.tokens.borrow_mut().look(qt);
-        match looked {
-            Ok(Some(completion)) => {
+        let (qt, again) = (self.qt, self.state == Held::Waiting);
+        let waiter = self.libos.waiter(cx);
+        let mut tokens = self.libos.0.tokens.borrow_mut();
+        match tokens.wait_if_pending(qt, waiter, again) {
+            Ok(true) => {
+                let completion = tokens.redeem(qt);
+                drop(tokens);
                 self.state = Held::Over;
                 Poll::Ready(Ok(completion))
             }
-            Ok(None) => {
-                let waiter = self.libos.waiter(cx);
-                let mut tokens = self.libos.0.tokens.borrow_mut();
-                let registered = match self.state {
-                    Held::Waiting => tokens.wait_again(qt, waiter),
-                    _ => tokens.wait(qt, waiter),
-                };
+            Ok(false) => {
                 drop(tokens);
-                match registered {
-                    Ok(()) => {
-                        self.state = Held::Waiting;
-                        Poll::Pending
-                    }
-                    Err(error) => {
-                        self.state = Held::Over;
-                        Poll::Ready(Err(error))
-                    }
-                }
+                self.state = Held::Waiting;
+                Poll::Pending
             }
             Err(error) => {
+                drop(tokens);
                 self.state = Held::Over;
                 Poll::Ready(Err(error))
             }

@@ -25,6 +25,15 @@ use crate::token::{Ended, OpKind, OpResult, TokenTable, Waiter};
 use crate::trace::{Event, Trace};
 use crate::wheel::Wheel;
 
+/// How an operation began.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is over: this is its result, and there is no token.
+    Done(Result<Outcome<Qd>, Error>),
+    /// Its token.
+    Pending(QToken),
+}
+
 /// What to do with messages from other cores that are not the runtime's own.
 pub type CoreReceiver = Box<dyn FnMut(u8, Parcel)>;
 
@@ -37,6 +46,12 @@ pub(crate) struct Inner {
     pub(crate) heap: Heap,
     pub(crate) clock: Box<dyn Clock>,
     pub(crate) now: Cell<Instant>,
+    /// Read when first asked for in a pass.
+    pub(crate) wall: Cell<Option<WallTime>>,
+    /// A pass is under way: nobody may wait.
+    pub(crate) in_pass: Cell<bool>,
+    pub(crate) core: u8,
+    pub(crate) cores: usize,
     pub(crate) scheduler: Scheduler,
     pub(crate) tokens: RefCell<TokenTable>,
     pub(crate) queues: RefCell<QueueTable>,
@@ -278,6 +293,7 @@ impl LibOs {
             self.0.queues.borrow_mut().get(qd)?;
             return Err(Error::InvalidArgument);
         }
+        count(&self.0.counters.pushes);
         let mut queues = self.0.queues.borrow_mut();
         match &mut queues.get(qd)?.kind {
             Kind::Memory(queue) => {
@@ -312,21 +328,20 @@ impl LibOs {
 
     #[cold]
     fn push_to_memory(&self, qd: Qd, sga: Sga) -> Result<QToken, Error> {
-        let qt = self.issue(qd, OpKind::Push, sga.len())?;
+        let (len, next) = (sga.len(), self.0.tokens.borrow_mut().next()?);
         let mut queues = self.0.queues.borrow_mut();
         let Kind::Memory(queue) = &mut queues.get(qd)?.kind else { unreachable!("it is a memory queue") };
-        let pushed = queue.push(OpId(qt.raw()), sga);
+        let pushed = queue.push(OpId(next.raw()), sga)?;
         drop(queues);
         match pushed {
-            Ok(Pushed::Queued) => self.end_now(qt, Ok(Outcome::Pushed)),
-            Ok(Pushed::Handed(pop, popped)) => {
-                self.end_now(qt, Ok(Outcome::Pushed));
+            Pushed::Waits => self.issue(qd, OpKind::Push, len),
+            Pushed::Queued => self.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed)),
+            Pushed::Handed(pop, popped) => {
+                let qt = self.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed))?;
                 self.complete(pop, Ok(Outcome::Popped(popped)));
+                Ok(qt)
             }
-            Ok(Pushed::Waits) => {}
-            Err(refused) => return Err(self.withdraw(qt, refused)),
         }
-        Ok(qt)
     }
 
     /// Hands `sga` over, to be sent to an address, on a datagram queue.
@@ -334,6 +349,11 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::push`].
     pub fn push_to(&self, qd: Qd, sga: Sga, to: Endpoint) -> Result<QToken, Error> {
+        if sga.is_empty() {
+            self.0.queues.borrow_mut().get(qd)?;
+            return Err(Error::InvalidArgument);
+        }
+        count(&self.0.counters.pushes);
         let len = sga.len();
         self.submit(qd, OpKind::Push, len, Op::PushTo(sga, to))
     }
@@ -349,6 +369,7 @@ impl LibOs {
             self.0.queues.borrow_mut().get(qd)?;
             return Err(Error::InvalidArgument);
         }
+        count(&self.0.counters.pops);
         if self.0.returned.get() > 0
             && let Some(qt) = self.take_or_park(qd, OpKind::Pop, len_max)?
         {
@@ -399,24 +420,71 @@ impl LibOs {
 
     #[inline]
     fn submit(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<QToken, Error> {
-        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+        match self.begin(qd, kind, len, what)? {
+            Begun::Pending(qt) => Ok(qt),
+            Begun::Done(result) => self.issue_ended(qd, kind, len, result),
+        }
+    }
+
+    /// Begins an operation on a socket. What is over at once needs no token.
+    #[inline(always)]
+    fn begin(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<Begun, Error> {
+        let inner = &*self.0;
+        let Kind::Socket { network, handle, socket } = inner.queues.borrow_mut().get(qd)?.kind else {
             return Err(Error::NotSupported);
         };
-        if matches!(&what, Op::Push(sga) | Op::PushTo(sga, _) if sga.is_empty()) {
-            return Err(Error::InvalidArgument);
-        }
-        let qt = self.issue(qd, kind, len)?;
-        let submitted = self.0.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what);
+        let qt = inner.tokens.borrow_mut().next()?;
+        let submitted = inner.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what)?;
         match submitted {
-            Ok(Submitted::Pending) => Ok(qt),
-            Ok(Submitted::Done(result)) => {
-                count(&self.0.counters.completed_at_once);
-                let result = self.adopt(network, socket, result);
-                self.end_now(qt, result);
-                Ok(qt)
+            Submitted::Pending => {
+                let issued = self.issue(qd, kind, len)?;
+                debug_assert_eq!(issued, qt, "submit issued a token");
+                Ok(Begun::Pending(qt))
             }
-            Err(refused) => Err(self.withdraw(qt, refused)),
+            Submitted::Done(Ok(Outcome::Pushed)) => {
+                count(&inner.counters.completed_at_once);
+                Ok(Begun::Done(Ok(Outcome::Pushed)))
+            }
+            Submitted::Done(result) => {
+                count(&inner.counters.completed_at_once);
+                Ok(Begun::Done(self.adopt(network, socket, result)))
+            }
         }
+    }
+
+    /// [`LibOs::push`], for who wants no token for what is over at once.
+    ///
+    /// # Errors
+    /// As [`LibOs::push`].
+    #[inline]
+    pub fn begin_push(&self, qd: Qd, sga: Sga) -> Result<Begun, Error> {
+        if !sga.is_empty() && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
+            count(&self.0.counters.pushes);
+            let len = sga.len();
+            let begun = self.begin(qd, OpKind::Push, len, Op::Push(sga));
+            if matches!(begun, Ok(Begun::Done(_))) {
+                self.note(Event::PushAtOnce, u64::from(qd.raw()), len as u64);
+            }
+            return begun;
+        }
+        self.push(qd, sga).map(Begun::Pending)
+    }
+
+    /// [`LibOs::pop`], for who wants no token for what is over at once.
+    ///
+    /// # Errors
+    /// As [`LibOs::pop`].
+    #[inline]
+    pub fn begin_pop(&self, qd: Qd, len_max: usize) -> Result<Begun, Error> {
+        if self.0.returned.get() == 0 && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
+            count(&self.0.counters.pops);
+            let begun = self.begin(qd, OpKind::Pop, len_max, Op::Pop { len_max });
+            if matches!(begun, Ok(Begun::Done(_))) {
+                self.note(Event::PopAtOnce, u64::from(qd.raw()), len_max as u64);
+            }
+            return begun;
+        }
+        self.pop(qd, len_max).map(Begun::Pending)
     }
 
     #[inline]
@@ -439,29 +507,11 @@ impl LibOs {
     #[inline]
     fn note_issued(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
         match kind {
-            OpKind::Push => {
-                count(&self.0.counters.pushes);
-                self.note(Event::Push, qt.raw(), len as u64);
-            }
-            OpKind::Pop => {
-                count(&self.0.counters.pops);
-                self.note(Event::Pop, qt.raw(), len as u64);
-            }
+            OpKind::Push => self.note(Event::Push, qt.raw(), len as u64),
+            OpKind::Pop => self.note(Event::Pop, qt.raw(), len as u64),
             OpKind::Accept => self.note(Event::Accept, qt.raw(), u64::from(qd.raw())),
             OpKind::Connect => self.note(Event::Connect, qt.raw(), u64::from(qd.raw())),
         }
-    }
-
-    /// Ends an operation whose token nobody has seen yet.
-    #[inline]
-    fn end_now(&self, qt: QToken, result: OpResult) {
-        self.note(Event::Done, qt.raw(), errno(&result));
-        self.0.tokens.borrow_mut().end_unseen(qt, result);
-    }
-
-    fn withdraw(&self, qt: QToken, refused: Error) -> Error {
-        self.0.tokens.borrow_mut().withdraw(qt);
-        refused
     }
 
     /// Gives an accepted handle a descriptor.
@@ -481,21 +531,26 @@ impl LibOs {
     }
 
     /// An operation of a network has ended.
+    #[inline]
     pub(crate) fn complete_from(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) {
         count(&self.0.counters.completed_later);
         let result = match result {
-            Ok(Outcome::Accepted { .. }) => {
-                // An accept's queue may be closed by now; what it accepted is of the same kind.
-                let (qd, _) = self.0.tokens.borrow().of_op(op);
-                let socket = match self.0.queues.borrow_mut().get(qd).map(|queue| &queue.kind) {
-                    Ok(Kind::Socket { socket, .. }) => *socket,
-                    _ => SocketKind::Stream,
-                };
-                self.adopt(network, socket, result)
-            }
-            other => self.adopt(network, SocketKind::Stream, other),
+            Ok(Outcome::Popped(popped)) => Ok(Outcome::Popped(popped)),
+            Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
+            other => self.adopt_for(network, op, other),
         };
         self.complete(op, result);
+    }
+
+    #[cold]
+    fn adopt_for(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) -> OpResult {
+        // An accept's queue may be closed by now; what it accepted is of the same kind.
+        let (qd, _) = self.0.tokens.borrow().of_op(op);
+        let socket = match self.0.queues.borrow_mut().get(qd).map(|queue| &queue.kind) {
+            Ok(Kind::Socket { socket, .. }) => *socket,
+            _ => SocketKind::Stream,
+        };
+        self.adopt(network, socket, result)
     }
 
     /// An operation has ended: its token is complete, and its one waiter woken.
@@ -514,8 +569,7 @@ impl LibOs {
         let ended = self.0.tokens.borrow_mut().end(op, result);
         match ended {
             Ended::Complete(waiter) => self.notify(waiter),
-            Ended::Abandoned(Ok(outcome)) => self.discard(outcome),
-            Ended::Abandoned(Err(_)) => {}
+            Ended::Abandoned(result) => self.discard(*result),
         }
     }
 
@@ -539,7 +593,7 @@ impl LibOs {
     /// left that could complete it.
     #[inline]
     pub fn wait(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        if !self.0.scheduler.is_running() {
+        if !self.0.in_pass.get() {
             let mut tokens = self.0.tokens.borrow_mut();
             if tokens.is_complete(qt)? {
                 return Ok(tokens.redeem(qt));
@@ -559,7 +613,7 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait`]; `InvalidArgument` if the list is empty.
     pub fn wait_any(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<(usize, Completion), Error> {
-        if self.0.scheduler.is_running() {
+        if self.0.in_pass.get() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() {
@@ -603,7 +657,7 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::wait_any`]; `InvalidArgument` also if a token is there twice. On `TimedOut` all tokens stay valid.
     pub fn wait_all(&self, tokens: &[QToken], timeout: Option<Duration>) -> Result<Vec<Completion>, Error> {
-        if self.0.scheduler.is_running() {
+        if self.0.in_pass.get() {
             return Err(Error::WouldDeadlock);
         }
         if tokens.is_empty() || (1..tokens.len()).any(|i| tokens[..i].contains(&tokens[i])) {
@@ -728,6 +782,23 @@ impl LibOs {
         }
     }
 
+    /// Sends a value that delivers itself, as [`LibOs::send_core`] does; `unasked` is false for an answer, which is never
+    /// refused.
+    ///
+    /// # Errors
+    /// The parcel back, as in [`LibOs::send_core`].
+    #[inline]
+    pub fn send_parcel(&self, to: u8, parcel: Parcel, unasked: bool) -> Result<(), Parcel> {
+        count(&self.0.counters.core_sends);
+        self.note(Event::CoreSend, u64::from(to), u64::from(!unasked));
+        let mut ports = self.0.ports.borrow_mut();
+        if unasked {
+            return ports.send(to, parcel);
+        }
+        ports.answer(to, parcel);
+        Ok(())
+    }
+
     /// Sends an answer to another core: what it has asked for, and made room for by bounding its questions. Never refused.
     #[inline]
     pub fn answer_core<T: Send + 'static>(&self, to: u8, value: T) {
@@ -742,11 +813,9 @@ impl LibOs {
     }
 
     /// Messages of other cores: what is the runtime's own is done, the rest goes to the receiver.
+    #[cold]
     pub(crate) fn take_core_messages(&self, burst: usize) -> usize {
-        let cores = self.cores();
-        if cores == 1 {
-            return 0;
-        }
+        let cores = self.0.cores;
         let mut taken = 0;
         for from in 0..cores {
             let mut from_this = 0;
@@ -868,13 +937,13 @@ impl LibOs {
     /// The number of this core.
     #[inline]
     pub fn core(&self) -> u8 {
-        self.0.ports.borrow().core()
+        self.0.core
     }
 
     /// How many cores the host has.
     #[inline]
     pub fn cores(&self) -> usize {
-        self.0.ports.borrow().cores()
+        self.0.cores
     }
 
     /// The time of the present pass.
@@ -883,9 +952,14 @@ impl LibOs {
         self.0.now.get()
     }
 
-    /// The time of day.
+    /// The time of day, of the present pass.
+    #[inline]
     pub fn wall(&self) -> WallTime {
-        self.0.clock.wall()
+        self.0.wall.get().unwrap_or_else(|| {
+            let wall = self.0.clock.wall();
+            self.0.wall.set(Some(wall));
+            wall
+        })
     }
 
     /// The core's generator of random numbers, forked: the result is the caller's own.

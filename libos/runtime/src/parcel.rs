@@ -2,7 +2,7 @@
 //!
 //! What a ring carries is a slot of two cache lines; a value of up to 48 bytes touches only the first (`ring.rs`).
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// Bytes that travel inline.
@@ -25,13 +25,32 @@ pub(crate) struct Kind {
     pub(crate) words: usize,
     /// Drops the value in a payload.
     drop: unsafe fn(*mut Payload),
+    /// Takes the value out of a payload and delivers it.
+    deliver: Option<unsafe fn(*const Payload, &dyn Any)>,
+}
+
+/// A value that knows what to do where it arrives, so that the receiver need not know its type.
+pub trait Deliver: Send + 'static {
+    /// `to` is whatever the receiving side passes to [`Parcel::deliver`].
+    fn deliver(self, to: &dyn Any);
 }
 
 impl Parcel {
     /// Packs a value.
     #[inline]
     pub fn new<T: Send + 'static>(value: T) -> Parcel {
-        let mut parcel = Parcel { kind: kind_of::<T>(), payload: [MaybeUninit::uninit(); WORDS] };
+        Parcel::pack(const { &Kind::of::<T>() }, value)
+    }
+
+    /// Packs a value that delivers itself.
+    #[inline]
+    pub fn delivering<T: Deliver>(value: T) -> Parcel {
+        Parcel::pack(const { &Kind { deliver: Some(deliver_payload::<T>), ..Kind::of::<T>() } }, value)
+    }
+
+    #[inline]
+    fn pack<T: Send + 'static>(kind: &'static Kind, value: T) -> Parcel {
+        let mut parcel = Parcel { kind, payload: [MaybeUninit::uninit(); WORDS] };
         let at = parcel.payload.as_mut_ptr();
         if is_inline::<T>() {
             // SAFETY: the payload is large enough and aligned to 8, as `is_inline` says.
@@ -59,9 +78,21 @@ impl Parcel {
             return Err(self);
         }
         let parcel = ManuallyDrop::new(self);
-        let at = parcel.payload.as_ptr();
-        // SAFETY: `new::<T>` wrote it in this form; the parcel is forgotten, so it is read once.
-        Ok(unsafe { if is_inline::<T>() { at.cast::<T>().read() } else { *at.cast::<Box<T>>().read() } })
+        // SAFETY: a `T` is inside; the parcel is forgotten, so it is read once.
+        Ok(unsafe { read_payload(&raw const parcel.payload) })
+    }
+
+    /// Lets the value deliver itself.
+    ///
+    /// # Errors
+    /// The parcel back, if it cannot: it was packed by [`Parcel::new`].
+    #[inline]
+    pub fn deliver(self, to: &dyn Any) -> Result<(), Parcel> {
+        let Some(deliver) = self.kind.deliver else { return Err(self) };
+        let parcel = ManuallyDrop::new(self);
+        // SAFETY: the function is that of the value's type; the parcel is forgotten, so the value is taken once.
+        unsafe { deliver(&raw const parcel.payload, to) };
+        Ok(())
     }
 
     /// Its parts, to be put together again by [`Parcel::from_parts`] exactly once.
@@ -103,28 +134,39 @@ const fn is_inline<T>() -> bool {
     size_of::<T>() <= INLINE_MAX && align_of::<T>() <= align_of::<u64>()
 }
 
-fn kind_of<T: Send + 'static>() -> &'static Kind {
-    /// # Safety
-    /// `payload` holds what `Parcel::new::<T>` wrote.
-    unsafe fn drop_payload<T>(payload: *mut Payload) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            if is_inline::<T>() {
-                payload.cast::<T>().drop_in_place();
-            } else {
-                payload.cast::<Box<T>>().drop_in_place();
-            }
-        }
-    }
-    const {
+impl Kind {
+    const fn of<T: Send + 'static>() -> Kind {
         let used = if is_inline::<T>() { size_of::<T>() } else { size_of::<usize>() };
-        &Kind {
+        Kind {
             id: TypeId::of::<T>,
             name: std::any::type_name::<T>,
             words: used.div_ceil(size_of::<u64>()),
             drop: drop_payload::<T>,
+            deliver: None,
         }
     }
+}
+
+/// # Safety
+/// `payload` holds what `Parcel::pack::<T>` wrote; the value is the caller's from now on.
+#[inline]
+unsafe fn read_payload<T>(payload: *const Payload) -> T {
+    // SAFETY: by the caller's promise.
+    unsafe { if is_inline::<T>() { payload.cast::<T>().read() } else { *payload.cast::<Box<T>>().read() } }
+}
+
+/// # Safety
+/// As `read_payload`.
+unsafe fn drop_payload<T>(payload: *mut Payload) {
+    // SAFETY: by the caller's promise.
+    drop(unsafe { read_payload::<T>(payload) });
+}
+
+/// # Safety
+/// As `read_payload`.
+unsafe fn deliver_payload<T: Deliver>(payload: *const Payload, to: &dyn Any) {
+    // SAFETY: by the caller's promise.
+    unsafe { read_payload::<T>(payload) }.deliver(to);
 }
 
 #[cfg(all(test, not(loom)))]
@@ -159,6 +201,22 @@ mod tests {
         drop(Parcel::new(counted.clone()));
         drop(Parcel::new([(); 20].map(|()| counted.clone())));
         assert_eq!(Arc::strong_count(&counted), 1);
+    }
+
+    #[test]
+    fn what_delivers_itself_needs_no_name() {
+        struct Add(u32);
+        impl Deliver for Add {
+            fn deliver(self, to: &dyn Any) {
+                let sum: &std::cell::Cell<u32> = to.downcast_ref().unwrap();
+                sum.set(sum.get() + self.0);
+            }
+        }
+        let sum = std::cell::Cell::new(0u32);
+        Parcel::delivering(Add(4)).deliver(&sum).unwrap();
+        assert_eq!(sum.get(), 4);
+        let plain = Parcel::new(7u8).deliver(&sum).unwrap_err();
+        assert_eq!(plain.take::<u8>().unwrap(), 7);
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl LibOs {
         let mut queues = self.0.queues.borrow_mut();
         let Ok(queue) = queues.get(qd) else {
             drop(queues);
-            return self.discard(outcome);
+            return self.discard(Ok(outcome));
         };
         count(&self.0.counters.returned);
         self.note(Event::Returned, u64::from(qd.raw()), len_of(&outcome) as u64);
@@ -196,12 +196,13 @@ impl LibOs {
         for parked in returned.parked.into_iter().filter(|parked| !parked.in_backend) {
             self.complete_here(parked.op, Err(Error::Canceled));
         }
-        returned.items.into_iter().for_each(|outcome| self.discard(outcome));
+        returned.items.into_iter().for_each(|outcome| self.discard(Ok(outcome)));
     }
 
     /// What nobody will ever take.
-    pub(crate) fn discard(&self, outcome: Outcome<Qd>) {
-        if let Outcome::Accepted { queue, .. } = outcome {
+    #[cold]
+    pub(crate) fn discard(&self, result: OpResult) {
+        if let Ok(Outcome::Accepted { queue, .. }) = result {
             let _ = self.close(queue);
         }
     }

@@ -175,10 +175,11 @@ impl Scheduler {
         self.count.get()
     }
 
-    /// Whether a coroutine runs now.
+    /// The coroutine that runs now.
     #[inline(always)]
-    pub(crate) fn is_running(&self) -> bool {
-        self.running.get() != NOBODY
+    pub(crate) fn running(&self) -> Option<Place> {
+        let running = self.running.get();
+        (running != NOBODY).then_some(Place(running))
     }
 
     /// The coroutine that runs now, if `waker` is its own and not that of something between us and it, such as a join
@@ -186,7 +187,7 @@ impl Scheduler {
     #[inline(always)]
     pub(crate) fn running_with(&self, waker: &Waker) -> Option<Place> {
         let own = waker.data() == self.running_waker.get() && std::ptr::eq(waker.vtable(), &VTABLE);
-        (own && self.is_running()).then(|| Place(self.running.get()))
+        self.running().filter(|_| own)
     }
 
     /// Whether something is runnable.

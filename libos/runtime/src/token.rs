@@ -83,14 +83,23 @@ pub(crate) struct TokenTable {
 pub(crate) enum Ended {
     /// The token is complete; its waiter, if any, is to be woken.
     Complete(Waiter),
-    /// Its token was given up, and this is left of it.
-    Abandoned(OpResult),
+    /// Its token was given up, and this is left of it. Boxed, as this is rare.
+    Abandoned(Box<OpResult>),
 }
 
 impl TokenTable {
     /// `generation_bits` is [`Generation::BITS`], or fewer, to see it wrap.
     pub(crate) fn new(core: u8, generation_bits: u32) -> TokenTable {
         TokenTable { core, generation_bits, slots: Vec::new(), free_first: NIL, free_last: NIL, used: 0, sequence: 0 }
+    }
+
+    /// The token that the next operation will have, if it needs one: what is over at once needs none.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Result<QToken, Error> {
+        if self.free_first == NIL {
+            self.grow()?;
+        }
+        Ok(self.slots[self.free_first as usize].token)
     }
 
     /// A token for a new operation, pending.
@@ -164,11 +173,6 @@ impl TokenTable {
         Ok(())
     }
 
-    /// The operation was refused: its token was never seen by anybody.
-    pub(crate) fn withdraw(&mut self, qt: QToken) {
-        self.free(qt.index());
-    }
-
     #[inline(always)]
     fn free(&mut self, index: usize) {
         let bits = self.generation_bits;
@@ -224,19 +228,10 @@ impl TokenTable {
             }
             State::Abandoned => {
                 self.free(qt.index());
-                Ended::Abandoned(result)
+                Ended::Abandoned(Box::new(result))
             }
             State::Complete | State::Free => panic!("a backend ended {qt:?} twice"),
         }
-    }
-
-    /// The operation of a token that nobody has seen yet has ended.
-    #[inline]
-    pub(crate) fn end_unseen(&mut self, qt: QToken, result: OpResult) {
-        let slot = &mut self.slots[qt.index()];
-        debug_assert!(slot.token == qt && slot.state == State::Pending);
-        slot.state = State::Complete;
-        slot.result = Some(result);
     }
 
     /// Redeems a token if its operation has ended; `None` if it is pending.
@@ -263,7 +258,6 @@ impl TokenTable {
     }
 
     /// Registers the waiter of a pending token. The same one may register again.
-    #[inline]
     pub(crate) fn wait(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
         let slot = self.check(qt)?;
         match (&slot.waiter, &waiter) {
@@ -276,17 +270,25 @@ impl TokenTable {
         Ok(())
     }
 
+    /// Registers the waiter of a pending token, or finds it complete. `again`: it is the present waiter that asks.
+    #[inline(always)]
+    pub(crate) fn wait_if_pending(&mut self, qt: QToken, waiter: Waiter, again: bool) -> Result<bool, Error> {
+        let slot = self.check(qt)?;
+        if slot.state == State::Complete {
+            return Ok(true);
+        }
+        if !again && !matches!(slot.waiter, Waiter::None) {
+            return Err(Error::TokenBusy);
+        }
+        slot.waiter = waiter;
+        Ok(false)
+    }
+
     /// Takes the waiter's name off a token: it waits no longer.
     pub(crate) fn unwait(&mut self, qt: QToken) {
         if let Ok(slot) = self.check(qt) {
             slot.waiter = Waiter::None;
         }
-    }
-
-    /// Replaces the waiter of a token by the same one with another waker.
-    pub(crate) fn wait_again(&mut self, qt: QToken, waiter: Waiter) -> Result<(), Error> {
-        self.check(qt)?.waiter = waiter;
-        Ok(())
     }
 
     /// Which queue a token's operation is on.
@@ -442,7 +444,7 @@ mod tests {
         let qt = issue(&mut table);
         assert!(table.abandon(qt).unwrap().is_none());
         assert_eq!((table.used(), table.look(qt).unwrap_err()), (1, Error::StaleToken));
-        assert!(matches!(end(&mut table, qt), Ended::Abandoned(Ok(Outcome::Pushed))));
+        assert!(matches!(end(&mut table, qt), Ended::Abandoned(result) if matches!(*result, Ok(Outcome::Pushed))));
         assert_eq!(table.used(), 0);
     }
 

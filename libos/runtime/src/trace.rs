@@ -49,10 +49,14 @@ pub enum Event {
     Pass,
     /// A mark of the application's: two numbers of its own.
     Mark,
+    /// A push was over at once, without a token: queue, bytes.
+    PushAtOnce,
+    /// A pop was over at once, without a token: queue, most bytes.
+    PopAtOnce,
 }
 
 impl Event {
-    const ALL: [Event; 17] = [
+    const ALL: [Event; 19] = [
         Event::Empty,
         Event::Push,
         Event::Pop,
@@ -70,6 +74,8 @@ impl Event {
         Event::WakeUp,
         Event::Pass,
         Event::Mark,
+        Event::PushAtOnce,
+        Event::PopAtOnce,
     ];
 
     fn from_number(number: u16) -> Option<Event> {

@@ -34,6 +34,8 @@ pub struct Wheel<T> {
     len: usize,
     /// Fired and not yet taken, in order: a list of its own.
     due: List,
+    /// Nothing fires before this tick.
+    next: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,7 @@ impl<T> Wheel<T> {
             free: NIL,
             len: 0,
             due: List::EMPTY,
+            next: u64::MAX,
         }
     }
 
@@ -112,6 +115,7 @@ impl<T> Wheel<T> {
         (entry.tick, entry.value) = (tick, Some(value));
         let generation = entry.generation;
         self.len += 1;
+        self.next = self.next.min(tick);
         self.place(index);
         TimerKey { index, generation }
     }
@@ -126,10 +130,20 @@ impl<T> Wheel<T> {
         self.release(key.index)
     }
 
+    /// Whether [`Wheel::pop`] may have something: cheap, to be asked often.
+    #[inline]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.next <= now.as_nanos() >> TICK_BITS || self.due.first != NIL
+    }
+
     /// Takes a timer that has fired by `now`; to be called until it gives `None`. `now` does not go backwards.
     pub fn pop(&mut self, now: Instant) -> Option<T> {
         if self.due.first == NIL {
+            if !self.is_due(now) {
+                return None;
+            }
             self.advance(now.as_nanos() >> TICK_BITS);
+            self.next = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);
         }
         let index = self.due.first;
         if index == NIL {
@@ -144,7 +158,8 @@ impl<T> Wheel<T> {
         if self.due.first != NIL {
             return Some(Instant::from_nanos(self.tick << TICK_BITS));
         }
-        self.next_slot().map(|(_, _, tick)| Instant::from_nanos(tick.saturating_mul(1 << TICK_BITS)))
+        // After a cancellation `next` may be earlier than all that are left; a `pop` then makes it right.
+        (self.len > 0).then(|| Instant::from_nanos(self.next.saturating_mul(1 << TICK_BITS)))
     }
 
     /// The earliest occupied slot: its level, number and first tick.
@@ -306,6 +321,24 @@ mod tests {
         assert_eq!(fired[0], ("soon", 2048));
         assert!(fired[1].0 == "hour" && fired[1].1 - 3_600_000_000_000 < TICK);
         assert!(wakes <= 2 + LEVELS, "{wakes} wakes for two timers");
+    }
+
+    #[test]
+    fn a_deadline_given_is_not_given_again_at_that_time() {
+        let mut wheel = Wheel::new(Instant::ZERO);
+        let key = wheel.insert(Instant::from_nanos(5_000), "early");
+        wheel.insert(Instant::from_nanos(9_000_000_000), "late");
+        wheel.cancel(key);
+        for _ in 0..3 * LEVELS {
+            let Some(at) = wheel.next_deadline() else { return };
+            assert!(wheel.is_due(at));
+            let fired = wheel.pop(at);
+            assert!(
+                fired.is_some() || wheel.next_deadline() > Some(at),
+                "woken for nothing at {at:?}, again and again"
+            );
+        }
+        panic!("too many wakes");
     }
 
     #[test]

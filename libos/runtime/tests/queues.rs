@@ -314,7 +314,7 @@ fn timeouts_and_sleeps_follow_the_clock() {
         (timed_out, in_time.unwrap().unwrap().popped().unwrap().sga.to_vec())
     });
     let step = core.step();
-    assert!(step.deadline.unwrap() <= core.libos().now() + Duration::from_millis(1));
+    assert!(step.deadline.unwrap() <= core.libos().now() + Duration::from_micros(1002));
     clock.advance(2_000_000);
     core.step();
     push(&libos, qd, b"in time");

@@ -1,0 +1,2 @@
+//! Tests, tidiness, benchmarks, seeds and soak.
+fn main() {}
