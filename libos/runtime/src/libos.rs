@@ -159,15 +159,18 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::bind`], with those of [`Network::set_option`].
     pub fn set_option(&self, qd: Qd, option: SocketOption) -> Result<(), Error> {
-        if let Kind::Memory(queue) = &mut self.0.queues.borrow_mut().get(qd)?.kind {
-            return match option {
-                SocketOption::SendBudget(budget) => {
-                    let _: () = queue.set_budget(budget);
-                    Ok(())
-                }
-                _ => Err(Error::NotSupported),
+        let mut queues = self.0.queues.borrow_mut();
+        if let Kind::Memory(queue) = &mut queues.get(qd)?.kind {
+            let accepted = match option {
+                SocketOption::SendBudget(0) => return Err(Error::InvalidArgument),
+                SocketOption::SendBudget(budget) => queue.set_budget(budget),
+                _ => return Err(Error::NotSupported),
             };
+            drop(queues);
+            self.pay_back(accepted, None);
+            return Ok(());
         }
+        drop(queues);
         self.on_network(qd, |network, handle| network.set_option(handle, option))
     }
 
@@ -235,7 +238,7 @@ impl LibOs {
             Kind::Memory(queue) => {
                 let (ops, attached) = queue.close();
                 ops.into_iter().for_each(|op| self.complete(op, Err(Error::Canceled)));
-                attached.into_iter().for_each(|from| self.answer_core(from.core, CoreMessage::Closed { to: from.qd }));
+                attached.into_iter().for_each(|from| self.tell(from.core, CoreMessage::Closed { to: from.qd }));
             }
             Kind::Attached(attached) => {
                 attached.waiting.into_iter().for_each(|(op, _)| self.complete(op, Err(Error::Canceled)));
@@ -414,7 +417,7 @@ impl LibOs {
     pub(crate) fn pay_back(&self, accepted: Vec<OpId>, credit: Option<(QueueAddress, usize)>) {
         accepted.into_iter().for_each(|op| self.complete(op, Ok(Outcome::Pushed)));
         if let Some((from, cost)) = credit {
-            self.answer_core(from.core, CoreMessage::Credit { to: from.qd, cost });
+            self.tell(from.core, CoreMessage::Credit { to: from.qd, cost });
         }
     }
 
@@ -665,6 +668,9 @@ impl LibOs {
         }
         let start = self.0.clock.now();
         for &qt in tokens {
+            self.0.tokens.borrow_mut().is_complete(qt)?;
+        }
+        for &qt in tokens {
             // Waits without redeeming, so that nothing is lost when a later one times out.
             while !self.0.tokens.borrow_mut().is_complete(qt)? {
                 self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)?;
@@ -843,12 +849,22 @@ impl LibOs {
         taken
     }
 
+    /// An answer of the runtime's own. There is no ring from a core to itself.
+    fn tell(&self, core: u8, message: CoreMessage) {
+        if core == self.core() {
+            self.on_own_core_message(message);
+        } else {
+            self.answer_core(core, message);
+        }
+    }
+
     fn on_own_core_message(&self, message: CoreMessage) {
         match message {
             CoreMessage::Push { to, from, carried } => {
                 let mut queues = self.0.queues.borrow_mut();
                 let Ok(Queue { kind: Kind::Memory(memory), .. }) = queues.get(to) else {
-                    return self.answer_core(from.core, CoreMessage::Closed { to: from.qd });
+                    drop(queues);
+                    return self.tell(from.core, CoreMessage::Closed { to: from.qd });
                 };
                 let heap = &self.0.heap;
                 let pushed = memory.push_carried(carried, from, heap);
@@ -862,7 +878,7 @@ impl LibOs {
                     }
                     Ok(Some((_, Ok(None)))) => unreachable!("an element was just added"),
                     Ok(Some((op, Err(error)))) => self.complete(op, Err(error)),
-                    Err(_) => self.answer_core(from.core, CoreMessage::Closed { to: from.qd }),
+                    Err(_) => self.tell(from.core, CoreMessage::Closed { to: from.qd }),
                 }
             }
             CoreMessage::Credit { to, cost } => {

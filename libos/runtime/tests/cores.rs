@@ -103,6 +103,16 @@ fn a_queue_may_be_attached_on_its_own_core() {
     a.libos().wait(qt, None).unwrap().done().unwrap();
     let qt = a.libos().pop(qd, 10).unwrap();
     assert_eq!(a.libos().wait(qt, None).unwrap().popped().unwrap().sga.to_vec(), b"self");
+    // What was popped comes back as credit, though there is no ring from a core to itself; and so does the news of its end.
+    let tokens = [(); 3].map(|()| a.libos().push(end, Sga::copy(a.libos().heap(), &[7; 900]).unwrap()).unwrap());
+    for _ in 0..2 {
+        let qt = a.libos().pop(qd, 1000).unwrap();
+        assert_eq!(a.libos().wait(qt, None).unwrap().popped().unwrap().sga.to_vec(), [7; 900]);
+    }
+    assert!(a.libos().wait_all(&tokens, None).unwrap().into_iter().all(|completion| completion.done().is_ok()));
+    a.libos().close(qd).unwrap();
+    let late = a.libos().push(end, Sga::copy(a.libos().heap(), b"late").unwrap());
+    assert_eq!(late.unwrap_err(), Error::BrokenPipe);
 }
 
 /// Planted bug "a lost wake-up": without the fence in `Doorbell::ring`, or without the second look in
