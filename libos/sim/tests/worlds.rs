@@ -85,9 +85,13 @@ fn scene(seed: u64) -> (String, u64) {
     let (server, client) = two_hosts(&mut world);
     let to = world.endpoint(server, PORT);
     for i in 0..3 {
-        world.spawn(client, "round trip", async move |libos| _ = round_trip(libos, to, 100_000 * i).await);
+        world.spawn(client, "round trips", async move |libos| {
+            for _ in 0..5 {
+                let _ = round_trip(libos.clone(), to, 100_000 * i).await;
+            }
+        });
     }
-    world.run_for(Duration::from_millis(2));
+    world.run_for(Duration::from_millis(10));
     world.partition(server, client.host);
     world.run_for(Duration::from_millis(50));
     world.heal(server, client.host);
