@@ -50,6 +50,8 @@ fn echo(libos: &LibOs) {
 /// Sends so many bytes and takes them back, both at once.
 async fn round_trip(libos: LibOs, to: Endpoint, len: usize) -> Result<(), Error> {
     let qd = connect(&libos, to).await?;
+    // A peer that crashes when everything is acknowledged would be waited for in vain.
+    libos.set_option(qd, SocketOption::KeepAlive(Some(Duration::from_secs(1))))?;
     let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
     let (there, theirs) = (bytes.clone(), libos.clone());
     let writer = libos.spawn(async move {
