@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::key_spec::guess_keys_of;
 use super::key_spec::{Find, KeyFlags, KeySpec};
 use super::row::ALWAYS;
 use super::{Categories, Command, Flags, Group, Result, Run, all, keys_of, named};
@@ -212,7 +213,7 @@ fn keys_in(visit: &Visit<'_>) -> Result<(Request, super::Keys)> {
     if !command.takes(inner.len()) {
         return Err(Refusal::GetKeysArity);
     }
-    let keys = keys_of(command, &inner).ok_or(Refusal::GetKeysArgs)?;
+    let keys = keys_of(command, &inner).or_else(|| guess_keys_of(command, &inner)).ok_or(Refusal::GetKeysArgs)?;
     Ok((inner, keys))
 }
 

@@ -413,7 +413,7 @@ fn part(start: i64, end: i64, len: usize) -> Option<std::ops::Range<usize>> {
     }
     let from_end = |index: i64| if index < 0 { index.saturating_add(len as i64).max(0) } else { index };
     let (start, end) = (from_end(start), from_end(end).min(len as i64 - 1));
-    (start <= end).then_some(start as usize..end as usize + 1)
+    (start <= end).then(|| start as usize..end as usize + 1)
 }
 
 /// A string under construction: what the key held, in memory that can be written to, with room for `len` bytes in all.
