@@ -91,7 +91,10 @@ fn put_info(reply: &mut Reply<'_>, command: &Command) {
     command.tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
     reply.set(command.keys.len());
     command.keys.iter().for_each(|spec| put_key_spec(reply, spec));
-    reply.array(command.subcommands.len());
+    match command.subcommands.len() {
+        0 => reply.set(0),
+        count => reply.array(count),
+    }
     command.subcommands.iter().for_each(|command| put_info(reply, command));
 }
 

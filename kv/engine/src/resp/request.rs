@@ -637,8 +637,7 @@ impl RequestParser {
 
     /// Fills `request` with the words of a line, of which there may be none. False if the line has not ended.
     fn next_inline(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
-        let Some(end) = input.find(b'\n', self.searched) else {
-            self.searched = input.len();
+        let Some(end) = self.line_end(input, b'\n') else {
             return if input.len() > LINE_LEN_MAX { Err(RequestError::TooBigInline) } else { Ok(false) };
         };
         let line = input.take(end + 1, heap)?;
@@ -654,11 +653,9 @@ impl RequestParser {
         input: &Input,
         too_long: RequestError,
     ) -> Result<Option<(Option<i64>, usize)>, RequestError> {
-        let Some(end) = input.find(b'\r', self.searched) else {
-            self.searched = input.len();
+        let Some(end) = self.line_end(input, b'\r') else {
             return if input.len() > LINE_LEN_MAX { Err(too_long) } else { Ok(None) };
         };
-        self.searched = end;
         if input.len() < end + 2 {
             return Ok(None);
         }
@@ -671,6 +668,14 @@ impl RequestParser {
             _ => &[],
         };
         Ok(Some((parse_i64(text), end + 2)))
+    }
+
+    /// Where the first line ends. In Redis, which looks for it with strchr, one with a zero byte never does.
+    fn line_end(&mut self, input: &Input, end: u8) -> Option<usize> {
+        let found = input.find(end, self.searched);
+        let zero = zero_in(input, self.searched, found.unwrap_or(input.len()));
+        self.searched = zero.or(found).unwrap_or(input.len());
+        found.filter(|_| zero.is_none())
     }
 
     fn forget_line(&mut self, input: &mut Input, line: usize) {
@@ -716,6 +721,20 @@ fn read_short(bytes: &[u8], mut at: usize, spans: &mut [Span; FIRST]) -> Option<
         at += len + 2;
     }
     (at <= bytes.len()).then_some((count, at))
+}
+
+/// Where the first zero byte is between two places.
+fn zero_in(input: &Input, mut from: usize, to: usize) -> Option<usize> {
+    let mut bytes = [0; 64];
+    while from < to {
+        let part = &mut bytes[..(to - from).min(64)];
+        input.peek(from, part);
+        if let Some(zero) = part.iter().position(|&byte| byte == 0) {
+            return Some(from + zero);
+        }
+        from += part.len();
+    }
+    None
 }
 
 /// Whether two buffers are the same bytes of memory. (Both are alive, so then they are the same buffer.)

@@ -210,7 +210,8 @@ fn differ(args: &[Vec<u8>], theirs: &Option<Reply>, ours: &Option<Reply>) -> Str
     format!("{}\n  redis: {}\n  ours:  {}", shown(args), text(theirs), text(ours))
 }
 
-fn told(reply: &Reply) -> String {
+/// A reply in short.
+pub fn told(reply: &Reply) -> String {
     match reply {
         Reply::Line(kind, text) | Reply::Text(kind, text) => format!("{}{}", char::from(*kind), text.escape_ascii()),
         Reply::Null(kind) => format!("{}null", char::from(*kind)),

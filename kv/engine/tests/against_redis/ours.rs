@@ -44,6 +44,11 @@ impl Ours {
         }
     }
 
+    /// All parameters as they were at first.
+    pub fn forget_configuration(&mut self) {
+        self.config = Config::default();
+    }
+
     /// A new connection to the same data.
     pub fn reconnect(&mut self) {
         self.connection = Connection::new(1, &self.config);
@@ -66,13 +71,14 @@ impl Ours {
                     Ok(true) => self.carry_out(&request, &mut out),
                     Ok(false) => break,
                     Err(error) => {
-                        error.put(&mut out);
-                        self.closed = true;
+                        self.connection.on_broken_request(error, &mut out);
+                        self.closed = self.connection.is_closing();
                     }
                 }
             }
         }
-        out.take().expect("memory").to_vec()
+        let answers = out.take().expect("memory").to_vec();
+        if self.connection.is_cut() { Vec::new() } else { answers }
     }
 
     fn carry_out(&mut self, request: &Request, out: &mut Output) {
