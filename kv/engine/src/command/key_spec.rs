@@ -148,7 +148,7 @@ pub(super) fn guess_keys_of(command: &Command, request: &Request) -> Option<Keys
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     let count = digits.fold(0usize, |count, byte| count.saturating_mul(10).saturating_add(usize::from(byte - b'0')));
     let first = counted.begin + 1;
-    let places = (count > 0 && count <= request.len() - first).then_some(first..first + count)?;
+    let places = (count > 0 && count <= request.len() - first).then(|| first..first + count)?;
     let mut keys: Keys = places.map(|index| (index, counted.flags)).collect();
     for spec in command.keys.iter().filter(|spec| !spec.is_counted()) {
         keys.extend(spec.places(request)?.map(|index| (index, spec.flags)));
