@@ -3,6 +3,7 @@
 
 mod clients;
 mod connections;
+mod counters;
 mod generic;
 mod hashes;
 mod introspection;

@@ -392,9 +392,12 @@ mod tests {
     use super::*;
     use crate::resp::tests::heap;
 
+    /// What to do, with which scores and members, and how often.
+    type Op = (u8, Vec<(i8, u8)>, u8);
+
     quickcheck! {
         /// Against a sorted vector, across the change from one form to the other.
-        fn behaves_as_a_sorted_vector(ops: Vec<(u8, Vec<(i8, u8)>, u8)>, seed: u64) -> bool {
+        fn behaves_as_a_sorted_vector(ops: Vec<Op>, seed: u64) -> bool {
             let (heap, seed) = (heap(), Seed::new(seed));
             let limits = PackLimits { entries: 16, value: 30 };
             let mut zset = Zset::new(true, &heap).unwrap();
