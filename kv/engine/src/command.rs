@@ -3,6 +3,7 @@
 
 mod clients;
 mod connections;
+mod counters;
 mod generic;
 mod hashes;
 mod introspection;
@@ -72,7 +73,9 @@ impl<'a> Call<'a> {
 
     /// Argument `index` as an integer that is not negative.
     pub fn natural(&self, index: usize) -> Result<usize> {
-        usize::try_from(self.integer(index)?).map_err(|_| Refusal::MustBePositive)
+        // Redis says the same of what is no integer at all.
+        let value = parse_i64(self.arg(index)).and_then(|value| usize::try_from(value).ok());
+        value.ok_or(Refusal::MustBePositive)
     }
 
     /// Counts keys or elements that were changed.

@@ -5,6 +5,7 @@ use crate::data::hash::PackLimits;
 use crate::engine::Limits;
 use crate::glob::Glob;
 use crate::number::parse_i64;
+use crate::refusal::c_text;
 
 /// A parameter, as the table describes it.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ static PARAMETERS: [Parameter; 34] = [
     fixed("databases", Kind::Number { min: 1, max: 16 }, "16"),
     mutable("dir", Kind::Text, "."),
     aliased("hash-max-listpack-entries", "hash-max-ziplist-entries", ANY, "512"),
-    aliased("hash-max-listpack-value", "hash-max-ziplist-value", ANY, "64"),
+    aliased("hash-max-listpack-value", "hash-max-ziplist-value", MEMORY, "64"),
     mutable("hz", Kind::Number { min: 1, max: 500 }, "10"),
     fixed("io-threads", Kind::Number { min: 1, max: 128 }, "1"),
     mutable("list-compress-depth", INT, "0"),
@@ -94,7 +95,7 @@ static PARAMETERS: [Parameter; 34] = [
     mutable("timeout", INT, "0"),
     fixed("unixsocket", Kind::Text, ""),
     aliased("zset-max-listpack-entries", "zset-max-ziplist-entries", ANY, "128"),
-    aliased("zset-max-listpack-value", "zset-max-ziplist-value", ANY, "64"),
+    aliased("zset-max-listpack-value", "zset-max-ziplist-value", MEMORY, "64"),
 ];
 
 /// A change of one parameter, found to be allowed.
@@ -121,7 +122,7 @@ impl ConfigError {
         match self {
             ConfigError::Syntax => b"ERR syntax error".to_vec(),
             ConfigError::Unknown(name) => {
-                [b"ERR Unknown option or number of arguments for CONFIG SET - '", &name[..], b"'"].concat()
+                [b"ERR Unknown option or number of arguments for CONFIG SET - '", c_text(name), b"'"].concat()
             }
             ConfigError::Refused(name, why) => {
                 let before = b"ERR CONFIG SET failed (possibly related to argument '";
@@ -284,7 +285,10 @@ fn check(parameter: &Parameter, value: &[u8]) -> Result<Vec<u8>, String> {
             let number = parse_i64(value).ok_or("argument couldn't be parsed into an integer")?;
             in_range(number, min, max)
         }
-        Kind::Memory { min, max } => in_range(parse_memory(value).ok_or("argument must be a memory value")?, min, max),
+        Kind::Memory { min, max } => {
+            let bytes = parse_memory(value).ok_or("argument must be a memory value")?;
+            in_range(i64::try_from(bytes).unwrap_or(-1), min, max)
+        }
         Kind::Choice(choices) => {
             let found = choices.iter().find(|choice| choice.as_bytes().eq_ignore_ascii_case(value));
             found.map(|choice| choice.as_bytes().to_vec()).ok_or_else(|| match choices {
@@ -296,8 +300,10 @@ fn check(parameter: &Parameter, value: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Bytes: digits, and perhaps b, k, kb, m, mb, g or gb, of which those with a b mean powers of two.
-fn parse_memory(text: &[u8]) -> Option<i64> {
+/// Bytes: digits, and perhaps b, k, kb, m, mb, g or gb, of which those with a b mean powers of two. As in Redis no digits
+/// are zero, and too many the largest number.
+fn parse_memory(text: &[u8]) -> Option<u64> {
+    let text = c_text(text);
     let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let unit = match unit.to_ascii_lowercase().as_slice() {
@@ -310,7 +316,8 @@ fn parse_memory(text: &[u8]) -> Option<i64> {
         b"gb" => 1 << 30,
         _ => return None,
     };
-    std::str::from_utf8(digits).ok()?.parse::<i64>().ok()?.checked_mul(unit)
+    let digit = |value: u64, &byte: &u8| value.checked_mul(10)?.checked_add(u64::from(byte - b'0'));
+    Some(digits.iter().try_fold(0, digit).unwrap_or(u64::MAX).wrapping_mul(unit))
 }
 
 #[cfg(test)]

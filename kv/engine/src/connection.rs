@@ -17,7 +17,7 @@ use crate::engine::Session;
 use crate::info::Section;
 use crate::number::parse_i64;
 use crate::refusal::{ErrorCounts, Refusal};
-use crate::resp::{Protocol, Reply, Request};
+use crate::resp::{Protocol, Reply, Request, RequestError};
 
 /// What is known of a connection.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub struct Connection {
     pub(crate) no_evict: bool,
     last_command: &'static str,
     closing: bool,
+    cut: bool,
 }
 
 /// Whether replies are sent (CLIENT REPLY).
@@ -130,6 +131,7 @@ impl Connection {
             no_evict: false,
             last_command: "NULL",
             closing: false,
+            cut: false,
         }
     }
 
@@ -160,10 +162,24 @@ impl Connection {
         self.closing = true;
     }
 
+    /// Whether it is to be closed without sending even the replies that wait to be sent: the client is no friend.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// Whether the reply of the command that was admitted last is not to be sent.
     #[inline]
     pub fn is_muted(&self) -> bool {
         matches!(self.replies, Replies::Off | Replies::Skip)
+    }
+
+    /// Answers bytes that are no request; the connection is closed then. (Not for [`RequestError::Exhausted`] if it is to
+    /// be tried again.)
+    pub fn on_broken_request(&mut self, error: RequestError, out: &mut Output) {
+        if self.replies == Replies::On {
+            error.put(out);
+        }
+        self.closing = true;
     }
 
     /// Finds the command of a request. `None`: it was refused, and that was answered.
@@ -197,7 +213,7 @@ impl Connection {
         let name = request.arg(0);
         if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
             // A browser was talked into sending us an HTTP request: not a word to it.
-            self.closing = true;
+            (self.closing, self.cut) = (true, true);
             return None;
         }
         self.refuse(refusal, command::named(request), request, host, out)

@@ -313,7 +313,7 @@ impl ErrorCounts {
 }
 
 /// What C takes for the text: up to the first zero byte.
-fn c_text(bytes: &[u8]) -> &[u8] {
+pub(crate) fn c_text(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or(bytes)
 }
 

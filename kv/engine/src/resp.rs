@@ -2,12 +2,14 @@
 
 mod inline;
 mod length;
+pub mod parser;
 pub mod reply;
 pub mod request;
 pub mod value;
 
+pub use parser::RequestParser;
 pub use reply::{Protocol, Reply};
-pub use request::{Request, RequestError, RequestParser};
+pub use request::{Request, RequestError};
 pub use value::{Value, ValueError, ValueParser};
 
 #[cfg(test)]

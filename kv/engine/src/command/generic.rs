@@ -120,20 +120,24 @@ pub(super) const ROWS: &[Command] = &[
     row("dbsize", 1, READONLY.and(FAST), dbsize)
         .doc("1.0.0", "O(1)", "Counts the keys of the database")
         .tips(&["request_policy:all_shards", "response_policy:agg_sum"])
+        .about(Group::Server)
         .spread(Spread::Size),
     row("flushdb", -1, WRITE, flushdb)
         .doc("1.0.0", "O(N)", "Deletes all keys of the database")
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .category(Categories::DANGEROUS)
+        .about(Group::Server)
         .spread(Spread::Everywhere),
     row("flushall", -1, WRITE, flushall)
         .doc("1.0.0", "O(N)", "Deletes all keys of all databases")
         .tips(&["request_policy:all_shards", "response_policy:all_succeeded"])
         .category(Categories::DANGEROUS)
+        .about(Group::Server)
         .spread(Spread::Everywhere),
     row("swapdb", 3, WRITE.and(FAST), swapdb)
         .doc("4.0.0", "O(N)", "Exchanges two databases")
         .category(Categories::DANGEROUS)
+        .about(Group::Server)
         .spread(Spread::Everywhere),
 ];
 

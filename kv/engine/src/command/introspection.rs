@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::key_spec::guess_keys_of;
 use super::key_spec::{Find, KeyFlags, KeySpec};
 use super::row::ALWAYS;
 use super::{Categories, Command, Flags, Group, Result, Run, all, keys_of, named};
@@ -90,7 +91,10 @@ fn put_info(reply: &mut Reply<'_>, command: &Command) {
     command.tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
     reply.set(command.keys.len());
     command.keys.iter().for_each(|spec| put_key_spec(reply, spec));
-    reply.array(command.subcommands.len());
+    match command.subcommands.len() {
+        0 => reply.set(0),
+        count => reply.array(count),
+    }
     command.subcommands.iter().for_each(|command| put_info(reply, command));
 }
 
@@ -212,7 +216,7 @@ fn keys_in(visit: &Visit<'_>) -> Result<(Request, super::Keys)> {
     if !command.takes(inner.len()) {
         return Err(Refusal::GetKeysArity);
     }
-    let keys = keys_of(command, &inner).ok_or(Refusal::GetKeysArgs)?;
+    let keys = keys_of(command, &inner).or_else(|| guess_keys_of(command, &inner)).ok_or(Refusal::GetKeysArgs)?;
     Ok((inner, keys))
 }
 

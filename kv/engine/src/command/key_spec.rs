@@ -121,7 +121,7 @@ impl KeySpec {
             }
             Find::Counted => {
                 let count = (self.begin < len).then(|| parse_i64(request.arg(self.begin)))??;
-                let count = usize::try_from(count).ok().filter(|&count| count < len - self.begin)?;
+                let count = usize::try_from(count).ok().filter(|&count| (1..len - self.begin).contains(&count))?;
                 Some((self.begin + 1..self.begin + 1 + count).step_by(1))
             }
         }
@@ -135,6 +135,22 @@ pub(crate) type Keys = smallvec::SmallVec<[(usize, KeyFlags); 4]>;
 pub(crate) fn keys_of(command: &Command, request: &Request) -> Option<Keys> {
     let mut keys = Keys::new();
     for spec in command.keys {
+        keys.extend(spec.places(request)?.map(|index| (index, spec.flags)));
+    }
+    Some(keys)
+}
+
+/// The same where a number of keys is wrong, as COMMAND GETKEYS guesses: by the digits that the number begins with, and
+/// with the other keys behind those that are counted.
+pub(super) fn guess_keys_of(command: &Command, request: &Request) -> Option<Keys> {
+    let counted = command.keys.iter().find(|spec| spec.is_counted())?;
+    let text = request.arg(counted.begin).trim_ascii_start();
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    let count = digits.fold(0usize, |count, byte| count.saturating_mul(10).saturating_add(usize::from(byte - b'0')));
+    let first = counted.begin + 1;
+    let places = (count > 0 && count <= request.len() - first).then(|| first..first + count)?;
+    let mut keys: Keys = places.map(|index| (index, counted.flags)).collect();
+    for spec in command.keys.iter().filter(|spec| !spec.is_counted()) {
         keys.extend(spec.places(request)?.map(|index| (index, spec.flags)));
     }
     Some(keys)

@@ -3,12 +3,15 @@
 //! Names are letters only (asserted below), so that setting one bit of each byte makes upper and lower case the same
 //! and confuses nothing else with them. Two words, the first eight bytes and the last eight, tell all names apart.
 
-use super::{Command, connections, generic, hashes, lists, row::Run, sets, strings, zset_ranges, zset_sums, zsets};
+use super::{
+    Command, connections, counters, generic, hashes, lists, row::Run, sets, strings, zset_ranges, zset_sums, zsets,
+};
 use crate::refusal::Refusal;
 use crate::resp::Request;
 
-const GROUPS: [&[Command]; 9] = [
+const GROUPS: [&[Command]; 10] = [
     strings::ROWS,
+    counters::ROWS,
     generic::ROWS,
     lists::ROWS,
     sets::ROWS,

@@ -282,6 +282,12 @@ impl Command {
         self
     }
 
+    /// What it is about, where its category says something else.
+    pub(super) const fn about(mut self, group: Group) -> Command {
+        self.group = group;
+        self
+    }
+
     /// Since when something else should be used, and what.
     pub(super) const fn replaced(mut self, since: &'static str, by: &'static str) -> Command {
         self.replaced = Some((since, by));

@@ -11,7 +11,7 @@ use crate::glob::Glob;
 use crate::keyspace::Entry;
 use crate::number::{DoubleText, IntegerText};
 use crate::object::Stores;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, c_text};
 use crate::resp::{Reply, Request};
 use crate::table::Item;
 
@@ -33,13 +33,13 @@ pub(crate) fn shard_of_scan(request: &Request) -> usize {
 
 /// A cursor, as strtoul reads it.
 fn cursor(text: &[u8]) -> Option<u64> {
-    let (digits, negative) = match text {
+    let (digits, negative) = match c_text(text) {
         [b'-', digits @ ..] => (digits, true),
         [b'+', digits @ ..] => (digits, false),
         digits => (digits, false),
     };
     if digits.is_empty() {
-        return text.is_empty().then_some(0);
+        return c_text(text).is_empty().then_some(0);
     }
     let value = digits.iter().try_fold(0u64, |value, &byte| {
         let digit = byte.wrapping_sub(b'0');

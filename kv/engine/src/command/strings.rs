@@ -8,7 +8,7 @@ use super::row::{FAST, GROWS, READONLY, WRITE};
 use super::{Call, Command, Flags, Group, KeySpec, Result, Run, Spread};
 use crate::blob::{Blob, SHORT_MAX};
 use crate::keyspace::{Entry, Key, NEVER, access_time};
-use crate::number::{Extended, IntegerText, parse_i64};
+use crate::number::{IntegerText, parse_i64};
 use crate::object::Object;
 use crate::refusal::Refusal;
 use crate::resp::Request;
@@ -49,13 +49,6 @@ pub(super) const ROWS: &[Command] = &[
         .keys(&[KeySpec::READ])
         .replaced("2.0.0", "`GETRANGE`"),
     row("setrange", 4, GROWS, setrange).doc("2.2.0", "O(1)", "Overwrites a part of a string").keys(&[KeySpec::UPDATE]),
-    row("incr", 2, GROWS.and(FAST), incr).doc("1.0.0", "O(1)", "Adds one to an integer").keys(&[KeySpec::EXCHANGE]),
-    row("decr", 2, GROWS.and(FAST), decr).doc("1.0.0", "O(1)", "Takes one from an integer").keys(&[KeySpec::EXCHANGE]),
-    row("incrby", 3, GROWS.and(FAST), incrby).doc("1.0.0", "O(1)", "Adds to an integer").keys(&[KeySpec::EXCHANGE]),
-    row("decrby", 3, GROWS.and(FAST), decrby).doc("1.0.0", "O(1)", "Takes from an integer").keys(&[KeySpec::EXCHANGE]),
-    row("incrbyfloat", 3, GROWS.and(FAST), incrbyfloat)
-        .doc("2.6.0", "O(1)", "Adds to a number")
-        .keys(&[KeySpec::EXCHANGE]),
     row("mget", -2, READONLY.and(FAST), mget)
         .doc("1.0.0", "O(N)", "Gets several strings")
         .keys(&[KeySpec::READ_ALL])
@@ -75,7 +68,7 @@ pub(super) const ROWS: &[Command] = &[
 
 /// What becomes of a key's expiry when its value is set.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Expiry {
+pub(super) enum Expiry {
     Keep,
     Clear,
     At(u64),
@@ -95,7 +88,7 @@ pub(super) fn string(request: &Request, index: usize, heap: &Heap) -> std::resul
 
 /// Sets the value of a key; `name` is what it is called if it is new.
 #[inline]
-fn put(
+pub(super) fn put(
     call: &mut Call<'_>,
     key: &Key<'_>,
     name: impl FnOnce(&Call<'_>) -> Result<Blob>,
@@ -413,7 +406,7 @@ fn part(start: i64, end: i64, len: usize) -> Option<std::ops::Range<usize>> {
     }
     let from_end = |index: i64| if index < 0 { index.saturating_add(len as i64).max(0) } else { index };
     let (start, end) = (from_end(start), from_end(end).min(len as i64 - 1));
-    (start <= end).then_some(start as usize..end as usize + 1)
+    (start <= end).then(|| start as usize..end as usize + 1)
 }
 
 /// A string under construction: what the key held, in memory that can be written to, with room for `len` bytes in all.
@@ -550,65 +543,5 @@ fn setrange(call: &mut Call<'_>) -> Result {
     };
     call.changed(1);
     call.reply.count(len);
-    Ok(())
-}
-
-fn incr(call: &mut Call<'_>) -> Result {
-    increment(call, 1)
-}
-
-fn decr(call: &mut Call<'_>) -> Result {
-    increment(call, -1)
-}
-
-fn incrby(call: &mut Call<'_>) -> Result {
-    let by = call.integer(2)?;
-    increment(call, by)
-}
-
-fn decrby(call: &mut Call<'_>) -> Result {
-    let by = call.integer(2)?.checked_neg().ok_or(Refusal::DecrementOverflow)?;
-    increment(call, by)
-}
-
-fn increment(call: &mut Call<'_>, by: i64) -> Result {
-    let key = call.key(1);
-    let value = match call.engine.find(call.at, &key) {
-        Some(entry) => {
-            let old = match &entry.object {
-                Object::Integer(value) => *value,
-                Object::Text(text) => parse_i64(text).ok_or(Refusal::NotInteger)?,
-                _ => return Err(Refusal::WrongType),
-            };
-            let value = old.checked_add(by).ok_or(Refusal::Overflow)?;
-            entry.object = Object::Integer(value);
-            entry.built = false;
-            value
-        }
-        None => {
-            let name = call.blob(1)?;
-            call.engine.add(call.at, name, key.hash, Object::Integer(by));
-            by
-        }
-    };
-    call.changed(1);
-    call.reply.integer(value);
-    Ok(())
-}
-
-fn incrbyfloat(call: &mut Call<'_>) -> Result {
-    let key = call.key(1);
-    let old = match call.engine.find(call.at, &key).map(|entry| &entry.object) {
-        Some(Object::Integer(value)) => Extended::parse(&IntegerText::new(*value)),
-        Some(Object::Text(text)) => Extended::parse(text),
-        Some(_) => return Err(Refusal::WrongType),
-        None => Some(Extended::ZERO),
-    };
-    let by = old.and_then(|old| Some((old, Extended::parse(call.arg(2))?)));
-    let (old, by) = by.ok_or(Refusal::NotFloat)?;
-    let text = old.checked_add(by).ok_or(Refusal::SumNotFinite)?.to_text();
-    let object = Object::Text(Blob::copy(&text, &call.engine.tools.heap)?);
-    put(call, &key, |call| call.blob(1), object, Expiry::Keep)?;
-    call.reply.bulk(&text);
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::data::ranks::Ranked;
 use crate::data::zset::Zset;
 use crate::number::parse_f64_bound;
 use crate::object::Stores;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, c_text};
 
 const fn row(name: &'static str, arity: i16, flags: Flags, run: fn(&mut Call<'_>) -> Result) -> Command {
     Command::row(Group::SortedSet, name, arity, flags, Run::Shard(run))
@@ -96,7 +96,7 @@ impl Bound<f64> {
             [b'(', number @ ..] => (number, true),
             number => (number, false),
         };
-        parse_f64_bound(number).map(|at| Bound { at, excluded }).ok_or(Refusal::ScoreRange)
+        parse_f64_bound(c_text(number)).map(|at| Bound { at, excluded }).ok_or(Refusal::ScoreRange)
     }
 }
 

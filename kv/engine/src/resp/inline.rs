@@ -1,7 +1,7 @@
 //! Commands as a person types them: words between spaces, with quotes around what contains spaces.
 //!
 //! Redis's rules: in double quotes `\xHH`, `\n \r \t \b \a` and `\` before any other byte; in single quotes only `\'`. A
-//! quote may open inside a word, but must close at its end. A zero byte ends the line.
+//! quote may open inside a word, but must close at its end.
 
 use pdpix::{BufMut, Heap};
 
@@ -9,8 +9,7 @@ use super::request::{Request, RequestError};
 
 /// Fills `request`, which is empty, with the words of `line`.
 pub(super) fn split(line: &[u8], heap: &Heap, request: &mut Request) -> Result<(), RequestError> {
-    let end = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
-    let mut words = Words { rest: &line[..end] };
+    let mut words = Words { rest: line };
     words.skip_spaces();
     if words.rest.is_empty() {
         return Ok(());

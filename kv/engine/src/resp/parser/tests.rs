@@ -1,4 +1,4 @@
-use pdpix::Sga;
+use pdpix::Output;
 use quickcheck::quickcheck;
 
 use super::*;
@@ -181,11 +181,17 @@ fn inline_words_and_quotes() {
         (r"set k 'a\'b\n'", vec!["set", "k", "a'b\\n"]),
         ("set k \"\" ''", vec!["set", "k", "", ""]),
         ("a\"b c\"", vec!["ab c"]),
-        ("a\0b c", vec!["a"]),
     ] {
         let (commands, error) = whole(format!("{}\n", line.trim_end_matches('\n')).as_bytes());
         let expected: Args = expected.into_iter().map(|word| word.as_bytes().to_vec()).collect();
         assert_eq!((commands, error), (vec![expected], None), "{line}");
+    }
+}
+
+#[test]
+fn a_line_with_a_zero_byte_never_ends() {
+    for bytes in [&b"a\0b c\nPING\n"[..], b"*1\0\r\n$4\r\nPING\r\n", b"*1\r\n$4\0\r\nPING\r\n"] {
+        assert_eq!(whole(bytes), (vec![], None));
     }
 }
 
