@@ -1,0 +1,7 @@
+//! Copying or referring?
+
+use anyhow::Result;
+
+pub fn run() -> Result<()> {
+    Ok(())
+}
