@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod core_args;
 mod echo;
 mod kv;
@@ -34,6 +35,8 @@ enum Command {
     Load(load::Arguments),
     /// Measures round trips to an echo.
     Pingpong(pingpong::Arguments),
+    /// Measures what this machine gives, in about ten seconds.
+    Bench(bench::Arguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Relay(arguments) => relay::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
     };
     match result {

@@ -19,8 +19,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use margay_bench::{hop, local};
 
+/// Measures, and prints.
+type Program = fn() -> Result<()>;
+
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, fn() -> Result<()>); 10] = [
+const PROGRAMS: [(&str, &str, Program); 10] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
