@@ -31,7 +31,20 @@ pub fn stepped_core() -> Core {
     core(reservation(1).heap(0).expect("the only core"), ports, IdlePolicy::Stepped)
 }
 
-/// A core with coroutines that do nothing but yield.
+/// A core with coroutines that do nothing but make themselves runnable again: one bit is set, and they give way.
+pub fn switching() -> Core {
+    let core = stepped_core();
+    for _ in 0..COROUTINES {
+        let libos = core.libos().clone();
+        core.libos().spawn(poll_fn(move |_| -> Poll<()> {
+            libos.running().into_iter().for_each(|me| libos.wake(me));
+            Poll::Pending
+        }));
+    }
+    core
+}
+
+/// The same by `yield_now`: a future of its own each time, as an application writes it.
 pub fn yielding() -> Core {
     let core = stepped_core();
     for _ in 0..COROUTINES {
@@ -69,26 +82,30 @@ pub fn pollables() -> Vec<Pollable> {
     (0..COROUTINES).map(pollable).collect()
 }
 
-/// Polls `count` times, in turn: an indirect call each.
+/// Polls `count` times, a multiple of how many there are, in turn: an indirect call each.
 pub fn call(pollables: &mut [Pollable], count: u64) {
     let mut context = Context::from_waker(Waker::noop());
-    for index in 0..count as usize {
-        let _ = black_box(pollables[index % COROUTINES].as_mut().poll(&mut context));
+    for _ in 0..count / COROUTINES as u64 {
+        for pollable in pollables.iter_mut() {
+            let _ = black_box(pollable.as_mut().poll(&mut context));
+        }
     }
 }
 
-/// Nanoseconds of a coroutine switch, and of an indirect call.
-pub fn coroutine_switch() -> (f64, f64) {
-    let (core, mut pollables) = (yielding(), pollables());
-    let (mut switches, mut calls) = (Vec::new(), Vec::new());
+/// Nanoseconds of a coroutine switch, of one by `yield_now`, and of an indirect call.
+pub fn coroutine_switch() -> [f64; 3] {
+    let (cores, mut pollables) = ([switching(), yielding()], pollables());
+    let mut figures = [const { Vec::new() }; 3];
     let count = COROUTINES as u64 * 8;
     for _ in 0..200 {
-        let mut switched = 0;
-        let nanos = nanos_each(1, || switched = switch(&core, count));
-        switches.push(nanos / switched as f64);
-        calls.push(nanos_each(count, || call(&mut pollables, count)));
+        for (core, figures) in cores.iter().zip(&mut figures) {
+            let mut switched = 0;
+            let nanos = nanos_each(1, || switched = switch(core, count));
+            figures.push(nanos / switched as f64);
+        }
+        figures[2].push(nanos_each(count, || call(&mut pollables, count)));
     }
-    (median(switches), median(calls))
+    figures.map(median)
 }
 
 /// A memory queue, and what goes through it.
@@ -160,9 +177,10 @@ mod tests {
 
     #[test]
     fn coroutines_take_turns() {
-        let core = yielding();
-        let switched = switch(&core, 5_000);
-        assert!((5_000..5_000 + COROUTINES as u64).contains(&switched), "{switched}");
+        for core in [switching(), yielding()] {
+            let switched = switch(&core, 5_000);
+            assert!((5_000..5_000 + COROUTINES as u64).contains(&switched), "{switched}");
+        }
     }
 
     #[test]

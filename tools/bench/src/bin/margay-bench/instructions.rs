@@ -17,7 +17,8 @@ use crate::{result, skip};
 /// Does something of one core `count` times. What callgrind runs.
 pub fn kernel(name: &str, count: u64) -> Result<()> {
     match name {
-        "coroutine" => _ = local::switch(&local::yielding(), count),
+        "switch" => _ = local::switch(&local::switching(), count),
+        "yield" => _ = local::switch(&local::yielding(), count),
         "call" => local::call(&mut local::pollables(), count),
         "memory_queue" => {
             let mut rounds = local::Rounds::new();

@@ -86,10 +86,11 @@ fn alloc() -> Result<()> {
 }
 
 fn coroutine() -> Result<()> {
-    let (switch, call) = local::coroutine_switch();
+    let [switch, yielded, call] = local::coroutine_switch();
     result("coroutine_switch", switch, "ns");
+    result("coroutine_yield", yielded, "ns");
     result("indirect_call", call, "ns");
-    instructions::of_kernels(&[("coroutine_switch", "coroutine"), ("indirect_call", "call")])
+    instructions::of_kernels(&[("coroutine_switch", "switch"), ("coroutine_yield", "yield"), ("indirect_call", "call")])
 }
 
 fn memory_queue() -> Result<()> {
