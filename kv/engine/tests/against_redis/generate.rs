@@ -154,6 +154,15 @@ const TEMPLATES: &[&str] = &[
     "ZREVRANGE @z @n @n ( WITHSCORES )?",
     "ZRANGEBYSCORE @z @b @b ( WITHSCORES | LIMIT @n @n )*",
     "ZREVRANGEBYSCORE @z @b @b ( WITHSCORES | LIMIT @n @n )*",
+    "SADD @t @many",
+    "SADD @t @many member",
+    "SREM @t @many",
+    "RPUSH @l @many",
+    "HSET @h @pairs",
+    "HDEL @h @many",
+    "ZADD @z @pairs",
+    "ZREM @z @many",
+    "DEL ( @k )+",
     "ZADD @o ( 0 @e )+",
     "ZADD @o ( 0 @v )+",
     "ZADD @o ( 0 @e )+",
@@ -253,11 +262,19 @@ fn expand(tokens: &[&str], rng: &mut Rng, args: &mut Args) {
                 index = end;
             }
             "@a" => args.extend(command(rng)),
+            "@many" => args.extend(many(rng, 1)),
+            "@pairs" => args.extend(many(rng, 2)),
             placeholder if placeholder.starts_with('@') => args.push(word(placeholder.as_bytes()[1], rng)),
             literal => args.push(literal.as_bytes().to_vec()),
         }
         index += 1;
     }
+}
+
+/// So many arguments that a value takes its large form: numbers one behind the other, alone or in pairs.
+fn many(rng: &mut Rng, width: u64) -> Args {
+    let (first, count) = (rng.below(300), 30 + rng.below(700));
+    (0..count * width).map(|n| (first + n / width + n % width).to_string().into_bytes()).collect()
 }
 
 /// How far the end of the group is that begins with the first token.
