@@ -145,6 +145,7 @@ pub(crate) fn keys_of(command: &Command, request: &Request) -> Option<Keys> {
 pub(super) fn guess_keys_of(command: &Command, request: &Request) -> Option<Keys> {
     let counted = command.keys.iter().find(|spec| spec.is_counted())?;
     let text = request.arg(counted.begin).trim_ascii_start();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     let count = digits.fold(0usize, |count, byte| count.saturating_mul(10).saturating_add(usize::from(byte - b'0')));
     let first = counted.begin + 1;

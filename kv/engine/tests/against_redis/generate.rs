@@ -201,7 +201,7 @@ const TEMPLATES: &[&str] = &[
     "CLIENT KILL @v",
     "CLIENT KILL ( TYPE @v | ADDR @v | SKIPME @v | USER @v | LADDR @v )+",
     "CLIENT UNBLOCK @i ( TIMEOUT | ERROR | @v )?",
-    "CLIENT PAUSE ( abc | -1 | 1 | 1.5 ) ( WRITE | ALL | @v )?",
+    "CLIENT PAUSE ( ab | -1 | 1 | 1. ) ( WRITE | ALL | @v )?",
     "CLIENT UNPAUSE",
     "CLIENT LIST ( TYPE @v | ID @v )",
     "CLIENT @v ( @v )*",
@@ -239,7 +239,13 @@ pub fn command(rng: &mut Rng) -> Args {
         5 => args[0].make_ascii_lowercase(),
         _ => {}
     }
-    if args.is_empty() { vec![b"PING".to_vec()] } else { args }
+    let pauses = args.get(1).is_some_and(|word| word == b"PAUSE");
+    // Of a pause that is one the test would have to wait for the end.
+    if args.is_empty() || pauses && args.get(2).is_some_and(|time| time.len() > 2) {
+        vec![b"PING".to_vec()]
+    } else {
+        args
+    }
 }
 
 /// Expands tokens up to the end.
