@@ -157,6 +157,11 @@ impl Connection {
         self.closing
     }
 
+    /// It is to be closed (CLIENT KILL).
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
     /// Whether it is to be closed without sending even the replies that wait to be sent: the client is no friend.
     pub fn is_cut(&self) -> bool {
         self.cut

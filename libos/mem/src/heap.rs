@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use crate::buf::{Buf, BufMut};
 use crate::class::{CHUNK_SIZE_MAX, CLASS_COUNT, class_aligned, class_of};
 use crate::copied::{Copied, CopyCounters, CopyPath};
-use crate::reservation::Reservation;
+use crate::reservation::{Plan, Reservation, ReserveError, Source};
 use crate::returns::{Outgoing, Returns};
 use crate::span::{SPAN_SIZE, Span, SpanMap, Use};
 use crate::{Exhausted, global};
@@ -133,6 +133,15 @@ impl Heap {
         // SAFETY: just allocated.
         unsafe { state.as_ref() }.me.set(state.as_ptr());
         Heap(state)
+    }
+
+    /// A heap of at least `size` bytes in a reservation of its own, without reserves: for tests and tools.
+    ///
+    /// # Errors
+    /// [`ReserveError`]: the size makes no sense, or the system refuses.
+    pub fn alone(size: usize) -> Result<Heap, ReserveError> {
+        let plan = Plan { heaps: 1, heap_size: size, reserves: Reserves::NONE, source: Source::Ordinary };
+        Ok(Reservation::new(plan)?.heap(0).expect("the first heap of a new reservation"))
     }
 
     /// Memory for `capacity` bytes, empty. For applications; see [`Heap::alloc_for`].
@@ -439,7 +448,8 @@ impl HeapState {
         }
         heap.pinned.set(heap.pinned.get() - size);
         let used = span.give(counter);
-        if used == 0 || header.span_use.get() != Use::Current {
+        // What its class allocates from stays, even if it is empty: the next allocation takes it.
+        if header.span_use.get() != Use::Current || (used == 0 && heap.handles.get() == 0) {
             // SAFETY: as above; nothing of `heap` is used after the call.
             unsafe { HeapState::tidy_span(header.heap.get(), span, used) };
         }

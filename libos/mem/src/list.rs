@@ -1,4 +1,6 @@
-//! A list of `Buf`s: two inside, more in a chunk of the heap that the first one belongs to. No `malloc` on the way.
+//! A list of `Buf`s: one inside, more in a chunk of the heap that the first one belongs to. No `malloc` on the way.
+//!
+//! One inside and not two, since lists travel by value through every call: 32 bytes are two moves of a vector register.
 
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
@@ -8,38 +10,42 @@ use crate::Exhausted;
 use crate::buf::{self, Buf, Holder};
 use crate::heap::Purpose;
 
-const INSIDE: usize = 2;
-
 /// An ordered list of buffers: the body of a scatter-gather array. Elements leave at the front.
 pub struct BufList {
-    /// The elements are `first..end` of the slots.
-    first: u32,
-    end: u32,
-    /// Of the slots; `INSIDE` means that they are inside.
-    capacity: u32,
     slots: Slots,
+    /// The elements are `first..end` of the slots.
+    first: u16,
+    end: u16,
+    /// Of the slots; `BufList::INSIDE` means that they are inside.
+    capacity: u16,
 }
 
 union Slots {
-    inside: ManuallyDrop<[MaybeUninit<Buf>; INSIDE]>,
+    inside: ManuallyDrop<[MaybeUninit<Buf>; BufList::INSIDE]>,
     /// Counter word of the chunk, and its start.
     chunk: (NonNull<u32>, NonNull<Buf>),
 }
 
-const _: () = assert!(size_of::<BufList>() == 64);
+const _: () = assert!(size_of::<BufList>() == 32);
 
 impl BufList {
+    /// How many elements fit without a chunk.
+    pub const INSIDE: usize = 1;
+    /// How many elements a list can have.
+    pub const LEN_MAX: usize = 1 << 15;
+
     /// The empty list.
     #[inline]
     pub const fn new() -> BufList {
-        let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; INSIDE]);
-        BufList { first: 0, end: 0, capacity: INSIDE as u32, slots: Slots { inside } }
+        let inside = ManuallyDrop::new([const { MaybeUninit::uninit() }; BufList::INSIDE]);
+        BufList { slots: Slots { inside }, first: 0, end: 0, capacity: BufList::INSIDE as u16 }
     }
 
     /// Appends `buf`.
     ///
     /// # Errors
-    /// `buf` back: the list has to grow, and the heap of its first element has no room.
+    /// `buf` back: the list has to grow, and the heap of its first element has no room; or it has [`BufList::LEN_MAX`]
+    /// elements.
     #[inline]
     pub fn push(&mut self, buf: Buf) -> Result<(), Buf> {
         if self.end == self.capacity && !self.make_room(1, &buf) {
@@ -102,11 +108,14 @@ impl BufList {
             let slots = self.slots_mut();
             // SAFETY: both ranges lie in the slots; elements are moved, not duplicated: the old places are empty now.
             unsafe { std::ptr::copy(slots.add(first), slots, count) };
-            (self.first, self.end) = (0, count as u32);
+            (self.first, self.end) = (0, count as u16);
             return true;
         }
         let heap = self.deref().first().unwrap_or(next).heap();
-        let capacity = (self.capacity as usize * 2).max((count + more).next_power_of_two());
+        let capacity = (self.capacity as usize * 4).max((count + more).next_power_of_two());
+        if capacity > BufList::LEN_MAX {
+            return false;
+        }
         let Ok(counter) = heap.state().take(Purpose::App, capacity * size_of::<Buf>()) else {
             return false;
         };
@@ -115,23 +124,23 @@ impl BufList {
         unsafe { std::ptr::copy_nonoverlapping(self.slots_mut().add(first), chunk.as_ptr(), count) };
         self.free_slots();
         self.slots = Slots { chunk: (counter, chunk) };
-        self.capacity = capacity as u32;
-        (self.first, self.end) = (0, count as u32);
+        self.capacity = capacity as u16;
+        (self.first, self.end) = (0, count as u16);
         true
     }
 
     /// Gives back the chunk, if there is one. Its elements are moved or dropped already.
     fn free_slots(&mut self) {
-        if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk, whose one reference is this.
+        if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk, whose one reference is this.
             unsafe { buf::drop_reference(self.slots.chunk.0, Holder::Chunk) };
         }
     }
 
     #[inline(always)]
     fn slots_mut(&mut self) -> *mut Buf {
-        if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk.
+        if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk.
             unsafe { self.slots.chunk.1.as_ptr() }
         } else {
             (&raw mut self.slots).cast()
@@ -144,8 +153,8 @@ impl Deref for BufList {
 
     #[inline(always)]
     fn deref(&self) -> &[Buf] {
-        let slots: *const Buf = if self.capacity as usize > INSIDE {
-            // SAFETY: beyond `INSIDE` the slots are a chunk.
+        let slots: *const Buf = if self.capacity as usize > BufList::INSIDE {
+            // SAFETY: beyond `BufList::INSIDE` the slots are a chunk.
             unsafe { self.slots.chunk.1.as_ptr() }
         } else {
             (&raw const self.slots).cast()
@@ -158,10 +167,32 @@ impl Deref for BufList {
 impl Drop for BufList {
     #[inline]
     fn drop(&mut self) {
-        while let Some(buf) = self.pop_front() {
-            drop(buf);
+        if self.capacity as usize == BufList::INSIDE {
+            if self.first != self.end {
+                // SAFETY: the one slot inside holds an element, which is going with the list.
+                unsafe { std::ptr::drop_in_place(self.slots_mut()) };
+            }
+        } else {
+            self.drop_chunk();
         }
+    }
+}
+
+impl BufList {
+    #[cold]
+    fn drop_chunk(&mut self) {
+        // SAFETY: the elements are the list's, which is going.
+        unsafe { std::ptr::drop_in_place(self.as_mut_slice()) };
         self.free_slots();
+    }
+}
+
+impl From<Buf> for BufList {
+    /// A list of one.
+    #[inline]
+    fn from(buf: Buf) -> BufList {
+        let inside = ManuallyDrop::new([MaybeUninit::new(buf)]);
+        BufList { slots: Slots { inside }, first: 0, end: 1, capacity: BufList::INSIDE as u16 }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What comes of an operation: between backend and runtime (`Done`), and between runtime and user (`Completion`).
 
+use std::collections::VecDeque;
+
 use crate::error::Error;
 use crate::network::{Endpoint, Handle, OpId};
 use crate::sga::Sga;
@@ -76,7 +78,7 @@ pub struct Done {
 /// Where a backend's `poll` puts what ended: a list with a bound, the caller's burst.
 #[derive(Debug, Default)]
 pub struct Completions {
-    list: Vec<Done>,
+    list: VecDeque<Done>,
     room: usize,
 }
 
@@ -87,8 +89,8 @@ impl Completions {
     }
 
     /// Sets the room for the next burst.
+    #[inline]
     pub fn set_room(&mut self, room: usize) {
-        self.list.reserve(room);
         self.room = room;
     }
 
@@ -103,12 +105,13 @@ impl Completions {
     pub fn push(&mut self, op: OpId, result: Result<Outcome<Handle>, Error>) {
         assert!(self.room > 0, "a backend gave more completions than there was room for");
         self.room -= 1;
-        self.list.push(Done { op, result });
+        self.list.push_back(Done { op, result });
     }
 
-    /// Takes all, in order.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Done> {
-        self.list.drain(..)
+    /// Takes the first.
+    #[inline]
+    pub fn pop(&mut self) -> Option<Done> {
+        self.list.pop_front()
     }
 
     /// How many are there.

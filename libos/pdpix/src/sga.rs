@@ -4,7 +4,7 @@ use libos_mem::{Buf, BufList, CopyPath, Exhausted, Heap};
 
 /// An ordered list of buffers, owned by whoever holds it. Push hands it to the library OS; a completion hands it back.
 ///
-/// Two buffers lie inside; more take a chunk of the heap. None of them is empty, so `segments().len() == 0` means
+/// One buffer lies inside; more take a chunk of the heap. None of them is empty, so `segments().len() == 0` means
 /// `len() == 0`.
 #[derive(Default, Debug)]
 pub struct Sga(BufList);
@@ -36,6 +36,18 @@ impl Sga {
         self.0.push(buf)
     }
 
+    /// An empty array with room for `count` buffers of `heap`'s core.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub fn with_room(count: usize, heap: &Heap) -> Result<Sga, Exhausted> {
+        let mut sga = Sga::new();
+        if count > BufList::INSIDE {
+            sga.0.reserve(count, &heap.alloc(0)?.freeze())?;
+        }
+        Ok(sga)
+    }
+
     /// Appends all buffers of `more`.
     ///
     /// # Errors
@@ -54,7 +66,10 @@ impl Sga {
     /// Bytes in all buffers.
     #[inline]
     pub fn len(&self) -> usize {
-        self.0.iter().map(Buf::len).sum()
+        match self.segments() {
+            [one] => one.len(),
+            many => many.iter().map(Buf::len).sum(),
+        }
     }
 
     /// Whether there are none.
@@ -169,9 +184,7 @@ impl Sga {
 impl From<Buf> for Sga {
     #[inline]
     fn from(buf: Buf) -> Sga {
-        let mut sga = Sga::new();
-        sga.push(buf).expect("two buffers lie inside");
-        sga
+        if buf.is_empty() { Sga::new() } else { Sga(BufList::from(buf)) }
     }
 }
 

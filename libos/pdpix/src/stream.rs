@@ -10,21 +10,37 @@ use crate::sga::Sga;
 /// Bytes that have arrived, in the buffers that they arrived in.
 #[derive(Default, Debug)]
 pub struct Input {
-    bufs: VecDeque<Buf>,
+    /// Mostly there is one buffer, or none: it does not go through the queue.
+    first: Option<Buf>,
+    more: VecDeque<Buf>,
     len: usize,
 }
 
 impl Input {
     /// With nothing in it.
     pub const fn new() -> Input {
-        Input { bufs: VecDeque::new(), len: 0 }
+        Input { first: None, more: VecDeque::new(), len: 0 }
     }
 
     /// Appends what a pop gave.
-    pub fn push(&mut self, sga: Sga) {
+    #[inline]
+    pub fn push(&mut self, mut sga: Sga) {
+        if self.first.is_none()
+            && let Some(buf) = sga.pop_front()
+        {
+            self.len += buf.len();
+            self.first = Some(buf);
+        }
+        if !sga.is_empty() {
+            self.push_more(sga);
+        }
+    }
+
+    #[cold]
+    fn push_more(&mut self, sga: Sga) {
         for buf in sga {
             self.len += buf.len();
-            self.bufs.push_back(buf);
+            self.more.push_back(buf);
         }
     }
 
@@ -42,13 +58,23 @@ impl Input {
 
     /// Bytes that it keeps from being reused.
     pub fn pinned(&self) -> usize {
-        self.bufs.iter().map(Buf::pinned).sum()
+        self.bufs().map(Buf::pinned).sum()
+    }
+
+    fn bufs(&self) -> impl Iterator<Item = &Buf> {
+        self.first.iter().chain(&self.more)
     }
 
     /// The first bytes, as many as lie in one buffer. Not empty unless the whole is.
     #[inline]
     pub fn front(&self) -> &[u8] {
-        self.bufs.front().map_or(&[], |buf| buf)
+        self.first.as_deref().unwrap_or(&[])
+    }
+
+    /// The first buffer is used up.
+    #[inline]
+    fn next_buf(&mut self) -> Option<Buf> {
+        std::mem::replace(&mut self.first, self.more.pop_front())
     }
 
     /// Forgets the first `count` bytes.
@@ -60,12 +86,12 @@ impl Input {
         assert!(count <= self.len, "advance by {count} in {} bytes", self.len);
         self.len -= count;
         while count > 0 {
-            let first = self.bufs.front_mut().expect("as many bytes as `len` says");
+            let first = self.first.as_mut().expect("as many bytes as `len` says");
             if first.len() > count {
                 return first.advance(count);
             }
             count -= first.len();
-            self.bufs.pop_front();
+            self.next_buf();
         }
     }
 
@@ -79,14 +105,14 @@ impl Input {
     #[inline]
     pub fn take(&mut self, count: usize, heap: &Heap) -> Result<Buf, Exhausted> {
         assert!(count <= self.len, "take {count} of {} bytes", self.len);
-        match self.bufs.front_mut() {
+        match &mut self.first {
             Some(first) if first.len() > count => {
                 self.len -= count;
                 Ok(first.split_to(count))
             }
             Some(first) if first.len() == count => {
                 self.len -= count;
-                Ok(self.bufs.pop_front().expect("the first"))
+                Ok(self.next_buf().expect("the first"))
             }
             _ => self.take_copy(count, heap),
         }
@@ -105,7 +131,7 @@ impl Input {
     pub fn move_to(&mut self, into: &mut BufMut, count: usize) -> usize {
         let count = count.min(self.len).min(into.room());
         let mut left = count;
-        for buf in &self.bufs {
+        for buf in self.bufs() {
             left -= into.put(&buf[..buf.len().min(left)]);
             if left == 0 {
                 break;
@@ -118,7 +144,7 @@ impl Input {
     /// Copies the bytes from `offset` on, without taking them, and says how many there were.
     pub fn peek(&self, mut offset: usize, into: &mut [u8]) -> usize {
         let mut done = 0;
-        for buf in &self.bufs {
+        for buf in self.bufs() {
             if offset >= buf.len() {
                 offset -= buf.len();
                 continue;
@@ -137,7 +163,7 @@ impl Input {
     /// Where `byte` first stands, at `from` or later.
     pub fn find(&self, byte: u8, from: usize) -> Option<usize> {
         let mut before = 0;
-        for buf in &self.bufs {
+        for buf in self.bufs() {
             let skip = from.saturating_sub(before).min(buf.len());
             if let Some(at) = buf[skip..].iter().position(|&b| b == byte) {
                 return Some(before + skip + at);
@@ -147,15 +173,37 @@ impl Input {
         None
     }
 
+    /// Takes everything, or as many buffers as fit into one array.
+    #[inline]
+    pub fn take_all(&mut self) -> Sga {
+        let Some(first) = self.next_buf() else { return Sga::new() };
+        self.len -= first.len();
+        let mut sga = Sga::from(first);
+        while let Some(buf) = self.next_buf() {
+            let len = buf.len();
+            if let Err(buf) = sga.push(buf) {
+                if let Some(second) = self.first.replace(buf) {
+                    self.more.push_front(second);
+                }
+                break;
+            }
+            self.len -= len;
+        }
+        sga
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.bufs.clear();
+        self.first = None;
+        self.more.clear();
         self.len = 0;
     }
 }
 
 const TAIL_SIZE_MIN: usize = 256;
 const TAIL_SIZE_MAX: usize = 16 * 1024;
+/// A tail of at most this size is kept from message to message.
+const TAIL_KEPT_MAX: usize = 1024;
 
 /// Bytes to be pushed: small ones copied together, large buffers by reference.
 ///
@@ -208,7 +256,12 @@ impl Output {
         &self.heap
     }
 
-    /// Whether the heap was exhausted: what was written is not whole.
+    /// Says that something could not be written: [`Output::take`] will fail.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether something could not be written: the heap was exhausted, or [`Output::fail`] was called.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
@@ -291,14 +344,31 @@ impl Output {
         (self.len, self.failed) = (mark.len, mark.failed);
     }
 
-    /// Takes everything written, to be pushed.
+    /// Takes everything written, to be pushed. What is left of the memory for small writes serves the next message.
     ///
     /// # Errors
     /// [`Exhausted`]: something written is missing. Everything is forgotten.
+    #[inline]
     pub fn take(&mut self) -> Result<Sga, Exhausted> {
-        self.tail_size = self.len.next_power_of_two().clamp(TAIL_SIZE_MIN, TAIL_SIZE_MAX);
+        let len = std::mem::take(&mut self.len);
+        if self.failed || !self.done.is_empty() {
+            return self.take_many(len);
+        }
+        match &mut self.tail {
+            // Not a large one: it would lie there as long as nothing is written.
+            Some(tail) if tail.room() >= TAIL_SIZE_MIN / 2 && tail.pinned() <= TAIL_KEPT_MAX => {
+                let written = tail.len();
+                Ok(Sga::from(tail.split_to(written)))
+            }
+            _ => self.take_many(len),
+        }
+    }
+
+    #[cold]
+    fn take_many(&mut self, len: usize) -> Result<Sga, Exhausted> {
+        // Room for a few messages such as this one.
+        self.tail_size = (len * 4).next_power_of_two().clamp(TAIL_SIZE_MIN, TAIL_SIZE_MAX);
         self.end_tail();
-        self.len = 0;
         let sga = std::mem::take(&mut self.done);
         if std::mem::take(&mut self.failed) {
             return Err(Exhausted);
@@ -348,6 +418,7 @@ mod tests {
                         continue;
                     }
                     1 => input.advance(n),
+                    2 if n == expected.len() => assert_eq!(input.take_all().to_vec(), front),
                     2 => assert_eq!(&input.take(n, &heap).unwrap()[..], front),
                     _ => {
                         let mut into = heap.alloc(n).unwrap();

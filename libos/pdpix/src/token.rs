@@ -56,11 +56,6 @@ impl Generation {
 
     /// The first.
     pub const ZERO: Generation = Generation(0);
-
-    /// The one after this, in a counter of `bits` bits (at most [`Generation::BITS`]; tests use few, to see it wrap).
-    pub const fn next(self, bits: u32) -> Generation {
-        Generation((self.0 + 1) & ((1 << bits) - 1))
-    }
 }
 
 impl QToken {
@@ -94,6 +89,14 @@ impl QToken {
     #[inline]
     pub const fn index(self) -> usize {
         (self.0 >> Generation::BITS) as usize & ((1 << QToken::INDEX_BITS) - 1)
+    }
+
+    /// The token of the next use of the same slot, in generations of `bits` bits (at most [`Generation::BITS`]; tests use
+    /// few, to see them wrap).
+    #[inline]
+    pub const fn next_use(self, bits: u32) -> QToken {
+        let mask = (1 << bits) - 1;
+        QToken(self.0 & !mask | self.0.wrapping_add(1) & mask)
     }
 
     /// Which use of the slot.
@@ -130,12 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shortened_generation_wraps() {
-        let mut generation = Generation::ZERO;
-        for _ in 0..8 {
-            generation = generation.next(3);
+    fn a_generation_wraps_and_leaves_core_and_index() {
+        let mut token = QToken::new(7, 99, Generation::ZERO);
+        let first = token;
+        for use_count in 1..=8 {
+            token = token.next_use(3);
+            assert_eq!((token.core(), token.index()), (7, 99));
+            assert_eq!(token == first, use_count == 8);
         }
-        assert_eq!(generation, Generation::ZERO);
-        assert_eq!(Generation((1 << 36) - 1).next(Generation::BITS), Generation::ZERO);
+        let last = QToken::new(255, (1 << 20) - 1, Generation((1 << 36) - 1));
+        assert_eq!(last.next_use(Generation::BITS), QToken::new(255, (1 << 20) - 1, Generation::ZERO));
     }
 }

@@ -139,6 +139,12 @@ impl RequestParser {
         self.len() == 0
     }
 
+    /// Whether there are some that it has not looked at: they may hold the next request, though the input is empty.
+    #[inline]
+    pub fn has_unread(&self) -> bool {
+        self.chunk.is_some() || !(self.waiting || self.backlog.is_empty())
+    }
+
     /// Fills `request` with the next command. False: more must arrive first, and `request` is empty.
     ///
     /// # Errors
@@ -149,6 +155,11 @@ impl RequestParser {
             && let Some((count, end)) = read_short(chunk, self.at, &mut request.first)
         {
             request.count = count;
+            if end == chunk.len() {
+                // The last one takes the buffer along.
+                (request.front, self.at) = (self.chunk.take(), 0);
+                return Ok(true);
+            }
             self.at = end;
             // Most requests lie in the same buffer as the one before.
             if request.front.as_ref().is_none_or(|front| !same_place(front, chunk)) {
@@ -169,6 +180,9 @@ impl RequestParser {
             Front::Whole(end) => {
                 request.front = Some(chunk.clone());
                 self.at = end;
+                if end == chunk.len() {
+                    (self.chunk, self.at) = (None, 0);
+                }
                 return Ok(true);
             }
             Front::Part { end, left } => self.begin(end, left, request),

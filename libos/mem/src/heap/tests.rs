@@ -1,7 +1,6 @@
 use quickcheck::quickcheck;
 
 use super::*;
-use crate::reservation::{Plan, Source};
 
 fn heap_of(spans: usize, reserves: Reserves) -> Heap {
     let plan = Plan { heaps: 1, heap_size: spans * SPAN_SIZE, reserves, source: Source::Ordinary };

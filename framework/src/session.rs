@@ -1,0 +1,708 @@
+//! Sessions: a stream, its codec, and the actor that it belongs to.
+//!
+//! Each session is a coroutine: it pops, decodes, hands messages to its actor, and pushes what was written. What is
+//! written to a session by whomever gathers in its output, and goes out as one push.
+//!
+//! Always: one push is under way at a time, so what is written meanwhile goes out together. The session stops popping
+//! while it is paused, or while its peer has not taken [`SessionSettings::output_max`] bytes; a peer that takes nothing
+//! for [`SessionSettings::stall`] is given up. `Closed` is the last event, and comes exactly once for each `Opened`.
+
+use std::any::TypeId;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use libos_runtime::{Begun, CoroutineId, LibOs, Redeem, Sleep};
+use pdpix::{Completion, Endpoint, Error, Heap, Input, Instant, Outcome, Output, Qd, Sga, SocketKind, SocketOption};
+use slab::Slab;
+
+use crate::actor::{Actor, ActorId, BindingId, Event};
+use crate::cell::{ActorCell, AnyCell};
+use crate::codec::{Codec, CodecError};
+use crate::system::System;
+
+/// Names a session of this core.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SessionId {
+    index: u32,
+    generation: u32,
+}
+
+impl SessionId {
+    /// A number that differs from that of every other session of this core for a long time.
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
+/// A session, where it is known which codec it has.
+pub struct Session<C> {
+    id: SessionId,
+    codec: PhantomData<fn(C)>,
+}
+
+impl<C> Session<C> {
+    pub(crate) fn new(id: SessionId) -> Session<C> {
+        Session { id, codec: PhantomData }
+    }
+
+    /// Without its codec.
+    pub fn id(self) -> SessionId {
+        self.id
+    }
+}
+
+impl<C> Clone for Session<C> {
+    fn clone(&self) -> Session<C> {
+        *self
+    }
+}
+
+impl<C> Copy for Session<C> {}
+
+impl<C> PartialEq for Session<C> {
+    fn eq(&self, other: &Session<C>) -> bool {
+        self.id == other.id
+    }
+}
+
+impl<C> Eq for Session<C> {}
+
+impl<C> std::fmt::Debug for Session<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({}.{})", self.id.index, self.id.generation)
+    }
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// The peer finished.
+    ByPeer,
+    /// The actor closed it, or the service stopped.
+    ByUs,
+    /// The network failed it: it could not be made, or was reset.
+    Failed(Error),
+    /// The codec could make nothing of the bytes.
+    Codec(CodecError),
+    /// The peer took nothing for too long.
+    Stalled,
+    /// Nothing came for too long.
+    Idle,
+    /// What was to be written did not fit into memory: the stream would have had a hole.
+    NoMemory,
+}
+
+/// What to do when the peer has finished its direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnEnd {
+    /// Send what is written, and close.
+    #[default]
+    Close,
+    /// Tell the actor, which closes when it has written all its answers.
+    Tell,
+}
+
+/// How a session behaves.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// The network that it is on; `None`: the first one.
+    pub network: Option<String>,
+    /// Bytes that may be written and not yet taken by the queue; beyond that no more is popped.
+    pub output_max: usize,
+    /// A peer that takes nothing of what is written for so long is given up.
+    pub stall: Duration,
+    /// A session on which nothing comes for so long is closed.
+    pub idle: Option<Duration>,
+    /// What to do when the peer has finished.
+    pub on_end: OnEnd,
+    /// The most bytes of one pop.
+    pub pop_max: usize,
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// Several cores listen at the same endpoint.
+    pub shared: bool,
+    /// Ask an idle peer after this time whether it is still there.
+    pub keep_alive: Option<Duration>,
+}
+
+impl Default for SessionSettings {
+    fn default() -> SessionSettings {
+        SessionSettings {
+            network: None,
+            output_max: 16 << 20,
+            stall: Duration::from_secs(60),
+            idle: None,
+            on_end: OnEnd::Close,
+            pop_max: 64 * 1024,
+            backlog: 511,
+            shared: false,
+            keep_alive: None,
+        }
+    }
+}
+
+/// All sessions of a core.
+pub(crate) struct SessionTable {
+    entries: Slab<Rc<Entry>>,
+    generation: u32,
+    heap: Heap,
+}
+
+/// A session, as its coroutine and those who write to it share it.
+pub(crate) struct Entry {
+    pub(crate) id: SessionId,
+    owner: ActorId,
+    codec: TypeId,
+    pub(crate) output: RefCell<Output>,
+    /// Its coroutine, once it runs.
+    pub(crate) coroutine: Cell<Option<CoroutineId>>,
+    pub(crate) paused: Cell<bool>,
+    close: Cell<Close>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Close {
+    No,
+    /// When everything written is pushed.
+    Flushed,
+    Now,
+}
+
+impl Entry {
+    /// Whether it can be written to.
+    pub(crate) fn is_open(&self) -> bool {
+        self.close.get() == Close::No
+    }
+}
+
+impl SessionTable {
+    pub(crate) fn new(heap: Heap) -> SessionTable {
+        SessionTable { entries: Slab::new(), generation: 0, heap }
+    }
+
+    pub(crate) fn add<C: Codec>(&mut self, owner: ActorId) -> SessionId {
+        self.generation = self.generation.wrapping_add(1);
+        let vacant = self.entries.vacant_entry();
+        let id = SessionId { index: vacant.key() as u32, generation: self.generation };
+        vacant.insert(Rc::new(Entry {
+            id,
+            owner,
+            codec: TypeId::of::<C>(),
+            output: RefCell::new(Output::new(self.heap.clone())),
+            coroutine: Cell::new(None),
+            paused: Cell::new(false),
+            close: Cell::new(Close::No),
+        }));
+        id
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Rc<Entry>> {
+        self.entries.get(id.index as usize).filter(|entry| entry.id == id)
+    }
+
+    pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
+        self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
+    }
+
+    #[inline]
+    pub(crate) fn pause(&self, id: SessionId, paused: bool) {
+        if let Some(entry) = self.get(id) {
+            entry.paused.set(paused);
+        }
+    }
+
+    /// The session is to be closed, flushed or not. Its coroutine, to be woken.
+    pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
+        let entry = self.get(id)?;
+        entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
+        entry.paused.set(true); // no more messages from it
+        entry.coroutine.get()
+    }
+
+    /// The coroutines of all sessions.
+    pub(crate) fn coroutines(&self) -> Vec<CoroutineId> {
+        self.entries.iter().filter_map(|(_, entry)| entry.coroutine.get()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes written and not yet pushed, on all sessions.
+    pub(crate) fn written(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.output.borrow().len()).sum()
+    }
+
+    /// Sessions of one actor.
+    pub(crate) fn owned_by(&self, owner: ActorId) -> usize {
+        self.entries.iter().filter(|(_, entry)| entry.owner == owner).count()
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) {
+        if self.get(id).is_some() {
+            self.entries.remove(id.index as usize);
+        }
+    }
+}
+
+/// What a session's coroutine has to know.
+pub(crate) struct Serving<A: Actor, C: Codec> {
+    system: System,
+    cell: Rc<ActorCell<A>>,
+    /// The incarnation that it belongs to.
+    owner: ActorId,
+    id: SessionId,
+    codec: C,
+    wrap: fn(Session<C>, C::In) -> A::Message,
+    settings: SessionSettings,
+}
+
+impl<A: Actor, C: Codec> Serving<A, C> {
+    pub(crate) fn new(
+        system: &System,
+        cell: &Rc<ActorCell<A>>,
+        id: SessionId,
+        codec: C,
+        wrap: fn(Session<C>, C::In) -> A::Message,
+        settings: SessionSettings,
+    ) -> Serving<A, C> {
+        cell.own_session(id);
+        let (system, cell, owner) = (system.clone(), Rc::clone(cell), cell.id());
+        Serving { system, cell, owner, id, codec, wrap, settings }
+    }
+
+    /// Tells the actor, if it is still the one that the session belongs to.
+    #[inline]
+    fn tell(&self, event: Event<A::Message>) {
+        if self.cell.id() == self.owner {
+            self.cell.dispatch(&self.system, event);
+        }
+    }
+}
+
+/// Sets up a listener of an actor.
+pub(crate) fn listen<A: Actor, C: Codec>(
+    system: &System,
+    cell: Rc<ActorCell<A>>,
+    binding: BindingId,
+    at: Endpoint,
+    settings: SessionSettings,
+    mut codec: impl FnMut() -> C + 'static,
+    wrap: fn(Session<C>, C::In) -> A::Message,
+) {
+    let bound = bind(system.libos(), at, &settings);
+    let qd = match bound {
+        Ok((qd, at)) => {
+            cell.dispatch(system, Event::Listening { binding, at });
+            qd
+        }
+        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding, error }),
+    };
+    let (theirs, listener) = (system.clone(), cell.clone());
+    let accepting = system.libos().spawn(async move {
+        let _closed_with_us = CloseOnDrop { libos: theirs.libos().clone(), qd };
+        loop {
+            let accepted = match theirs.libos().accept(qd) {
+                Ok(qt) => theirs.libos().redeem(qt).await.and_then(|completion| completion.accepted()),
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok((qd, peer)) => {
+                    let id = theirs.new_session::<C>(listener.id());
+                    let serving = Serving::new(&theirs, &listener, id, codec(), wrap, settings.clone());
+                    theirs.libos().spawn(serve(serving, qd, peer));
+                }
+                // The listener is gone for good.
+                Err(Error::Canceled | Error::BadDescriptor) => return,
+                // No descriptors or no memory: some may come free. The peers wait in the backlog meanwhile.
+                Err(_) => {
+                    theirs.count_accept_failure();
+                    theirs.libos().sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    });
+    cell.bindings().borrow_mut().push((binding, accepting));
+}
+
+struct CloseOnDrop {
+    libos: LibOs,
+    qd: Qd,
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        let _ = self.libos.close(self.qd);
+    }
+}
+
+fn bind(libos: &LibOs, at: Endpoint, settings: &SessionSettings) -> Result<(Qd, Endpoint), Error> {
+    let qd = libos.socket(SocketKind::Stream, settings.network.as_deref())?;
+    let bound = libos
+        .set_option(qd, SocketOption::Shared(settings.shared))
+        .and_then(|()| libos.bind(qd, at))
+        .and_then(|at| libos.listen(qd, settings.backlog).map(|()| (qd, at)));
+    if bound.is_err() {
+        let _ = libos.close(qd);
+    }
+    bound
+}
+
+/// Makes a connection for an actor.
+pub(crate) fn connect<A: Actor, C: Codec>(system: &System, serving: Serving<A, C>, to: Endpoint) {
+    let libos = system.libos().clone();
+    system.libos().spawn(async move {
+        let connected = async {
+            let qd = libos.socket(SocketKind::Stream, serving.settings.network.as_deref())?;
+            let result = match libos.connect(qd, to) {
+                Ok(qt) => libos.redeem(qt).await.and_then(|completion| completion.done()),
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => Ok(qd),
+                Err(error) => {
+                    let _ = libos.close(qd);
+                    Err(error)
+                }
+            }
+        };
+        match connected.await {
+            Ok(qd) => serve(serving, qd, to).await,
+            Err(error) => over(serving, Closed::Failed(error)),
+        }
+    });
+}
+
+/// The session is over: its last event.
+fn over<A: Actor, C: Codec>(serving: Serving<A, C>, why: Closed) {
+    serving.system.sessions().borrow_mut().remove(serving.id);
+    if serving.cell.id() == serving.owner {
+        serving.cell.forget_session(serving.id);
+    }
+    serving.tell(Event::Closed { session: serving.id, why });
+}
+
+/// A turn ends after so many pops that were answered at once, so that others get theirs.
+const POPS_A_TURN: usize = 16;
+
+/// The coroutine of a session.
+async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: Endpoint) {
+    let libos = serving.system.libos().clone();
+    let closing = CloseOnDrop { libos: libos.clone(), qd };
+    let Some(entry) = serving.system.sessions().borrow().get(serving.id).cloned() else { return };
+    entry.coroutine.set(libos.running());
+    if serving.settings.keep_alive.is_some() {
+        let _ = libos.set_option(qd, SocketOption::KeepAlive(serving.settings.keep_alive));
+    }
+    serving.system.count_session();
+    serving.codec.opened(serving.id);
+    serving.tell(Event::Opened { session: serving.id, peer });
+    let why = Conversation::new(libos.clone(), qd, entry.clone()).run(&mut serving).await;
+    let given_up = entry.close.get() == Close::Now;
+    if given_up || !matches!(why, Closed::ByPeer | Closed::ByUs | Closed::Idle) {
+        // Not an orderly end: the peer is to know.
+        let _ = libos.set_option(qd, SocketOption::Linger(Duration::ZERO));
+    }
+    drop(closing);
+    over(serving, why);
+}
+
+/// What a session's coroutine does next.
+enum Want {
+    /// Pop more.
+    Pop,
+    /// Something was popped: look at it.
+    Again,
+    /// No more for now.
+    Wait,
+    /// It is over.
+    End,
+}
+
+/// The state of a session's coroutine between its waits.
+struct Conversation {
+    libos: LibOs,
+    qd: Qd,
+    entry: Rc<Entry>,
+    input: Input,
+    pop: Option<Redeem>,
+    push: Option<Redeem>,
+    /// The peer has finished, and the actor was told, if it wants to be.
+    finished: bool,
+    /// When something came last, and since when the peer has taken nothing.
+    heard: Instant,
+    pushing_since: Instant,
+    /// No memory to decode with: tried again after a while.
+    starved: bool,
+}
+
+impl Conversation {
+    fn new(libos: LibOs, qd: Qd, entry: Rc<Entry>) -> Conversation {
+        let heard = libos.now();
+        Conversation {
+            libos,
+            qd,
+            entry,
+            input: Input::new(),
+            pop: None,
+            push: None,
+            finished: false,
+            heard,
+            pushing_since: heard,
+            starved: false,
+        }
+    }
+
+    /// Runs the session to its end.
+    async fn run<A: Actor, C: Codec>(mut self, serving: &mut Serving<A, C>) -> Closed {
+        match self.converse(serving).await {
+            Ok(why) | Err(why) => why,
+        }
+    }
+
+    async fn converse<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<Closed, Closed> {
+        let mut pops_at_once = 0;
+        loop {
+            self.decode(serving)?;
+            self.send(&serving.system)?;
+            match self.wants(serving) {
+                Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
+                Want::Again => continue,
+                Want::Pop if self.pop.is_none() => {
+                    if self.begin_pop(serving)? {
+                        pops_at_once += 1;
+                        if pops_at_once % POPS_A_TURN == 0 {
+                            self.libos.yield_now().await;
+                        }
+                        continue;
+                    }
+                }
+                Want::Pop | Want::Wait => {}
+            }
+            if self.push.is_none() && serving.settings.idle.is_none() && !self.starved {
+                if (Next { pop: &mut self.pop, woken: false }).await {
+                    self.take_popped(serving)?;
+                }
+            } else {
+                self.wait_long(serving).await?;
+            }
+        }
+    }
+
+    /// Hands everything that is whole to the actor.
+    #[inline]
+    fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
+        self.starved = false;
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
+            match serving.codec.decode(&mut self.input, self.libos.heap()) {
+                Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
+                Ok(None) => break,
+                Err(CodecError::NoMemory) => {
+                    self.starved = true;
+                    break;
+                }
+                Err(error) => return Err(Closed::Codec(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes what was written, if nothing is being pushed.
+    #[inline]
+    fn send(&mut self, system: &System) -> Result<(), Closed> {
+        if self.push.is_some() {
+            return Ok(());
+        }
+        let written = {
+            let mut output = self.entry.output.borrow_mut();
+            if output.is_empty() && !output.has_failed() {
+                return Ok(());
+            }
+            output.take().map_err(|_| Closed::NoMemory)?
+        };
+        if written.is_empty() {
+            return Ok(());
+        }
+        system.count_sent(written.len());
+        match self.libos.begin_push(self.qd, written) {
+            Ok(Begun::Done(Ok(_))) => Ok(()),
+            Ok(Begun::Pending(qt)) => {
+                self.push = Some(self.libos.redeem(qt));
+                self.pushing_since = self.libos.now();
+                Ok(())
+            }
+            Ok(Begun::Done(Err(error))) | Err(error) => Err(Closed::Failed(error)),
+        }
+    }
+
+    /// Whether more is to be popped.
+    #[inline]
+    fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
+        let written = self.entry.output.borrow().len();
+        if self.entry.close.get() == Close::No
+            && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
+        {
+            return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+        }
+        self.wants_at_the_end(serving, written == 0 && self.push.is_none())
+    }
+
+    #[cold]
+    fn wants_at_the_end<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>, idle: bool) -> Want {
+        match self.entry.close.get() {
+            Close::Now => Want::End,
+            Close::Flushed if idle => Want::End,
+            Close::Flushed => Want::Wait,
+            Close::No if self.finished => {
+                let over = serving.settings.on_end == OnEnd::Close && idle && !self.entry.paused.get();
+                if over { Want::End } else { Want::Wait }
+            }
+            Close::No if serving.system.is_draining() && !self.entry.paused.get() => {
+                self.drain(serving.settings.pop_max, idle)
+            }
+            Close::No => Want::Wait,
+        }
+    }
+
+    /// The service stops: what has arrived is answered, and then it is over.
+    fn drain(&mut self, pop_max: usize, idle: bool) -> Want {
+        self.pop = None; // what it had goes back to the queue
+        let quiet = if idle { Want::End } else { Want::Wait };
+        let popped = match self.libos.begin_pop(self.qd, pop_max) {
+            Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => Some(popped),
+            Ok(Begun::Pending(qt)) => match self.libos.try_redeem(qt) {
+                Ok(Some(completion)) => completion.popped().ok(),
+                _ => {
+                    drop(self.libos.redeem(qt));
+                    None
+                }
+            },
+            _ => None,
+        };
+        match popped {
+            Some(popped) if !popped.sga.is_empty() => {
+                self.input.push(popped.sga);
+                Want::Again
+            }
+            _ => quiet,
+        }
+    }
+
+    /// Pops. True if something came at once.
+    #[inline]
+    fn begin_pop<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<bool, Closed> {
+        match self.libos.begin_pop(self.qd, serving.settings.pop_max) {
+            Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => {
+                self.popped(popped.sga, serving);
+                Ok(true)
+            }
+            Ok(Begun::Pending(qt)) => {
+                self.pop = Some(self.libos.redeem(qt));
+                Ok(false)
+            }
+            Ok(Begun::Done(Err(error))) | Err(error) => Err(Closed::Failed(error)),
+            Ok(Begun::Done(Ok(_))) => Err(Closed::Failed(Error::InvalidArgument)),
+        }
+    }
+
+    /// The pop has ended.
+    #[inline]
+    fn take_popped<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
+        let Some(mut pop) = self.pop.take() else { return Ok(()) };
+        match pop.take() {
+            Ok(Completion { result: Ok(Outcome::Popped(popped)), .. }) => self.popped(popped.sga, serving),
+            Ok(Completion { result: Err(error), .. }) | Err(error) => return Err(Closed::Failed(error)),
+            Ok(_) => return Err(Closed::Failed(Error::InvalidArgument)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn popped<A: Actor, C: Codec>(&mut self, sga: Sga, serving: &Serving<A, C>) {
+        self.heard = self.libos.now();
+        if sga.is_empty() {
+            self.finished = true;
+            if serving.settings.on_end == OnEnd::Tell {
+                serving.tell(Event::PeerFinished(serving.id));
+            }
+        } else {
+            serving.system.count_received(sga.len());
+            self.input.push(sga);
+        }
+    }
+
+    /// Until something came, something was pushed, someone wrote or wants an end, or it took too long.
+    async fn wait_long<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
+        let stalls = self.push.as_ref().map(|_| self.pushing_since + serving.settings.stall);
+        let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.heard + idle);
+        let retries = self.starved.then(|| self.libos.now() + Duration::from_millis(1));
+        let deadline = [stalls, idles, retries].into_iter().flatten().min();
+        let mut sleep: Option<Sleep> = deadline.map(|deadline| self.libos.sleep_until(deadline));
+        let (mut next, push) = (Next { pop: &mut self.pop, woken: false }, &mut self.push);
+        let waited = std::future::poll_fn(|cx| {
+            if let Some(pushing) = push.as_mut()
+                && let Poll::Ready(pushed) = Pin::new(pushing).poll(cx)
+            {
+                *push = None;
+                return Poll::Ready(match pushed.and_then(Completion::done) {
+                    Ok(()) => Waited::Next(false),
+                    Err(error) => Waited::Failed(error),
+                });
+            }
+            if let Some(sleeping) = sleep.as_mut()
+                && Pin::new(sleeping).poll(cx).is_ready()
+            {
+                return Poll::Ready(Waited::Late);
+            }
+            Pin::new(&mut next).poll(cx).map(Waited::Next)
+        })
+        .await;
+        match waited {
+            Waited::Next(true) => self.take_popped(serving),
+            Waited::Next(false) => Ok(()),
+            Waited::Failed(error) => Err(Closed::Failed(error)),
+            Waited::Late => {
+                let now = self.libos.now();
+                let past = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+                match () {
+                    () if past(stalls) && self.push.is_some() => Err(Closed::Stalled),
+                    () if past(idles) => Err(Closed::Idle),
+                    () => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// What a long wait came to.
+enum Waited {
+    Next(bool),
+    Failed(Error),
+    Late,
+}
+
+/// Until the pop has ended (true), or the coroutine is woken by somebody else: who has written, resumed or closed.
+struct Next<'a> {
+    pop: &'a mut Option<Redeem>,
+    woken: bool,
+}
+
+impl Future for Next<'_> {
+    type Output = bool;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Some(popping) = self.pop.as_mut()
+            && popping.poll_end(cx).is_ready()
+        {
+            return Poll::Ready(true);
+        }
+        if std::mem::replace(&mut self.woken, true) { Poll::Ready(false) } else { Poll::Pending }
+    }
+}

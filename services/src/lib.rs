@@ -1,0 +1,11 @@
+//! Small services, each an actor and a function `run` that starts it on a core.
+//!
+//! - [`echo`]: gives back what it gets.
+//! - [`relay`]: forwards datagrams to a target, and its answers back.
+//! - [`pingpong`]: measures round trips to an echo.
+
+#![forbid(unsafe_code)]
+
+pub mod echo;
+pub mod pingpong;
+pub mod relay;

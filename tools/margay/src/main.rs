@@ -1,0 +1,49 @@
+//! `margay`: services, load, and looks inside.
+
+#![forbid(unsafe_code)]
+
+mod core_args;
+mod echo;
+mod kv;
+mod pingpong;
+mod relay;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Microsecond services: actors on kernel sockets, written once for every device.
+#[derive(Parser)]
+#[command(version, about, long_about = None, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cache that Redis's clients use.
+    Kv(kv::Arguments),
+    /// A service that gives back what it gets.
+    Echo(echo::Arguments),
+    /// A service that forwards datagrams to a target, and its answers back.
+    Relay(relay::Arguments),
+    /// Measures round trips to an echo.
+    Pingpong(pingpong::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Kv(arguments) => kv::run(arguments),
+        Command::Echo(arguments) => echo::run(arguments),
+        Command::Relay(arguments) => relay::run(arguments),
+        Command::Pingpong(arguments) => pingpong::run(arguments),
+    };
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("margay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
