@@ -166,7 +166,6 @@ const TEMPLATES: &[&str] = &[
     "ZADD @o ( 0 @e )+",
     "ZADD @o ( 0 @v )+",
     "ZADD @o ( 0 @e )+",
-    "ZADD @z -0 @e",
     "ZRANGEBYLEX @o @x @x ( LIMIT @n @n )?",
     "ZREVRANGEBYLEX @o @x @x ( LIMIT @n @n )?",
     "ZCOUNT @z @b @b",
