@@ -127,6 +127,12 @@ const READS: &[&str] = &[
     "SINTERCARD 2 s t",
     "ZRANDMEMBER no",
     "UNLINK h no",
+    "SMOVE s t 1",
+    "SMOVE s no2 2",
+    "SMOVE no t 1",
+    "LMOVE l l2 LEFT LEFT",
+    "RPOPLPUSH l m",
+    "LMOVE no l LEFT LEFT",
 ];
 
 #[test]
