@@ -23,7 +23,7 @@ const KEYS: [&str; 14] = [
 ];
 
 /// Variables that begin as ours do, and belong to tests and tools.
-const FOREIGN_VARIABLES: [&str; 3] = ["MARGAY_SEEDS", "MARGAY_LONG", "MARGAY_CONFORMANCE_CLIENT"];
+const FOREIGN_VARIABLES: [&str; 3] = ["MARGAY_SEEDS", "MARGAY_LONG", "MARGAY_CONFORMANCE_CLIENT_OF"];
 
 /// The known key that `key` is.
 pub(crate) fn check(place: &str, key: &str) -> Result<&'static str, SettingsError> {

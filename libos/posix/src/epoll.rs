@@ -57,8 +57,12 @@ impl Driver for Epoll {
         false
     }
 
+    /// Sends until the kernel says that it would block: only then does it tell when there is room. A send that takes a
+    /// part may have met another limit (of segments), and leftovers of an earlier one may have met none yet.
     #[inline]
-    fn want_write(&mut self, _: Handle, _: &mut Socket<Epoll>) {}
+    fn want_write(&mut self, _: Handle, socket: &mut Socket<Epoll>) {
+        socket.send_unsent();
+    }
 
     #[inline]
     fn is_sending(&self, _: &Socket<Epoll>) -> bool {

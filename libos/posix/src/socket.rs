@@ -85,6 +85,9 @@ pub struct Socket<D: Driver> {
     pub(crate) arrived: VecDeque<Buf>,
     pub(crate) arrived_pinned: usize,
     pub(crate) arrived_end: bool,
+    /// It was closed, and the driver had read what nobody popped: the peer is to be told by a reset (RFC 1122 4.2.2.13), as
+    /// the kernel does for what it holds itself.
+    pub(crate) unread: bool,
     /// Accepted by the driver, and not by the user; and what went wrong after that.
     pub(crate) accepted: VecDeque<OwnedFd>,
     pub(crate) accept_error: Option<Error>,
@@ -144,6 +147,7 @@ impl<D: Driver> Socket<D> {
             arrived: VecDeque::new(),
             arrived_pinned: 0,
             arrived_end: false,
+            unread: false,
             accepted: VecDeque::new(),
             accept_error: None,
             waiting: VecDeque::new(),

@@ -5,6 +5,7 @@
 //! far as there is room for what ends.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use pdpix::{
@@ -221,9 +222,12 @@ impl<D: Driver> KernelNetwork<D> {
 
     fn submit_datagram(&mut self, h: Handle, op: OpId, sga: Sga, to: Option<Endpoint>) -> Result<Submitted, Error> {
         let socket = &mut self.table.sockets[h.0 as usize];
-        if to.is_none() && socket.role != Role::Connected {
-            return Err(Error::NotConnected);
+        match (socket.role, to) {
+            (Role::Connected, _) | (Role::Bound, Some(_)) => {}
+            (Role::Fresh, Some(to)) => self.bind_any(h, to)?,
+            _ => return Err(Error::NotConnected),
         }
+        let socket = &mut self.table.sockets[h.0 as usize];
         if socket.pushes.is_empty() && socket.writable {
             match socket.send(&sga, to) {
                 Sent::Some(_) => return Ok(Submitted::PUSHED),
@@ -236,6 +240,13 @@ impl<D: Driver> KernelNetwork<D> {
         socket.pushes.push_back(WaitingPush { op, sga, to });
         self.driver.want_write(h, socket);
         Ok(Submitted::Pending)
+    }
+
+    /// Gives a datagram socket an address of its own, from which `to` can be reached.
+    #[cold]
+    fn bind_any(&mut self, h: Handle, to: Endpoint) -> Result<(), Error> {
+        let any = if to.is_ipv6() { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+        self.bind(h, Endpoint::new(any, 0)).map(drop)
     }
 
     fn submit_connect(&mut self, h: Handle, op: OpId, to: Endpoint) -> Result<Submitted, Error> {
@@ -398,10 +409,13 @@ impl<D: Driver> KernelNetwork<D> {
                 return true;
             }
             // The peer did not take it in time: reset, so that it does not take what it got for everything.
-            let _ = sockopt::set_socket_linger(&socket.fd, Some(std::time::Duration::ZERO));
+            reset(&socket.fd);
             socket.fail(Error::TimedOut);
         }
         if self.driver.unwatch(h, socket) {
+            if socket.unread {
+                reset(&socket.fd);
+            }
             self.table.sockets.remove(h.0 as usize);
             self.zombies.retain(|&zombie| zombie != h);
         }
@@ -437,7 +451,11 @@ impl<D: Driver> Network for KernelNetwork<D> {
                 return Err(Error::NotSupported);
             }
             SocketOption::Shared(_) if socket.role != Role::Fresh => return Err(Error::InvalidArgument),
-            SocketOption::SendBudget(budget) => socket.settings.send_budget = budget,
+            SocketOption::SendBudget(budget) => {
+                socket.settings.send_budget = budget;
+                self.table.make_ready_if_awaited(h); // pushes may fit now
+                return Ok(());
+            }
             SocketOption::ReceiveBudget(budget) => socket.settings.receive_budget = budget,
             SocketOption::Linger(linger) => socket.settings.linger = linger,
             SocketOption::Shared(shared) => socket.settings.shared = shared,
@@ -469,11 +487,7 @@ impl<D: Driver> Network for KernelNetwork<D> {
             return Err(Error::InvalidArgument);
         }
         make_family(socket, at)?;
-        if socket.is_stream() {
-            // So that a server can be started again while its old connections are in TIME-WAIT.
-            sockopt::set_socket_reuseaddr(&socket.fd, true).map_err(error)?;
-        }
-        rustix::net::bind(&socket.fd, &at).map_err(error)?;
+        bind(socket, at).map_err(error)?;
         socket.role = Role::Bound;
         if !socket.is_stream() {
             socket.readable = true;
@@ -491,6 +505,8 @@ impl<D: Driver> Network for KernelNetwork<D> {
             return Err(Error::InvalidArgument);
         }
         let backlog = i32::try_from(backlog.max(1)).unwrap_or(i32::MAX);
+        // Its connections have it from the listener, and leave the port to the next one (see `bind`).
+        sockopt::set_socket_reuseaddr(&socket.fd, true).map_err(error)?;
         rustix::net::listen(&socket.fd, backlog).map_err(error)?;
         socket.role = Role::Listening;
         socket.readable = true;
@@ -566,14 +582,14 @@ impl<D: Driver> Network for KernelNetwork<D> {
             self.ended.push_back(canceled(op));
             socket.role = Role::Dead;
         }
-        let linger = socket.settings.linger;
-        if linger.is_zero() && socket.is_stream() {
-            let _ = sockopt::set_socket_linger(&socket.fd, Some(linger));
+        if socket.settings.linger.is_zero() && socket.role == Role::Connected && socket.is_stream() {
+            reset(&socket.fd);
             socket.fail(Error::Canceled);
         }
+        socket.unread = !socket.arrived.is_empty();
         socket.arrived.clear();
         socket.arrived_pinned = 0;
-        socket.accepted.clear();
+        socket.accepted.drain(..).for_each(|fd| reset(&fd));
         // Its time begins with the next poll, which knows what time it is: until then, for ever.
         socket.closing = Some(Instant::NEVER);
         self.zombies.push(h);
@@ -637,6 +653,26 @@ fn new_socket(family: AddressFamily, kind: SocketKind) -> Result<OwnedFd, Error>
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     rustix::net::socket_with(family, socket_type, flags, Some(protocol)).map_err(error)
+}
+
+/// Ends a connection as one that is broken, at once: what is unsent is gone, also from under operations of the driver.
+pub(crate) fn reset(fd: &OwnedFd) {
+    let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+    let _ = rustix::net::connect_unspec(fd);
+}
+
+/// Binds, so that a server can be started again while its old connections are still there or in TIME-WAIT, and yet a port
+/// that somebody has is refused. SO_REUSEADDR alone would let two sockets have a port as long as neither listens.
+fn bind<D: Driver>(socket: &Socket<D>, at: Endpoint) -> rustix::io::Result<()> {
+    match rustix::net::bind(&socket.fd, &at) {
+        Err(Errno::ADDRINUSE) if socket.is_stream() => {
+            sockopt::set_socket_reuseaddr(&socket.fd, true)?;
+            let bound = rustix::net::bind(&socket.fd, &at);
+            sockopt::set_socket_reuseaddr(&socket.fd, false)?;
+            bound
+        }
+        bound => bound,
+    }
 }
 
 /// A socket is made for IPv4. The first IPv6 address that it is used with exchanges it for one of that family.

@@ -21,7 +21,7 @@ use slab::Slab;
 use crate::driver::Driver;
 use crate::ffi::{self, Message, ProvidedBuffers};
 use crate::socket::{Role, Socket, error};
-use crate::sockets::{KernelNetwork, Table};
+use crate::sockets::{KernelNetwork, Table, reset};
 
 /// Kernel sockets, waited for by io_uring.
 pub type UringNetwork = KernelNetwork<Uring>;
@@ -228,7 +228,9 @@ impl Uring {
             let Some(buf) = self.buffers.take(next, len) else { break };
             left -= len;
             id = Some((next + 1) % self.settings.buffers);
-            if socket.closing.is_none() {
+            if socket.closing.is_some() {
+                socket.unread |= socket.is_stream();
+            } else {
                 let buf = buf.freeze();
                 socket.arrived_pinned += buf.pinned();
                 socket.arrived.push_back(buf);
@@ -272,7 +274,7 @@ impl Uring {
                     self.cancel(Kind::Accept, h);
                 }
             }
-            Some(fd) => drop(fd), // closed while it came
+            Some(fd) => reset(&fd), // closed while it came
             None => match -result {
                 libc::ECANCELED | libc::ECONNABORTED | libc::EINTR => {}
                 errno => socket.accept_error = Some(Error::from_errno(errno)),

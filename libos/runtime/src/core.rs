@@ -197,6 +197,8 @@ impl Drop for Core {
         inner.ports.borrow_mut().flush();
         inner.networks.borrow_mut().clear();
         inner.heap.exchange_returns();
+        // Whom it sent something since its last pass, a neighbour that sleeps, is to be woken for it.
+        inner.ports.borrow_mut().flush();
     }
 }
 

@@ -21,6 +21,7 @@ mod memory_queue;
 mod mesh;
 mod parcel;
 mod queue;
+mod returned;
 mod ring;
 mod scheduler;
 mod sync;

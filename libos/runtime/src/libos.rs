@@ -16,10 +16,10 @@ use pdpix::{
 use crate::clock::Clock;
 use crate::counters::{CounterReading, Counters, count};
 use crate::idle::{Idle, IdlePolicy};
-use crate::memory_queue::{self, MemoryQueue, Pushed, Taken};
+use crate::memory_queue::{MemoryQueue, Pushed, Taken};
 use crate::mesh::{Attached, CoreMessage, Ports, QueueAddress};
 use crate::parcel::Parcel;
-use crate::queue::{Kind, Queue, QueueTable, Returned};
+use crate::queue::{Kind, Queue, QueueTable};
 use crate::scheduler::Scheduler;
 use crate::token::{Ended, OpKind, OpResult, TokenTable, Waiter};
 use crate::trace::{Event, Trace};
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     /// Attached queues with pushes that found the ring full.
     pub(crate) stalled: RefCell<Vec<Qd>>,
     pub(crate) receiver: RefCell<Option<CoreReceiver>>,
-    /// Results that lie in queues' `returned` lists.
+    /// Queues that have returned results, or wait for them (`returned.rs`).
     pub(crate) returned: Cell<usize>,
     /// A token that a blocking `wait` waits for has ended.
     pub(crate) caller_woken: Cell<bool>,
@@ -159,15 +159,18 @@ impl LibOs {
     /// # Errors
     /// As [`LibOs::bind`], with those of [`Network::set_option`].
     pub fn set_option(&self, qd: Qd, option: SocketOption) -> Result<(), Error> {
-        if let Kind::Memory(queue) = &mut self.0.queues.borrow_mut().get(qd)?.kind {
-            return match option {
-                SocketOption::SendBudget(budget) => {
-                    let _: () = queue.set_budget(budget);
-                    Ok(())
-                }
-                _ => Err(Error::NotSupported),
+        let mut queues = self.0.queues.borrow_mut();
+        if let Kind::Memory(queue) = &mut queues.get(qd)?.kind {
+            let accepted = match option {
+                SocketOption::SendBudget(0) => return Err(Error::InvalidArgument),
+                SocketOption::SendBudget(budget) => queue.set_budget(budget),
+                _ => return Err(Error::NotSupported),
             };
+            drop(queues);
+            self.pay_back(accepted, None);
+            return Ok(());
         }
+        drop(queues);
         self.on_network(qd, |network, handle| network.set_option(handle, option))
     }
 
@@ -235,15 +238,14 @@ impl LibOs {
             Kind::Memory(queue) => {
                 let (ops, attached) = queue.close();
                 ops.into_iter().for_each(|op| self.complete(op, Err(Error::Canceled)));
-                attached.into_iter().for_each(|from| self.answer_core(from.core, CoreMessage::Closed { to: from.qd }));
+                attached.into_iter().for_each(|from| self.tell(from.core, CoreMessage::Closed { to: from.qd }));
             }
             Kind::Attached(attached) => {
                 attached.waiting.into_iter().for_each(|(op, _)| self.complete(op, Err(Error::Canceled)));
             }
         }
-        if let Some(Returned { pops, accepts }) = returned.map(|returned| *returned) {
-            self.0.returned.set(self.0.returned.get() - pops.len() - accepts.len());
-            accepts.into_iter().for_each(|(accepted, _)| _ = self.close(accepted));
+        if let Some(returned) = returned {
+            self.close_returned(*returned);
         }
         Ok(())
     }
@@ -268,11 +270,9 @@ impl LibOs {
     /// `BadDescriptor`, `NotSupported` (not a socket), `NoBuffers` (no token), and those of [`Network::submit`].
     pub fn accept(&self, qd: Qd) -> Result<QToken, Error> {
         if self.0.returned.get() > 0
-            && let Some(returned) = &mut self.0.queues.borrow_mut().get(qd)?.returned
-            && let Some((queue, peer)) = returned.accepts.pop_front()
+            && let Some(qt) = self.take_or_park(qd, OpKind::Accept, 0)?
         {
-            self.0.returned.set(self.0.returned.get() - 1);
-            return self.issue_ended(qd, OpKind::Accept, 0, Ok(Outcome::Accepted { queue, peer }));
+            return Ok(qt);
         }
         self.submit(qd, OpKind::Accept, 0, Op::Accept)
     }
@@ -301,6 +301,7 @@ impl LibOs {
         match &mut queues.get(qd)?.kind {
             Kind::Memory(queue) => {
                 let len = sga.len();
+                self.0.tokens.borrow_mut().reserve()?;
                 match queue.push_at_once(sga) {
                     Ok(()) => self.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed)),
                     Err(sga) => {
@@ -367,26 +368,28 @@ impl LibOs {
     /// queue, no memory for what came from another core), and those of [`Network::submit`].
     #[inline]
     pub fn pop(&self, qd: Qd, len_max: usize) -> Result<QToken, Error> {
-        let mut queues = self.0.queues.borrow_mut();
-        let queue = queues.get(qd)?;
         if len_max == 0 {
+            self.0.queues.borrow_mut().get(qd)?;
             return Err(Error::InvalidArgument);
         }
         count(&self.0.counters.pops);
         if self.0.returned.get() > 0
-            && let Some(popped) = self.take_returned(queue, len_max)?
+            && let Some(qt) = self.take_or_park(qd, OpKind::Pop, len_max)?
         {
-            drop(queues);
-            return self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(popped)));
+            return Ok(qt);
         }
-        match &mut queue.kind {
-            Kind::Memory(memory) => match memory.take_at_once(len_max) {
-                Some(sga) => self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(Popped::stream(sga)))),
-                None => {
-                    drop(queues);
-                    self.pop_from_memory(qd, len_max)
+        let mut queues = self.0.queues.borrow_mut();
+        match &mut queues.get(qd)?.kind {
+            Kind::Memory(memory) => {
+                self.0.tokens.borrow_mut().reserve()?;
+                match memory.take_at_once(len_max) {
+                    Some(sga) => self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(Popped::stream(sga)))),
+                    None => {
+                        drop(queues);
+                        self.pop_from_memory(qd, len_max)
+                    }
                 }
-            },
+            }
             Kind::Attached(_) => Err(Error::NotSupported),
             Kind::Socket { .. } => {
                 drop(queues);
@@ -411,10 +414,10 @@ impl LibOs {
     }
 
     /// Pushes that waited for room in a memory queue are in it; an attached end gets its credit back.
-    fn pay_back(&self, accepted: Vec<OpId>, credit: Option<(QueueAddress, usize)>) {
+    pub(crate) fn pay_back(&self, accepted: Vec<OpId>, credit: Option<(QueueAddress, usize)>) {
         accepted.into_iter().for_each(|op| self.complete(op, Ok(Outcome::Pushed)));
         if let Some((from, cost)) = credit {
-            self.answer_core(from.core, CoreMessage::Credit { to: from.qd, cost });
+            self.tell(from.core, CoreMessage::Credit { to: from.qd, cost });
         }
     }
 
@@ -488,17 +491,17 @@ impl LibOs {
     }
 
     #[inline]
-    fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
+    pub(crate) fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
         let qt = self.0.tokens.borrow_mut().issue(qd, kind, len)?;
         self.note_issued(qt, qd, kind, len);
         Ok(qt)
     }
 
-    /// A token that is complete from the start. If there is none left, the result goes back to its queue.
+    /// A token that is complete from the start. There is one: the caller has seen to that before it took the result.
     #[inline]
-    fn issue_ended(&self, qd: Qd, kind: OpKind, len: usize, result: OpResult) -> Result<QToken, Error> {
+    pub(crate) fn issue_ended(&self, qd: Qd, kind: OpKind, len: usize, result: OpResult) -> Result<QToken, Error> {
         let errno = errno(&result);
-        let qt = self.0.tokens.borrow_mut().issue_ended(qd, kind, result)?;
+        let qt = self.0.tokens.borrow_mut().issue_ended(qd, kind, len, result)?;
         self.note_issued(qt, qd, kind, len);
         self.note(Event::Done, qt.raw(), errno);
         Ok(qt)
@@ -516,7 +519,7 @@ impl LibOs {
 
     /// Gives an accepted handle a descriptor.
     #[inline]
-    fn adopt(&self, network: u8, socket: SocketKind, result: Result<Outcome<Handle>, Error>) -> OpResult {
+    pub(crate) fn adopt(&self, network: u8, socket: SocketKind, result: Result<Outcome<Handle>, Error>) -> OpResult {
         Ok(match result? {
             Outcome::Accepted { queue, peer } => {
                 Outcome::Accepted { queue: self.add_socket(network, queue, socket)?, peer }
@@ -556,12 +559,20 @@ impl LibOs {
     /// An operation has ended: its token is complete, and its one waiter woken.
     #[inline]
     pub(crate) fn complete(&self, op: OpId, result: OpResult) {
-        let result = if self.0.returned.get() > 0 { self.after_returned(op, result) } else { result };
+        let result = if self.0.returned.get() > 0 { self.intercept(op, result) } else { Some(result) };
+        if let Some(result) = result {
+            self.complete_here(op, result);
+        }
+    }
+
+    /// The same for an end that is its user's.
+    #[inline]
+    pub(crate) fn complete_here(&self, op: OpId, result: OpResult) {
         self.note(Event::Done, op.0, errno(&result));
         let ended = self.0.tokens.borrow_mut().end(op, result);
         match ended {
             Ended::Complete(waiter) => self.notify(waiter),
-            Ended::Abandoned(qd, result) => self.give_back(qd, *result),
+            Ended::Abandoned(result) => self.discard(*result),
         }
     }
 
@@ -573,118 +584,6 @@ impl LibOs {
             Waiter::Caller => self.0.caller_woken.set(true),
             Waiter::Foreign(waker) => waker.wake(),
         }
-    }
-}
-
-// What nobody holds goes back to its queue.
-impl LibOs {
-    /// The result of an operation whose token was given up: data and connections go to the head of the queue, to the
-    /// pop or accept that comes next, or to the oldest that waits.
-    #[cold]
-    fn give_back(&self, qd: Qd, result: OpResult) {
-        let kind = match &result {
-            Ok(Outcome::Popped(_)) => OpKind::Pop,
-            Ok(Outcome::Accepted { .. }) => OpKind::Accept,
-            _ => return,
-        };
-        let mut queues = self.0.queues.borrow_mut();
-        let Ok(queue) = queues.get(qd) else {
-            drop(queues);
-            if let Ok(Outcome::Accepted { queue, .. }) = result {
-                let _ = self.close(queue);
-            }
-            return;
-        };
-        let returned = queue.returned.get_or_insert_default();
-        let len = match result {
-            Ok(Outcome::Popped(popped)) => {
-                let len = popped.sga.len();
-                returned.pops.push_back(popped);
-                len
-            }
-            Ok(Outcome::Accepted { queue, peer }) => {
-                returned.accepts.push_back((queue, peer));
-                0
-            }
-            _ => unreachable!("one of two kinds"),
-        };
-        self.0.returned.set(self.0.returned.get() + 1);
-        count(&self.0.counters.returned);
-        self.note(Event::Returned, u64::from(qd.raw()), len as u64);
-        // Somebody waits already: take that operation back from the queue; its end is exchanged for what returned.
-        let waits = self.0.tokens.borrow().oldest_pending(qd, kind);
-        if let Some(op) = waits {
-            match &mut queue.kind {
-                Kind::Memory(memory) => {
-                    let waited = memory.cancel(op);
-                    drop(queues);
-                    if waited {
-                        self.complete(op, Err(Error::Canceled));
-                    }
-                }
-                &mut Kind::Socket { network, handle, .. } => {
-                    drop(queues);
-                    self.0.networks.borrow_mut()[network as usize].network.cancel(handle, op);
-                }
-                Kind::Attached(_) => unreachable!("it neither pops nor accepts"),
-            }
-        }
-    }
-
-    /// An operation ends while something has returned to some queue. If it is to its own, that comes first, and what the
-    /// operation brought goes behind it.
-    #[cold]
-    fn after_returned(&self, op: OpId, result: OpResult) -> OpResult {
-        let (qd, kind) = self.0.tokens.borrow().of_op(op);
-        let unwanted = self.0.tokens.borrow().is_unwanted(op);
-        let mut queues = self.0.queues.borrow_mut();
-        let Ok(queue) = queues.get(qd) else { return result };
-        let Some(returned) = &mut queue.returned else { return result };
-        match kind {
-            OpKind::Pop if !returned.pops.is_empty() && !unwanted => {
-                let len_max = self.0.tokens.borrow().len_max(op);
-                match result {
-                    Ok(Outcome::Popped(popped)) => {
-                        returned.pops.push_back(popped);
-                        self.0.returned.set(self.0.returned.get() + 1);
-                    }
-                    // Taken back by us; or a fault, which the queue will tell the next pop as well.
-                    Err(_) => {}
-                    Ok(other) => return Ok(other),
-                }
-                match self.take_returned(queue, len_max) {
-                    Ok(Some(popped)) => Ok(Outcome::Popped(popped)),
-                    Ok(None) => unreachable!("there is one"),
-                    Err(error) => Err(error),
-                }
-            }
-            OpKind::Accept if !returned.accepts.is_empty() && !unwanted => {
-                match result {
-                    Ok(Outcome::Accepted { queue, peer }) => returned.accepts.push_back((queue, peer)),
-                    _ => self.0.returned.set(self.0.returned.get() - 1),
-                }
-                let (queue, peer) = returned.accepts.pop_front().expect("there is one");
-                Ok(Outcome::Accepted { queue, peer })
-            }
-            _ => result,
-        }
-    }
-
-    /// What has returned to a queue, for a pop of at most `len_max` bytes.
-    #[cold]
-    fn take_returned(&self, queue: &mut Queue, len_max: usize) -> Result<Option<Popped>, Error> {
-        let Some(returned) = &mut queue.returned else { return Ok(None) };
-        let Some(first) = returned.pops.front_mut() else { return Ok(None) };
-        let stream = matches!(queue.kind, Kind::Socket { socket: SocketKind::Stream, .. });
-        if stream && first.sga.len() > len_max {
-            return Ok(Some(Popped::stream(first.sga.split_to(len_max)?)));
-        }
-        let popped = returned.pops.pop_front().expect("there is one");
-        self.0.returned.set(self.0.returned.get() - 1);
-        if popped.sga.len() <= len_max {
-            return Ok(Some(popped));
-        }
-        Ok(Some(Popped { from: popped.from, ..memory_queue::cut(popped.sga, len_max) }))
     }
 }
 
@@ -769,6 +668,9 @@ impl LibOs {
         }
         let start = self.0.clock.now();
         for &qt in tokens {
+            self.0.tokens.borrow_mut().is_complete(qt)?;
+        }
+        for &qt in tokens {
             // Waits without redeeming, so that nothing is lost when a later one times out.
             while !self.0.tokens.borrow_mut().is_complete(qt)? {
                 self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)?;
@@ -812,19 +714,25 @@ impl LibOs {
 
     /// Gives a token up: cancels its operation, and what that brings goes back to its queue.
     pub(crate) fn abandon(&self, qt: QToken) {
-        let Ok(qd) = self.0.tokens.borrow_mut().queue_of(qt) else { return };
-        let abandoned = self.0.tokens.borrow_mut().abandon(qt);
+        let mut tokens = self.0.tokens.borrow_mut();
+        let Ok(qd) = tokens.queue_of(qt) else { return };
+        let sequence = tokens.sequence_of(OpId(qt.raw()));
+        let abandoned = tokens.abandon(qt);
+        drop(tokens);
         match abandoned {
-            Ok(Some(completion)) => self.give_back(qd, completion.result),
-            Ok(None) => self.cancel_operation(qd, qt),
+            Ok(Some(completion)) => self.give_back(qd, sequence, completion.result),
+            Ok(None) => self.give_up_pending(qd, qt),
             Err(_) => {}
         }
     }
 
     #[cold]
-    fn cancel_operation(&self, qd: Qd, qt: QToken) {
+    pub(crate) fn cancel_operation(&self, qd: Qd, qt: QToken) {
         self.note(Event::Cancel, qt.raw(), 0);
         let op = OpId(qt.raw());
+        if self.0.returned.get() > 0 && self.cancel_parked(qd, op) {
+            return;
+        }
         let mut queues = self.0.queues.borrow_mut();
         let Ok(queue) = queues.get(qd) else { return }; // closed: its end is on the way
         let waited = match &mut queue.kind {
@@ -941,12 +849,22 @@ impl LibOs {
         taken
     }
 
+    /// An answer of the runtime's own. There is no ring from a core to itself.
+    fn tell(&self, core: u8, message: CoreMessage) {
+        if core == self.core() {
+            self.on_own_core_message(message);
+        } else {
+            self.answer_core(core, message);
+        }
+    }
+
     fn on_own_core_message(&self, message: CoreMessage) {
         match message {
             CoreMessage::Push { to, from, carried } => {
                 let mut queues = self.0.queues.borrow_mut();
                 let Ok(Queue { kind: Kind::Memory(memory), .. }) = queues.get(to) else {
-                    return self.answer_core(from.core, CoreMessage::Closed { to: from.qd });
+                    drop(queues);
+                    return self.tell(from.core, CoreMessage::Closed { to: from.qd });
                 };
                 let heap = &self.0.heap;
                 let pushed = memory.push_carried(carried, from, heap);
@@ -960,7 +878,7 @@ impl LibOs {
                     }
                     Ok(Some((_, Ok(None)))) => unreachable!("an element was just added"),
                     Ok(Some((op, Err(error)))) => self.complete(op, Err(error)),
-                    Err(_) => self.answer_core(from.core, CoreMessage::Closed { to: from.qd }),
+                    Err(_) => self.tell(from.core, CoreMessage::Closed { to: from.qd }),
                 }
             }
             CoreMessage::Credit { to, cost } => {

@@ -79,8 +79,10 @@ impl MemoryQueue {
         }
     }
 
-    pub(crate) fn set_budget(&mut self, budget: usize) {
+    /// Sets the budget; gives the pushes that fit into it now.
+    pub(crate) fn set_budget(&mut self, budget: usize) -> Vec<OpId> {
         self.budget = budget;
+        self.accept_waiting()
     }
 
     pub(crate) fn budget(&self) -> usize {

@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 
-use pdpix::{Endpoint, Error, Handle, Popped, Qd, SocketKind};
+use pdpix::{Error, Handle, Qd, SocketKind};
 
 use crate::memory_queue::MemoryQueue;
 use crate::mesh::Attached;
+use crate::returned::Returned;
 
 /// What a queue is.
 #[derive(Debug)]
@@ -19,13 +20,6 @@ pub(crate) enum Kind {
     Memory(Box<MemoryQueue>),
     /// The sending end of a memory queue of another core.
     Attached(Box<Attached>),
-}
-
-/// Results that came back because nobody held their tokens. The next pops and accepts are served from here.
-#[derive(Debug, Default)]
-pub(crate) struct Returned {
-    pub(crate) pops: VecDeque<Popped>,
-    pub(crate) accepts: VecDeque<(Qd, Endpoint)>,
 }
 
 #[derive(Debug)]

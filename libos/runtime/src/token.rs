@@ -83,8 +83,8 @@ pub(crate) struct TokenTable {
 pub(crate) enum Ended {
     /// The token is complete; its waiter, if any, is to be woken.
     Complete(Waiter),
-    /// Its token was given up: the result goes back to its queue.
-    Abandoned(Qd, Box<OpResult>),
+    /// Its token was given up, and this is left of it. Boxed, as this is rare.
+    Abandoned(Box<OpResult>),
 }
 
 impl TokenTable {
@@ -117,12 +117,26 @@ impl TokenTable {
 
     /// A token for an operation that is over already.
     #[inline(always)]
-    pub(crate) fn issue_ended(&mut self, qd: Qd, kind: OpKind, result: OpResult) -> Result<QToken, Error> {
+    pub(crate) fn issue_ended(
+        &mut self,
+        qd: Qd,
+        kind: OpKind,
+        len_max: usize,
+        result: OpResult,
+    ) -> Result<QToken, Error> {
+        self.sequence += 1;
+        let sequence = self.sequence;
         let slot = self.take_free()?;
         slot.state = State::Complete;
-        (slot.qd, slot.kind) = (qd, kind);
+        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, sequence);
         slot.result = Some(result);
         Ok(slot.token)
+    }
+
+    /// Sees to it that the next token can be issued.
+    #[inline(always)]
+    pub(crate) fn reserve(&mut self) -> Result<(), Error> {
+        if self.free_first == NIL { self.grow() } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -213,9 +227,8 @@ impl TokenTable {
                 Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
             }
             State::Abandoned => {
-                let qd = slot.qd;
                 self.free(qt.index());
-                Ended::Abandoned(qd, Box::new(result))
+                Ended::Abandoned(Box::new(result))
             }
             State::Complete | State::Free => panic!("a backend ended {qt:?} twice"),
         }
@@ -301,10 +314,24 @@ impl TokenTable {
         Ok(slot.state == State::Pending)
     }
 
-    /// Whether the user of `op` asked for its end, or gave its token up.
-    pub(crate) fn is_unwanted(&self, op: OpId) -> bool {
-        let slot = self.of(op);
-        slot.cancel_asked || slot.state == State::Abandoned
+    /// Whether the user of `op` asked for its end.
+    pub(crate) fn is_cancel_asked(&self, op: OpId) -> bool {
+        self.of(op).cancel_asked
+    }
+
+    /// Whether the token of `op` was given up.
+    pub(crate) fn is_abandoned(&self, op: OpId) -> bool {
+        self.of(op).state == State::Abandoned
+    }
+
+    /// Which operation of the core `op` is: younger ones have larger numbers.
+    pub(crate) fn sequence_of(&self, op: OpId) -> u64 {
+        self.of(op).sequence
+    }
+
+    /// The result of a complete operation, to be exchanged for another.
+    pub(crate) fn result_of(&mut self, qt: QToken) -> &mut OpResult {
+        self.slots[qt.index()].result.as_mut().expect("a complete operation has a result")
     }
 
     /// How much the pop `op` wants.
@@ -318,11 +345,18 @@ impl TokenTable {
         (slot.qd, slot.kind)
     }
 
-    /// The oldest operation of `kind` that is pending on `qd`, with a token that somebody holds. Looks at every slot: it
-    /// serves the rare case of data that came back to a queue on which somebody waits.
-    pub(crate) fn oldest_pending(&self, qd: Qd, kind: OpKind) -> Option<OpId> {
+    /// The operations of `kind` that are pending on `qd`, with tokens that somebody holds.
+    pub(crate) fn pending_on(&self, qd: Qd, kind: OpKind) -> Vec<OpId> {
         let pending = self.slots.iter().filter(|s| s.state == State::Pending && s.qd == qd && s.kind == kind);
-        pending.min_by_key(|s| s.sequence).map(|s| OpId(s.token.raw()))
+        pending.map(|s| OpId(s.token.raw())).collect()
+    }
+
+    /// The tokens of `kind` on `qd` that are complete and not redeemed, younger than `sequence`, oldest first.
+    pub(crate) fn complete_after(&self, sequence: u64, qd: Qd, kind: OpKind) -> Vec<QToken> {
+        let complete = self.slots.iter().filter(|s| s.state == State::Complete && s.qd == qd && s.kind == kind);
+        let mut younger: Vec<&Slot> = complete.filter(|s| s.sequence > sequence).collect();
+        younger.sort_unstable_by_key(|s| s.sequence);
+        younger.into_iter().map(|s| s.token).collect()
     }
 
     /// Slots in use.
@@ -410,7 +444,7 @@ mod tests {
         let qt = issue(&mut table);
         assert!(table.abandon(qt).unwrap().is_none());
         assert_eq!((table.used(), table.look(qt).unwrap_err()), (1, Error::StaleToken));
-        assert!(matches!(end(&mut table, qt), Ended::Abandoned(QD, result) if matches!(*result, Ok(Outcome::Pushed))));
+        assert!(matches!(end(&mut table, qt), Ended::Abandoned(result) if matches!(*result, Ok(Outcome::Pushed))));
         assert_eq!(table.used(), 0);
     }
 

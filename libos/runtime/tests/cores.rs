@@ -103,6 +103,16 @@ fn a_queue_may_be_attached_on_its_own_core() {
     a.libos().wait(qt, None).unwrap().done().unwrap();
     let qt = a.libos().pop(qd, 10).unwrap();
     assert_eq!(a.libos().wait(qt, None).unwrap().popped().unwrap().sga.to_vec(), b"self");
+    // What was popped comes back as credit, though there is no ring from a core to itself; and so does the news of its end.
+    let tokens = [(); 3].map(|()| a.libos().push(end, Sga::copy(a.libos().heap(), &[7; 900]).unwrap()).unwrap());
+    for _ in 0..2 {
+        let qt = a.libos().pop(qd, 1000).unwrap();
+        assert_eq!(a.libos().wait(qt, None).unwrap().popped().unwrap().sga.to_vec(), [7; 900]);
+    }
+    assert!(a.libos().wait_all(&tokens, None).unwrap().into_iter().all(|completion| completion.done().is_ok()));
+    a.libos().close(qd).unwrap();
+    let late = a.libos().push(end, Sga::copy(a.libos().heap(), b"late").unwrap());
+    assert_eq!(late.unwrap_err(), Error::BrokenPipe);
 }
 
 /// Planted bug "a lost wake-up": without the fence in `Doorbell::ring`, or without the second look in
@@ -145,6 +155,28 @@ fn a_sleeping_core_is_woken_by_each_message() {
         assert_eq!(popped.sga.to_vec(), i.to_le_bytes());
     }
     assert!(libos.counters().sleeps > 0, "it did sleep");
+    other.join().unwrap();
+}
+
+#[test]
+fn what_a_core_sent_before_it_ended_wakes_its_neighbour() {
+    let reservation = support::reservation(2);
+    let mut ports = mesh(2, MeshKind::Threads).unwrap();
+    let (theirs, mine) = (ports.pop().unwrap(), ports.pop().unwrap());
+    let core_here = core(&reservation, mine, SLEEPY);
+    let libos = core_here.libos().clone();
+    let qd = libos.queue().unwrap();
+    let address = libos.address_of(qd).unwrap();
+    let there = reservation.clone();
+    let other = thread::spawn(move || {
+        let core = core(&there, theirs, SLEEPY);
+        let end = core.libos().attach(address, 1000).unwrap();
+        thread::sleep(Duration::from_millis(50)); // the other sleeps now
+        core.libos().push(end, Sga::copy(core.libos().heap(), b"my last").unwrap()).unwrap();
+    });
+    let qt = libos.pop(qd, 100).unwrap();
+    let popped = libos.wait(qt, Some(Duration::from_secs(20))).expect("woken in time").popped().unwrap();
+    assert_eq!(popped.sga.to_vec(), b"my last");
     other.join().unwrap();
 }
 

@@ -41,6 +41,33 @@ fn one_push_is_one_pop_in_order() {
 }
 
 #[test]
+fn a_larger_budget_lets_waiting_pushes_in() {
+    let (core, _) = support::core();
+    let libos = core.libos();
+    let qd = libos.queue().unwrap();
+    assert_eq!(libos.set_option(qd, SocketOption::SendBudget(0)).unwrap_err(), Error::InvalidArgument);
+    libos.set_option(qd, SocketOption::SendBudget(100)).unwrap();
+    let tokens = [(); 4].map(|()| libos.push(qd, sga(libos, &[1; 50])).unwrap());
+    libos.set_option(qd, SocketOption::SendBudget(300)).unwrap();
+    let ended = tokens.map(|qt| libos.try_redeem(qt).unwrap().is_some());
+    assert_eq!(ended, [true, true, true, false], "114 bytes each");
+}
+
+#[test]
+fn all_tokens_are_judged_before_the_wait() {
+    let (core, _) = support::core();
+    let libos = core.libos();
+    let qd = libos.queue().unwrap();
+    let pop = libos.pop(qd, 10).unwrap();
+    let foreign = QToken::new(9, 0, pop.generation());
+    assert_eq!(
+        libos.wait_all(&[pop, foreign], None).unwrap_err(),
+        Error::BadToken,
+        "and it does not wait for the first"
+    );
+}
+
+#[test]
 fn each_misuse_has_its_error() {
     let (core, _) = support::core();
     let libos = core.libos();

@@ -1,0 +1,135 @@
+//! The stage over real devices: three cores in one thread, stepped in turn, in the kernel's time.
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
+use libos_runtime::{Clock, Core, CoreParts, KernelClock, MeshKind, Ports, mesh};
+use pdpix::{Endpoint, Error, Instant, Network};
+
+use crate::cores::{Cores, Stage};
+use crate::subject::{Can, Side};
+
+/// After so many turns without work, it rests.
+const IDLE_TURNS: u32 = 200;
+const REST: Duration = Duration::from_micros(50);
+/// Nothing has moved for so long: it has settled.
+const QUIET: Duration = Duration::from_millis(10);
+/// It never settles.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+const HEAP_SIZE: usize = 256 << 20;
+
+/// Cores over a real device.
+pub struct RealTime {
+    cores: [Option<Core>; 3],
+    can: Can,
+    addresses: Addresses,
+    idle_turns: u32,
+}
+
+/// Where the sides of a real subject are.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The client's and the server's, IPv4.
+    pub ipv4: [IpAddr; 2],
+    /// The same, IPv6, if there is any.
+    pub ipv6: Option<[IpAddr; 2]>,
+    /// See [`Subject::nobody`](crate::Subject::nobody).
+    pub nobody: Option<Endpoint>,
+}
+
+impl Addresses {
+    /// Everybody on the loopback interface; IPv6 as far as the system has it.
+    pub fn loopback() -> Addresses {
+        let ipv4 = IpAddr::from([127, 0, 0, 1]);
+        let ipv6 = IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]);
+        let has_ipv6 = UdpSocket::bind((ipv6, 0)).is_ok();
+        Addresses { ipv4: [ipv4; 2], ipv6: has_ipv6.then_some([ipv6; 2]), nobody: None }
+    }
+}
+
+impl RealTime {
+    /// A subject whose networks are made by `network`, one for the heap of each core.
+    ///
+    /// # Errors
+    /// What `network` says: why this machine has none.
+    pub fn subject(
+        can: Can,
+        addresses: Addresses,
+        mut network: impl FnMut(&Heap) -> Result<Box<dyn Network>, Error>,
+    ) -> Result<Cores, Error> {
+        let plan =
+            Plan { heaps: 3, heap_size: HEAP_SIZE, reserves: Reserves::usual(HEAP_SIZE), source: Source::Ordinary };
+        let reservation = Reservation::new(plan).map_err(|_| Error::NoBuffers)?;
+        let mut client = mesh(1, MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
+        let mut server = mesh(2, MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
+        let mut core = |ports: Ports, heap: usize| {
+            let heap = reservation.heap(heap).expect("each heap is taken once");
+            let networks = vec![("default".to_string(), network(&heap)?)];
+            let parts = CoreParts { networks, ..CoreParts::new(heap, Box::new(KernelClock), ports) };
+            Ok::<Core, Error>(Core::new(parts))
+        };
+        let cores = [core(client.remove(0), 0)?, core(server.remove(0), 1)?, core(server.remove(0), 2)?];
+        let sides = cores.each_ref().map(|core| core.libos().clone());
+        Ok(Cores::new(sides, RealTime { cores: cores.map(Some), can, addresses, idle_turns: 0 }))
+    }
+
+    fn step_all(&mut self) -> bool {
+        let mut busy = false;
+        for core in self.cores.iter().flatten() {
+            busy |= core.step().busy;
+        }
+        busy
+    }
+}
+
+impl Stage for RealTime {
+    fn can(&self) -> Can {
+        Can { ipv6: self.addresses.ipv6.is_some(), ..self.can }
+    }
+
+    fn address(&self, side: Side, ipv6: bool) -> Option<IpAddr> {
+        let host = usize::from(side != Side::CLIENT);
+        if ipv6 { self.addresses.ipv6.map(|both| both[host]) } else { Some(self.addresses.ipv4[host]) }
+    }
+
+    fn nobody(&self) -> Option<Endpoint> {
+        self.addresses.nobody
+    }
+
+    fn called(&mut self, _: Side) {}
+
+    fn turn(&mut self, _: Instant) {
+        if self.step_all() {
+            self.idle_turns = 0;
+            return;
+        }
+        self.idle_turns += 1;
+        if self.idle_turns > IDLE_TURNS {
+            std::thread::sleep(REST);
+        }
+    }
+
+    fn now(&self) -> Instant {
+        KernelClock.now()
+    }
+
+    fn settle(&mut self) {
+        let start = self.now();
+        let mut moved = start;
+        loop {
+            let busy = self.step_all();
+            let now = self.now();
+            if busy {
+                moved = now;
+            }
+            if now.since(moved) > QUIET || now.since(start) > SETTLE_MAX {
+                return;
+            }
+        }
+    }
+
+    fn kill(&mut self, side: Side) {
+        self.cores[side.0] = None;
+    }
+}

@@ -1,0 +1,92 @@
+//! The simulated network passes the behaviour suite, gentle and rough.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use libos_conformance::{Can, Cores, Made, Side, Stage, suite};
+use libos_sim::{CoreId, HostId, Settings, World};
+use pdpix::{Endpoint, Instant};
+
+/// A world with the client's host and the server's.
+struct Simulated {
+    world: World,
+    hosts: [HostId; 2],
+}
+
+/// Longer than anything takes that is not a time-out.
+const QUIET: Duration = Duration::from_millis(20);
+
+impl Simulated {
+    fn core(&self, side: Side) -> CoreId {
+        [self.hosts[0].core(0), self.hosts[1].core(0), self.hosts[1].core(1)][side.0]
+    }
+}
+
+impl Stage for Simulated {
+    fn can(&self) -> Can {
+        Can {
+            datagrams: true,
+            ipv6: true,
+            memory_queues: true,
+            give_up: true,
+            contend: true,
+            kill: true,
+            second_process: false,
+            keeps_what_arrived: true,
+            datagram_max: 65_507,
+            receive_ahead: 2 * 65_536,
+        }
+    }
+
+    fn address(&self, side: Side, ipv6: bool) -> Option<IpAddr> {
+        let host = self.core(side).host;
+        Some(if ipv6 { self.world.address_v6(host) } else { self.world.address(host) })
+    }
+
+    fn nobody(&self) -> Option<Endpoint> {
+        "10.9.9.9:9".parse().ok()
+    }
+
+    fn called(&mut self, side: Side) {
+        self.world.wake(self.core(side));
+    }
+
+    fn turn(&mut self, until: Instant) {
+        // With nothing to come, time still passes for who waits.
+        if self.world.turn(until) == libos_sim::Turn::Idle {
+            self.world.run_for(until.since(self.world.now()));
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    fn settle(&mut self) {
+        self.world.settle(QUIET);
+    }
+
+    fn kill(&mut self, side: Side) {
+        self.world.end_core(self.core(side));
+    }
+}
+
+fn subject(settings: Settings) -> Made {
+    let mut world = World::new(7, Settings { heap_size: 256 << 20, passes_max: u64::MAX, ..settings });
+    let hosts = [world.add_host("client", 1, |_| {}), world.add_host("server", 2, |_| {})];
+    let simulated = Simulated { world, hosts };
+    let sides = Side::ALL.map(|side| simulated.world.libos(simulated.core(side)));
+    Ok(Box::new(Cores::new(sides, simulated)))
+}
+
+/// Nothing is late, nothing is short.
+fn gentle() -> Made {
+    subject(Settings { short_pops: 0.0, late: 0.0, stalls: 0.0, ..Settings::default() })
+}
+
+fn rough() -> Made {
+    subject(Settings { short_pops: 0.5, late: 0.5, stalls: 0.1, ..Settings::default() })
+}
+
+suite!(gentle_suite, gentle);
+suite!(rough_suite, rough);
