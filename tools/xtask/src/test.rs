@@ -181,8 +181,9 @@ pub fn prepare_miri() -> Result<(), String> {
 }
 
 fn rustdoc(_: &Context) -> Result<Ended> {
-    let mut command = cargo("doc --locked --workspace --no-deps --keep-going");
-    command.env("RUSTDOCFLAGS", "-D warnings");
+    let mut command = cargo("doc --locked --workspace --no-deps --document-private-items --keep-going");
+    // The head of a module is written for who reads the source, and may name what is private.
+    command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     step(command)
 }
 
