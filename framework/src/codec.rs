@@ -6,6 +6,8 @@ use pdpix::{Heap, Input, Output, Sga};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::session::SessionId;
+
 /// Why a stream cannot be understood any further. The session is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CodecError {
@@ -24,11 +26,21 @@ pub trait Codec: 'static {
     /// What goes out.
     type Out;
 
+    /// The session that it belongs to is open. For codecs that share something with their actor.
+    fn opened(&mut self, _session: SessionId) {}
+
     /// Takes the next message off `input`, if all of it is there.
     ///
     /// # Errors
     /// [`CodecError`].
     fn decode(&mut self, input: &mut Input, heap: &Heap) -> Result<Option<Self::In>, CodecError>;
+
+    /// Whether it has taken bytes off the input that it has not looked at: then it is asked again, whether there is more
+    /// input or not.
+    #[inline]
+    fn has_unread(&self) -> bool {
+        false
+    }
 
     /// Writes a message.
     fn encode(item: Self::Out, output: &mut Output);

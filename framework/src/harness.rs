@@ -221,7 +221,13 @@ impl<A: Actor> Recorder<A> {
 }
 
 fn decoder<A: Actor, C: Codec>(mut codec: C, wrap: fn(Session<C>, C::In) -> A::Message) -> Decode<A::Message> {
-    Box::new(move |id, input, heap| Ok(codec.decode(input, heap)?.map(|item| wrap(Session::new(id), item))))
+    let mut opened = false;
+    Box::new(move |id, input, heap| {
+        if !std::mem::replace(&mut opened, true) {
+            codec.opened(id);
+        }
+        Ok(codec.decode(input, heap)?.map(|item| wrap(Session::new(id), item)))
+    })
 }
 
 fn deliver_nowhere<T>(_: &System, _: ActorId, _: Ticket, _: Result<T, AskError>) {}

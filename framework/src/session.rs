@@ -221,6 +221,7 @@ impl SessionTable {
     pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
         let entry = self.get(id)?;
         entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
+        entry.paused.set(true); // no more messages from it
         entry.coroutine.get()
     }
 
@@ -400,6 +401,7 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
         let _ = libos.set_option(qd, SocketOption::KeepAlive(serving.settings.keep_alive));
     }
     serving.system.count_session();
+    serving.codec.opened(serving.id);
     serving.tell(Event::Opened { session: serving.id, peer });
     let why = Conversation::new(libos.clone(), qd, entry.clone()).run(&mut serving).await;
     let given_up = entry.close.get() == Close::Now;
@@ -468,7 +470,7 @@ impl Conversation {
         let mut pops_at_once = 0;
         loop {
             self.decode(serving)?;
-            self.send()?;
+            self.send(&serving.system)?;
             match self.wants(serving) {
                 Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
                 Want::Again => continue,
@@ -497,7 +499,7 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         self.starved = false;
-        while !self.input.is_empty() && !self.entry.paused.get() {
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
                 Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
                 Ok(None) => break,
@@ -513,7 +515,7 @@ impl Conversation {
 
     /// Pushes what was written, if nothing is being pushed.
     #[inline]
-    fn send(&mut self) -> Result<(), Closed> {
+    fn send(&mut self, system: &System) -> Result<(), Closed> {
         if self.push.is_some() {
             return Ok(());
         }
@@ -527,6 +529,7 @@ impl Conversation {
         if written.is_empty() {
             return Ok(());
         }
+        system.count_sent(written.len());
         match self.libos.begin_push(self.qd, written) {
             Ok(Begun::Done(Ok(_))) => Ok(()),
             Ok(Begun::Pending(qt)) => {
@@ -629,6 +632,7 @@ impl Conversation {
                 serving.tell(Event::PeerFinished(serving.id));
             }
         } else {
+            serving.system.count_received(sga.len());
             self.input.push(sga);
         }
     }

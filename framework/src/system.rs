@@ -57,6 +57,10 @@ pub struct SystemStats {
     pub sessions: usize,
     /// Accepts that failed for want of descriptors or memory.
     pub accept_failures: u64,
+    /// Bytes that sessions have received.
+    pub bytes_received: u64,
+    /// Bytes that sessions have handed over to be sent.
+    pub bytes_sent: u64,
     /// Actors there are.
     pub actors: usize,
 }
@@ -69,6 +73,8 @@ struct Counters {
     panics: Cell<u64>,
     sessions: Cell<u64>,
     accept_failures: Cell<u64>,
+    bytes_received: Cell<u64>,
+    bytes_sent: Cell<u64>,
 }
 
 struct Inner {
@@ -224,6 +230,8 @@ impl System {
             sessions_opened: counters.sessions.get(),
             sessions: self.0.sessions.borrow().len(),
             accept_failures: counters.accept_failures.get(),
+            bytes_received: counters.bytes_received.get(),
+            bytes_sent: counters.bytes_sent.get(),
             actors: self.cells().len(),
         }
     }
@@ -642,7 +650,7 @@ impl System {
 
     pub(crate) fn resume_session(&self, session: SessionId) {
         let entry = self.0.sessions.borrow().get(session).cloned();
-        if let Some(entry) = entry {
+        if let Some(entry) = entry.filter(|entry| entry.is_open()) {
             entry.paused.set(false);
             self.wake_session(&entry);
         }
@@ -669,6 +677,16 @@ impl System {
     #[inline]
     pub(crate) fn count_handled(&self) {
         self.0.counters.handled.set(self.0.counters.handled.get() + 1);
+    }
+
+    #[inline]
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.0.counters.bytes_received.set(self.0.counters.bytes_received.get() + bytes as u64);
+    }
+
+    #[inline]
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.0.counters.bytes_sent.set(self.0.counters.bytes_sent.get() + bytes as u64);
     }
 
     pub(crate) fn count_lost(&self) {

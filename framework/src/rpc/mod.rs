@@ -12,7 +12,7 @@
 //!   not. A deadline that passes on the caller's side says nothing.
 //! - A server that has too much to do answers `Overloaded` at once, before a queue grows.
 //!
-//! Wire: [`Framed`](crate::Framed) values, [`ToServer`] and [`ToClient`].
+//! Wire: [`Framed`] values, [`ToServer`] and [`ToClient`].
 
 mod caller;
 mod client;

@@ -4,7 +4,7 @@
 //! - [`UringNetwork`]: direct calls for sends; io_uring for what would block: multishot accept, multishot receive into
 //!   provided buffers of our heap, sends (zero-copy above a threshold). Needs Linux 6.1, and a system that permits it.
 //!
-//! Both are one implementation of [`Network`](pdpix::Network) ([`sockets`]) over a [`driver`]. docs/posix.md says which
+//! Both are one implementation of [`Network`](pdpix::Network) (`sockets`) over a `driver`. docs/posix.md says which
 //! is the default, and what was measured.
 //!
 //! | call | here |

@@ -45,9 +45,12 @@ impl CarriedBuf {
             CarriedBuf::Loan(loan) => Ok(loan.accept(heap)),
         }
     }
+}
 
-    /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
+impl std::ops::Deref for CarriedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
         match self {
             CarriedBuf::Inline(len, bytes) => &bytes[..*len as usize],
             CarriedBuf::Loan(loan) => loan,
@@ -75,8 +78,7 @@ impl CarriedSga {
 
     /// Bytes in it.
     pub fn len(&self) -> usize {
-        self.first.bytes().len()
-            + self.more.iter().flat_map(|more| more.iter()).map(|buf| buf.bytes().len()).sum::<usize>()
+        self.first.len() + self.more.iter().flat_map(|more| more.iter()).map(|buf| buf.len()).sum::<usize>()
     }
 
     /// Whether there are none.

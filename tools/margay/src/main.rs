@@ -4,6 +4,7 @@
 
 mod core_args;
 mod echo;
+mod kv;
 mod pingpong;
 mod relay;
 
@@ -21,6 +22,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A cache that Redis's clients use.
+    Kv(kv::Arguments),
     /// A service that gives back what it gets.
     Echo(echo::Arguments),
     /// A service that forwards datagrams to a target, and its answers back.
@@ -31,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Kv(arguments) => kv::run(arguments),
         Command::Echo(arguments) => echo::run(arguments),
         Command::Relay(arguments) => relay::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),

@@ -1,0 +1,75 @@
+//! What is done when there is nothing better to do: taking out keys whose time has come, freeing what was deleted, closing
+//! idle connections, and rates.
+
+use std::time::Duration;
+
+use framework::Outbox;
+
+use crate::shard::{Shard, TIMER_TICK};
+
+/// How often, if there is nothing to catch up with.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// And how often if there is.
+const TICK_BUSY: Duration = Duration::from_millis(1);
+/// Keys taken out, and portions of a few hundred elements freed, in one go.
+const EXPIRE_BUDGET: usize = 1000;
+const FREE_BUDGET: usize = 20;
+/// So many ticks make up a rate, and so many a look at idle connections.
+const SAMPLES: usize = 10;
+
+/// What changes from tick to tick.
+#[derive(Default, Debug)]
+pub(crate) struct Rates {
+    samples: [u64; SAMPLES],
+    ticks: usize,
+    commands: u64,
+    pinned_peak: usize,
+}
+
+impl Rates {
+    fn note(&mut self, commands: u64, pinned: usize) {
+        self.samples[self.ticks % SAMPLES] = commands.saturating_sub(self.commands);
+        self.ticks += 1;
+        self.commands = commands;
+        self.pinned_peak = self.pinned_peak.max(pinned);
+    }
+
+    /// Commands in the last second.
+    pub fn per_second(&self) -> u64 {
+        self.samples.iter().sum()
+    }
+
+    pub fn pinned_peak(&self) -> usize {
+        self.pinned_peak
+    }
+
+    pub fn reset_peak(&mut self) {
+        (self.pinned_peak, self.commands) = (0, 0);
+    }
+}
+
+impl Shard {
+    pub(crate) fn tick(&mut self, out: &mut Outbox<'_, Shard>) {
+        let mut more = self.engine.expire_some(out.wall(), EXPIRE_BUDGET) == EXPIRE_BUDGET;
+        more |= (0..FREE_BUDGET).all(|_| self.engine.free_some());
+        if more {
+            out.set_timer(TICK_BUSY, TIMER_TICK);
+            return;
+        }
+        self.rates.note(self.commands + self.engine.stats().commands, out.heap().stats().pinned);
+        if self.rates.ticks.is_multiple_of(SAMPLES) {
+            self.close_idle(out);
+        }
+        out.set_timer(TICK, TIMER_TICK);
+    }
+
+    /// Closes connections that have said nothing for as long as `timeout` allows.
+    fn close_idle(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(seconds) = self.config.idle_seconds_max() else { return };
+        let now = out.now();
+        let idle = |heard| now.since(heard).as_secs() > seconds as u64;
+        for client in self.clients.iter().filter(|client| !client.busy && idle(client.heard)) {
+            out.close(client.session.id());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The cache as a service: one shard actor a core, spoken to by Redis's protocol.
+//!
+//! A [`Shard`] owns the keys that hash to its core ([`kv_engine::shard::shard_of`]) and the connections that were accepted
+//! there. What a connection asks for is answered at once if it concerns its own core; else the shards concerned are told,
+//! by messages ([`Peer`]), and the connection's further requests wait meanwhile. A command over several shards holds them
+//! in ascending order, so it is atomic, and two such commands never wait for each other.
+//!
+//! Always: the replies of a connection come in the order of its requests, and so are its requests carried out. A message
+//! between shards that finds no room is sent again. A handler that panics ends the service: a cache that has lost a shard
+//! would answer with half its keys.
+//!
+//! Not here: protocol, commands and values (kv/engine, which knows no sockets); persistence and replication (later).
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod codec;
+mod housekeeping;
+mod peer;
+mod perform;
+mod report;
+mod shard;
+mod survey;
+mod task;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use framework::pdpix::{Endpoint, Error};
+use framework::{Address, Policy, System};
+use kv_engine::config::Config;
+
+pub use codec::{Incoming, Resp};
+pub use peer::Message;
+pub use report::ProcessFacts;
+pub use shard::Shard;
+
+/// What a cache is to do. The same for all its cores: make one and clone it.
+#[derive(Clone, Debug)]
+pub struct ServerArgs {
+    /// Where it listens.
+    pub listen: Endpoint,
+    /// Redis's parameters.
+    pub config: Config,
+    /// Told by each core, once: where it listens in fact, or why it does not.
+    pub on_listening: fn(Result<Endpoint, Error>),
+    /// Told by INFO of the process around it.
+    pub facts: fn() -> ProcessFacts,
+    /// Forty digits that name this run of the service.
+    pub run_id: String,
+    /// Connections of all cores.
+    clients: Arc<AtomicUsize>,
+}
+
+impl ServerArgs {
+    /// A cache at this endpoint, all else as it is by default.
+    pub fn new(listen: Endpoint) -> ServerArgs {
+        let mut config = Config::default();
+        let _ = config.set_at_start("port", &listen.port().to_string());
+        let _ = config.set_at_start("bind", &listen.ip().to_string());
+        ServerArgs {
+            listen,
+            config,
+            on_listening: |_| {},
+            facts: ProcessFacts::default,
+            run_id: "0".repeat(40),
+            clients: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+}
+
+/// Starts this core's shard. Each core of the host runs one; they listen when all are up.
+pub fn run(system: &System, args: ServerArgs) -> Address<Shard> {
+    let libos = system.libos();
+    let (index, shards) = (usize::from(libos.core()), libos.cores());
+    let (heap, seed) = (libos.heap().clone(), libos.seed().clone());
+    let policy = Policy { restarts_max: 0, within: Duration::ZERO, pause: Duration::ZERO, essential: true };
+    let rng = libos.fork_rng();
+    system.spawn(Some(&shard::name_of(index)), policy, move || {
+        Shard::new((index, shards), args.clone(), heap.clone(), seed.clone(), rng.clone())
+    })
+}

@@ -1,0 +1,78 @@
+//! What a shard is told: by its connections, and by the shards of other cores.
+
+use framework::pdpix::Heap;
+use framework::runtime::CarriedBuf;
+use framework::{Carry, Session};
+use kv_engine::engine::Session as Speaker;
+use kv_engine::resp::Request;
+use kv_engine::shard::{Answer, Part};
+
+use crate::codec::{Incoming, Resp};
+use crate::survey::{Finding, Question};
+
+/// What a shard is told.
+#[derive(Debug)]
+pub struct Message(pub(crate) Told);
+
+#[derive(Debug)]
+pub(crate) enum Told {
+    Request(Session<Resp>, Incoming),
+    Peer(Peer),
+}
+
+impl Message {
+    #[inline]
+    pub(crate) fn request(session: Session<Resp>, incoming: Incoming) -> Message {
+        Message(Told::Request(session, incoming))
+    }
+}
+
+/// Requests stay on their core; what shards say to each other travels as it is.
+impl Carry for Message {
+    type Carried = Peer;
+
+    fn carry(self) -> Result<Peer, Message> {
+        match self.0 {
+            Told::Peer(peer) => Ok(peer),
+            request => Err(Message(request)),
+        }
+    }
+
+    fn land(peer: Peer, _: &Heap) -> Result<Message, Peer> {
+        Ok(Message(Told::Peer(peer)))
+    }
+}
+
+/// Who wants a shard for itself: a task of a core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    pub(crate) core: u8,
+    pub(crate) task: u32,
+}
+
+/// What shards say to each other. Buffers are landed where they are used, so that want of memory there is an answer.
+#[derive(Debug)]
+pub enum Peer {
+    /// To carry out requests of one client, in this order, all of them on keys of the receiver.
+    Run(Box<Run>),
+    /// The replies to that, one behind the other; `None` if there was no memory for them.
+    Ran { task: u32, replies: Option<Vec<CarriedBuf>> },
+    /// To do nothing for others until [`Peer::Release`]; answered by [`Peer::Held`] when it is so.
+    Hold(Claim),
+    Held { task: u32 },
+    Release(Claim),
+    /// A part of a command over several shards, and what came of it.
+    Part { claim: Claim, index: u32, part: Box<Part<CarriedBuf>> },
+    Answered { task: u32, index: u32, answer: Box<Answer<CarriedBuf>> },
+    /// What concerns all cores, and what each of them answers.
+    Ask { claim: Claim, question: Box<Question> },
+    Found { task: u32, finding: Box<Finding> },
+}
+
+/// Requests for another shard.
+#[derive(Debug)]
+pub struct Run {
+    pub(crate) claim: Claim,
+    pub(crate) speaker: Speaker,
+    pub(crate) requests: Vec<Request<CarriedBuf>>,
+}

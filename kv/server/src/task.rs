@@ -1,0 +1,404 @@
+//! What takes more than one core: requests carried out elsewhere, commands over several shards, surveys. And the holding
+//! of this shard for one of them.
+
+use std::collections::VecDeque;
+
+use framework::pdpix::{Heap, Output};
+use framework::runtime::CarriedBuf;
+use framework::{Outbox, SessionId};
+use kv_engine::command::find;
+use kv_engine::refusal::Refusal;
+use kv_engine::resp::{Protocol, Reply, Request};
+use kv_engine::shard::{Answer, Conversation, Part, Step};
+use libos_mem::Exhausted;
+
+use crate::client::Pending;
+use crate::peer::{Claim, Peer, Run};
+use crate::shard::Shard;
+use crate::survey::{Ending, Finding, Question};
+
+/// The most requests that go to another shard in one message.
+const RUN_MAX: usize = 64;
+
+/// Something that several cores do for a connection, which is busy meanwhile and may be gone when it is done.
+#[derive(Debug)]
+pub(crate) struct Task {
+    client: SessionId,
+    /// The reply is not sent.
+    muted: bool,
+    /// These shards are to be held, in this order, and so many are.
+    hold: Vec<usize>,
+    held: usize,
+    work: Work,
+}
+
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Requests are carried out by another shard.
+    Run,
+    /// A command over several shards.
+    Talk { conversation: Box<Conversation>, answers: Vec<Option<Answer>>, awaited: usize },
+    /// All cores are asked.
+    Survey { question: Question, ending: Ending, findings: Vec<Finding>, awaited: usize },
+}
+
+/// Who holds this shard, and who waits.
+#[derive(Default, Debug)]
+pub(crate) struct Hold {
+    holder: Option<Claim>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Hold(Claim),
+    Run(Box<Run>),
+    /// A connection of this core.
+    Client(SessionId),
+}
+
+impl Hold {
+    /// Whether the shard works for everybody.
+    #[inline]
+    pub fn is_free(&self) -> bool {
+        self.holder.is_none()
+    }
+
+    pub fn wait(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
+    /// Takes the shard, or waits for it. Whether it was free.
+    fn claim(&mut self, claim: Claim) -> bool {
+        if self.holder.is_none() {
+            self.holder = Some(claim);
+            return true;
+        }
+        self.waiting.push_back(Waiting::Hold(claim));
+        false
+    }
+}
+
+// What other shards say.
+impl Shard {
+    pub(crate) fn on_peer(&mut self, peer: Peer, out: &mut Outbox<'_, Shard>) {
+        match peer {
+            Peer::Run(run) if self.hold.is_free() => self.run_for(*run, out),
+            Peer::Run(run) => self.hold.wait(Waiting::Run(run)),
+            Peer::Ran { task, replies } => self.on_ran(task, replies, out),
+            Peer::Hold(claim) => {
+                if self.hold.claim(claim) {
+                    self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
+                }
+            }
+            Peer::Held { task } => self.on_held(task, out),
+            Peer::Release(claim) => self.release(claim, out),
+            Peer::Part { claim, index, part } => {
+                debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard works on it");
+                let answer = match part.try_map_bufs(|buf| buf.land(out.heap())) {
+                    Ok(part) => self.engine.carry_out(part, out.wall()),
+                    Err(_) => Answer::Exhausted,
+                };
+                let answer = Box::new(answer.try_map_bufs(CarriedBuf::new).unwrap_or(Answer::Exhausted));
+                self.tell(usize::from(claim.core), Peer::Answered { task: claim.task, index, answer }, out);
+            }
+            Peer::Answered { task, index, answer } => self.on_answered(task, index, *answer, out),
+            Peer::Ask { claim, question } => {
+                let finding = Box::new(self.find_out(&question, None, out));
+                self.tell(usize::from(claim.core), Peer::Found { task: claim.task, finding }, out);
+            }
+            Peer::Found { task, finding } => self.on_found(task, *finding, out),
+        }
+    }
+}
+
+// Requests carried out by another shard.
+impl Shard {
+    /// Sends a request to the shard of its keys, and with it those that follow and go there too.
+    pub(crate) fn run_elsewhere(
+        &mut self,
+        id: SessionId,
+        shard: usize,
+        request: Request,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let (speaker, muted) = (client.connection.session(), client.connection.is_muted());
+        let mut requests = Vec::new();
+        let mut next = Some(request);
+        while let Some(request) = next.take() {
+            match request.try_map_bufs(CarriedBuf::new) {
+                Ok(request) => requests.push(request),
+                Err(Exhausted) => {
+                    self.clients.get_mut(id).into_iter().for_each(|client| client.queue.push_front(Pending::NoMemory));
+                    break;
+                }
+            }
+            if requests.len() < RUN_MAX {
+                next = self.take_along(id, shard, out);
+            }
+        }
+        if requests.is_empty() {
+            return self.go_on(id, out);
+        }
+        let task = self.add_task(id, Vec::new(), Work::Run, muted, out);
+        let claim = self.claim_of(task);
+        self.tell(shard, Peer::Run(Box::new(Run { claim, speaker, requests })), out);
+    }
+
+    /// The next request of a connection, if it goes to the same shard.
+    fn take_along(&mut self, id: SessionId, shard: usize, out: &mut Outbox<'_, Shard>) -> Option<Request> {
+        let Some(Pending::Request(next)) = self.clients.peek(id)?.queue.front() else { return None };
+        self.goes_along(id, next, shard)?;
+        let Some(Pending::Request(next)) = self.clients.get_mut(id)?.queue.pop_front() else { return None };
+        self.admit_along(id, &next, out);
+        Some(next)
+    }
+
+    /// Carries out what another core's connection has asked for.
+    fn run_for(&mut self, run: Run, out: &mut Outbox<'_, Shard>) {
+        let Run { claim, speaker, requests } = run;
+        let now = out.wall();
+        for request in requests {
+            match request.try_map_bufs(|buf| buf.land(out.heap())) {
+                Ok(request) => {
+                    if let Ok(command) = find(&request) {
+                        self.engine.execute(command, &request, speaker, now, &mut self.scratch);
+                    }
+                }
+                Err(_) => put_no_memory(&mut self.scratch),
+            }
+        }
+        let replies = carry_replies(&mut self.scratch);
+        self.tell(usize::from(claim.core), Peer::Ran { task: claim.task, replies }, out);
+    }
+
+    fn on_ran(&mut self, task: u32, replies: Option<Vec<CarriedBuf>>, out: &mut Outbox<'_, Shard>) {
+        let Task { client: id, muted, .. } = self.tasks.remove(task as usize);
+        if let Some(client) = self.clients.get_mut(id).filter(|_| !muted) {
+            let (session, heap) = (client.session, out.heap().clone());
+            // With a reply missing, none that follows could be told from another.
+            let Some(replies) = replies else { return out.abort(id) };
+            if let Some(mut output) = out.output(session) {
+                replies.into_iter().for_each(|reply| put_carried(reply, &heap, &mut output));
+            }
+        }
+        self.go_on(id, out);
+    }
+}
+
+/// What was written, as it travels; `None`: there is no memory for it.
+fn carry_replies(output: &mut Output) -> Option<Vec<CarriedBuf>> {
+    output.take().and_then(|sga| sga.into_iter().map(CarriedBuf::new).collect()).ok()
+}
+
+fn put_carried(carried: CarriedBuf, heap: &Heap, output: &mut Output) {
+    match carried {
+        CarriedBuf::Inline(len, bytes) => output.put(&bytes[..usize::from(len)]),
+        CarriedBuf::Loan(loan) => output.put_buf(loan.accept(heap)),
+    }
+}
+
+fn put_no_memory(output: &mut Output) {
+    let text = Refusal::OutOfMemory.text(None, &Request::default());
+    Reply::new(output, Protocol::Resp2).error(&text);
+}
+
+// Tasks.
+impl Shard {
+    fn claim_of(&self, task: u32) -> Claim {
+        Claim { core: self.index as u8, task }
+    }
+
+    fn add_task(
+        &mut self,
+        client: SessionId,
+        hold: Vec<usize>,
+        work: Work,
+        muted: bool,
+        out: &mut Outbox<'_, Shard>,
+    ) -> u32 {
+        self.set_busy(client, out);
+        self.tasks.insert(Task { client, muted, hold, held: 0, work }) as u32
+    }
+
+    /// Begins something that holds these shards.
+    pub(crate) fn begin(&mut self, client: SessionId, hold: Vec<usize>, work: Work, out: &mut Outbox<'_, Shard>) {
+        let muted = self.clients.get_mut(client).is_some_and(|client| client.connection.is_muted());
+        let task = self.add_task(client, hold, work, muted, out);
+        self.hold_next(task, out);
+    }
+
+    /// Holds the next shard that is to be held; if all are, goes to work.
+    fn hold_next(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        let claim = self.claim_of(task);
+        loop {
+            let Task { hold, held, .. } = &mut self.tasks[task as usize];
+            match hold.get(*held) {
+                None => return self.work(task, out),
+                Some(&shard) if shard == self.index => {
+                    if !self.hold.claim(claim) {
+                        return;
+                    }
+                    *held += 1;
+                }
+                Some(&shard) => return self.tell(shard, Peer::Hold(claim), out),
+            }
+        }
+    }
+
+    fn on_held(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        self.tasks[task as usize].held += 1;
+        self.hold_next(task, out);
+    }
+
+    fn work(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        match &mut self.tasks[task as usize].work {
+            Work::Run => {}
+            Work::Talk { .. } => self.talk(task, None, out),
+            Work::Survey { question, awaited, .. } => {
+                let question = question.clone();
+                *awaited = self.shards - 1;
+                let client = self.tasks[task as usize].client;
+                let me = self.clients.get_mut(client).map(|client| client.connection.id());
+                let finding = self.find_out(&question, me, out);
+                let claim = self.claim_of(task);
+                for shard in 0..self.shards {
+                    if shard != self.index {
+                        self.tell(shard, Peer::Ask { claim, question: Box::new(question.clone()) }, out);
+                    }
+                }
+                self.note_finding(task, finding, out);
+            }
+        }
+    }
+
+    /// The next round of a conversation; several, if they concern this core only.
+    fn talk(&mut self, task: u32, mut answers: Option<Vec<Answer>>, out: &mut Outbox<'_, Shard>) {
+        loop {
+            let Task { client, muted, work: Work::Talk { conversation, .. }, .. } = &mut self.tasks[task as usize] else {
+                return;
+            };
+            let session = self.clients.get_mut(*client).filter(|_| !*muted).map(|client| client.session);
+            let (now, limits) = (out.wall(), self.config.limits());
+            let mut step = |output: &mut Output| match answers.take() {
+                None => conversation.start(output),
+                Some(answers) => conversation.step(answers, &limits, now, output),
+            };
+            // What the client does not get is carried out all the same.
+            let mut unread = Output::new(out.heap().clone());
+            let step = match session.and_then(|session| out.output(session)) {
+                Some(mut output) => step(&mut output),
+                None => step(&mut unread),
+            };
+            let Step::Ask(parts) = step else {
+                conversation.error().into_iter().for_each(|text| self.errors.count(text));
+                return self.end_task(task, out);
+            };
+            let claim = self.claim_of(task);
+            let mut got: Vec<Option<Answer>> = Vec::new();
+            got.resize_with(parts.len(), || None);
+            let mut awaited = 0;
+            for (index, (shard, part)) in parts.into_iter().enumerate() {
+                if shard == self.index {
+                    got[index] = Some(self.engine.carry_out(part, out.wall()));
+                    continue;
+                }
+                match part.try_map_bufs(CarriedBuf::new) {
+                    Ok(part) => {
+                        let (index, part): (_, Box<Part<CarriedBuf>>) = (index as u32, Box::new(part));
+                        self.tell(shard, Peer::Part { claim, index, part }, out);
+                        awaited += 1;
+                    }
+                    Err(Exhausted) => got[index] = Some(Answer::Exhausted),
+                }
+            }
+            if awaited > 0 {
+                if let Work::Talk { answers, awaited: wanted, .. } = &mut self.tasks[task as usize].work {
+                    (*answers, *wanted) = (got, awaited);
+                }
+                return;
+            }
+            answers = Some(got.into_iter().flatten().collect());
+        }
+    }
+
+    fn on_answered(&mut self, task: u32, index: u32, answer: Answer<CarriedBuf>, out: &mut Outbox<'_, Shard>) {
+        let Work::Talk { answers, awaited, .. } = &mut self.tasks[task as usize].work else { return };
+        let answer = answer.try_map_bufs(|buf| buf.land(out.heap())).unwrap_or(Answer::Exhausted);
+        answers[index as usize] = Some(answer);
+        *awaited -= 1;
+        if *awaited == 0 {
+            let answers = std::mem::take(answers).into_iter().flatten().collect();
+            self.talk(task, Some(answers), out);
+        }
+    }
+
+    fn on_found(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
+        if let Work::Survey { awaited, .. } = &mut self.tasks[task as usize].work {
+            *awaited -= 1;
+        }
+        self.note_finding(task, finding, out);
+    }
+
+    fn note_finding(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
+        let Task { client, work: Work::Survey { ending, findings, awaited, .. }, muted, .. } =
+            &mut self.tasks[task as usize]
+        else {
+            return;
+        };
+        findings.push(finding);
+        if *awaited > 0 {
+            return;
+        }
+        let (findings, ending) = (std::mem::take(findings), std::mem::replace(ending, Ending::Ok));
+        let client = self.clients.get_mut(*client).filter(|_| !*muted);
+        let session = client.map(|client| (client.session, client.connection.session().protocol));
+        let now = out.wall();
+        if let Some((session, protocol)) = session
+            && let Some(mut output) = out.output(session)
+        {
+            self.conclude(&ending, findings, &mut Reply::new(&mut output, protocol), now);
+        }
+        self.end_task(task, out);
+    }
+
+    /// It is done: releases what was held, and its connection goes on.
+    fn end_task(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        let claim = self.claim_of(task);
+        let Task { client, hold, .. } = self.tasks.remove(task as usize);
+        for shard in hold {
+            if shard == self.index {
+                self.release(claim, out);
+            } else {
+                self.tell(shard, Peer::Release(claim), out);
+            }
+        }
+        if let Some(client) = self.clients.get_mut(client).filter(|client| client.connection.is_closing()) {
+            out.close(client.session.id());
+        }
+        self.go_on(client, out);
+    }
+
+    /// The shard is given back, and goes on with those who wait, up to the next who wants it whole.
+    fn release(&mut self, claim: Claim, out: &mut Outbox<'_, Shard>) {
+        debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard gives it back");
+        self.hold.holder = None;
+        while self.hold.is_free()
+            && let Some(waiting) = self.hold.waiting.pop_front()
+        {
+            match waiting {
+                Waiting::Run(run) => self.run_for(*run, out),
+                Waiting::Client(id) => self.go_on(id, out),
+                Waiting::Hold(claim) => {
+                    self.hold.holder = Some(claim);
+                    if usize::from(claim.core) == self.index {
+                        self.on_held(claim.task, out);
+                    } else {
+                        self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
+                    }
+                }
+            }
+        }
+    }
+}
