@@ -106,7 +106,7 @@ impl Actor for Asker {
 }
 
 #[test]
-fn an_echo_is_asked_by_two_hosts_through_everything() {
+fn sweep_an_echo_is_asked_by_two_hosts_through_everything() {
     const QUESTIONS: u32 = 60;
     let settings = Settings { resets: 0.0005, short_pops: 0.5, ..Settings::default() };
     let lost_at_all = Cell::new(0);
@@ -232,7 +232,7 @@ impl Actor for Witness {
 
 /// The witness is on another core of the bomb's host, or on the same.
 #[test]
-fn a_handler_that_panics_is_restarted_by_policy_and_leaves_no_effect() {
+fn sweep_a_handler_that_panics_is_restarted_by_policy_and_leaves_no_effect() {
     sweep!(Settings::default(), |world: &mut World| {
         for witness_core in [0u8, 1] {
             let log = Rc::new(RefCell::new(Vec::new()));
@@ -386,7 +386,7 @@ impl Actor for Customer {
 }
 
 #[test]
-fn calls_are_executed_at_most_once_though_connections_are_lost() {
+fn sweep_calls_are_executed_at_most_once_though_connections_are_lost() {
     const CALLS: u32 = 60;
     let repeated = Cell::new(0);
     sweep!(Settings { resets: 0.03, ..Settings::default() }, |world: &mut World| {
@@ -484,7 +484,7 @@ impl Actor for Producer {
 }
 
 #[test]
-fn a_full_mailbox_gives_messages_back_and_loses_none() {
+fn sweep_a_full_mailbox_gives_messages_back_and_loses_none() {
     sweep!(Settings::default(), |world: &mut World| {
         for producer_core in [0u8, 1] {
             let (got, refused): (Numbers, Numbers) = Default::default();
@@ -557,7 +557,7 @@ impl Actor for Counting {
 }
 
 #[test]
-fn each_session_opens_once_and_closes_once() {
+fn sweep_each_session_opens_once_and_closes_once() {
     sweep!(Settings { resets: 0.01, ..Settings::default() }, |world: &mut World| {
         let closed = Rc::new(Cell::new(0));
         let theirs = closed.clone();

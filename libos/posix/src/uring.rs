@@ -342,6 +342,9 @@ impl Uring {
                 socket.fail(Error::NoBuffers);
             }
         }
+        if cfg!(margay_planted_bug = "release_at_completion") {
+            self.sends[index].message = Message::new(pdpix::Sga::new());
+        }
         if !cqueue::more(flags) {
             let send = self.sends.remove(index);
             socket.driver.held -= 1;
