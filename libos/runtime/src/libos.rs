@@ -301,11 +301,16 @@ impl LibOs {
         match &mut queues.get(qd)?.kind {
             Kind::Memory(queue) => {
                 let len = sga.len();
-                self.0.tokens.borrow_mut().reserve()?;
+                let mut tokens = self.0.tokens.borrow_mut();
+                tokens.reserve()?;
                 match queue.push_at_once(sga) {
-                    Ok(()) => self.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed)),
+                    Ok(()) => {
+                        let qt = tokens.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed))?;
+                        self.note_ended(qt, qd, OpKind::Push, len, 0);
+                        Ok(qt)
+                    }
                     Err(sga) => {
-                        drop(queues);
+                        drop((tokens, queues));
                         self.push_to_memory(qd, sga)
                     }
                 }
@@ -381,11 +386,17 @@ impl LibOs {
         let mut queues = self.0.queues.borrow_mut();
         match &mut queues.get(qd)?.kind {
             Kind::Memory(memory) => {
-                self.0.tokens.borrow_mut().reserve()?;
+                let mut tokens = self.0.tokens.borrow_mut();
+                tokens.reserve()?;
                 match memory.take_at_once(len_max) {
-                    Some(sga) => self.issue_ended(qd, OpKind::Pop, len_max, Ok(Outcome::Popped(Popped::stream(sga)))),
+                    Some(sga) => {
+                        let popped = Ok(Outcome::Popped(Popped::stream(sga)));
+                        let qt = tokens.issue_ended(qd, OpKind::Pop, len_max, popped)?;
+                        self.note_ended(qt, qd, OpKind::Pop, len_max, 0);
+                        Ok(qt)
+                    }
                     None => {
-                        drop(queues);
+                        drop((tokens, queues));
                         self.pop_from_memory(qd, len_max)
                     }
                 }
@@ -502,9 +513,14 @@ impl LibOs {
     pub(crate) fn issue_ended(&self, qd: Qd, kind: OpKind, len: usize, result: OpResult) -> Result<QToken, Error> {
         let errno = errno(&result);
         let qt = self.0.tokens.borrow_mut().issue_ended(qd, kind, len, result)?;
+        self.note_ended(qt, qd, kind, len, errno);
+        Ok(qt)
+    }
+
+    #[inline]
+    fn note_ended(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize, errno: u64) {
         self.note_issued(qt, qd, kind, len);
         self.note(Event::Done, qt.raw(), errno);
-        Ok(qt)
     }
 
     #[inline]
