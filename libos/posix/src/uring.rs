@@ -20,8 +20,9 @@ use slab::Slab;
 
 use crate::driver::Driver;
 use crate::ffi::{self, Message, ProvidedBuffers};
+use crate::setup::reset;
 use crate::socket::{Role, Socket, error};
-use crate::sockets::{KernelNetwork, Table, reset};
+use crate::sockets::{KernelNetwork, Table};
 
 /// Kernel sockets, waited for by io_uring.
 pub type UringNetwork = KernelNetwork<Uring>;
