@@ -26,10 +26,12 @@ impl Shard {
         let Some(mut output) = out.output(session) else { return };
         let mut host = Host { config: &self.config, now, errors: &mut self.errors };
         let Some(command) = client.connection.admit(&request, &mut host, &mut output) else {
-            let closing = client.connection.is_closing();
+            let (cut, closing) = (client.connection.is_cut(), client.connection.is_closing());
             drop(output);
-            if closing {
-                out.close(session.id());
+            match (cut, closing) {
+                (true, _) => out.abort(session.id()),
+                (_, true) => out.close(session.id()),
+                _ => {}
             }
             return;
         };
