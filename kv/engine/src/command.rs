@@ -23,7 +23,7 @@ pub use key_spec::{KeyFlags, KeySpec};
 pub use lookup::{all, find, lookup};
 pub use row::{Categories, Command, Flags, Group};
 
-pub(crate) use key_spec::{Keys, keys_of};
+pub(crate) use key_spec::{Keys, keys_of, single_key_of};
 pub(crate) use lists::end_of;
 pub(crate) use lookup::named;
 pub(crate) use row::{Run, Spread};

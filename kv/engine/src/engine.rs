@@ -158,10 +158,10 @@ impl Engine {
         let Run::Shard(run) = command.run else { return };
         self.stats.commands += 1;
         let at = At { database: usize::from(session.database), now: now.as_millis() };
-        let done = if command.flags.contains(Flags::DENYOOM) && self.is_over_limit() {
-            Err(Refusal::OutOfMemory)
-        } else {
+        let done = if self.may_grow_by(command) {
             run(&mut Call { engine: self, request, at, reply: Reply::new(out, session.protocol) })
+        } else {
+            Err(Refusal::OutOfMemory)
         };
         if let Err(refusal) = done {
             self.refuse(refusal, run, command, request, (session, at), out);
@@ -183,6 +183,9 @@ impl Engine {
         // written, so the command may simply be tried again.
         while refusal == Refusal::OutOfMemory && self.garbage.free_some() {
             while self.garbage.free_some() {}
+            if !self.may_grow_by(command) {
+                break;
+            }
             match run(&mut Call { engine: self, request, at, reply: Reply::new(reply.out(), session.protocol) }) {
                 Ok(()) => return,
                 Err(again) => refusal = again,
@@ -191,6 +194,11 @@ impl Engine {
         let text = refusal.text(Some(command), request);
         self.errors.count(&text);
         reply.error(&text);
+    }
+
+    #[inline]
+    fn may_grow_by(&self, command: &Command) -> bool {
+        !(command.flags.contains(Flags::DENYOOM) && self.is_over_limit())
     }
 
     pub(crate) fn is_over_limit(&self) -> bool {

@@ -1,8 +1,8 @@
 //! The keys of one database: a table of entries, and the exact order in which they expire.
 //!
 //! Always: the index holds `(expires, hash)` for each entry that expires, and nothing else. An entry has expired when
-//! the time is past its `expires`; until it is taken out, by whoever looks for it or by [`Database::expire_some`], it is
-//! there for DBSIZE and for nothing else.
+//! the time is past its `expires`; until it is taken out, by whoever looks for it or by [`Database::expire_some`], it
+//! takes memory and is there for nobody.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

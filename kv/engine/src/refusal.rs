@@ -139,8 +139,6 @@ pub enum Refusal {
     TimeoutNotInteger,
     /// A time before now.
     TimeoutNegative,
-    /// A time after all times.
-    TimeoutRange,
     /// CLIENT UNBLOCK in some other way.
     UnblockReason,
     /// CLIENT TRACKING ON.
@@ -255,7 +253,6 @@ impl Refusal {
             Refusal::PauseMode => b"ERR CLIENT PAUSE mode must be WRITE or ALL",
             Refusal::TimeoutNotInteger => b"ERR timeout is not an integer or out of range",
             Refusal::TimeoutNegative => b"ERR timeout is negative",
-            Refusal::TimeoutRange => b"ERR timeout is out of range",
             Refusal::UnblockReason => b"ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
             Refusal::NoTracking => b"ERR client-side caching is not supported",
             Refusal::NotTracking => {

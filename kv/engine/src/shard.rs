@@ -17,7 +17,7 @@ pub use part::{Answer, Change, Part, Want, Wanted};
 
 use smallvec::SmallVec;
 
-use crate::command::{Command, Run, Spread, keys_of, shard_of_scan};
+use crate::command::{Command, Run, Spread, keys_of, shard_of_scan, single_key_of};
 use crate::engine::Session;
 use crate::resp::Request;
 
@@ -55,7 +55,10 @@ pub enum Plan {
 pub fn plan(command: &'static Command, request: &Request, session: Session, shards: usize) -> Plan {
     match command.run {
         Run::Shard(_) if shards == 1 => Plan::Shard(0),
-        Run::Shard(_) => plan_shards(command, request, session, shards),
+        Run::Shard(_) => match single_key_of(command, request) {
+            Some(key) => Plan::Shard(shard_of(key, shards)),
+            None => plan_shards(command, request, session, shards),
+        },
         Run::Connection(_) | Run::Container => Plan::Connection,
     }
 }

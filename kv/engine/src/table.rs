@@ -10,7 +10,7 @@
 //! meanwhile.
 //!
 //! Should hashes collide in their top bits, more than chance lets them, the directory stops doubling when it is
-//! [`SPARSENESS_MAX`] times as long as there are segments; from then on the segment grows as an ordinary table does.
+//! `SPARSENESS_MAX` times as long as there are segments; from then on the segment grows as an ordinary table does.
 //!
 //! Source: Fagin et al., Extendible Hashing (TODS 1979).
 

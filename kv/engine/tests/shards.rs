@@ -1,6 +1,8 @@
 //! Commands over two shards when something is missing there: memory, or the way to a shard.
 //! (What they answer otherwise is compared with Redis in `against_redis`.)
 
+use std::collections::BTreeSet;
+
 use kv_engine::command::find;
 use kv_engine::engine::{Engine, Limits, Session};
 use kv_engine::resp::Request;
@@ -12,6 +14,7 @@ struct Pair {
     heap: Heap,
     engines: [Engine; 2],
     limits: Limits,
+    now: WallTime,
 }
 
 const NOW: WallTime = WallTime::from_nanos(1_700_000_000_000_000_000);
@@ -21,7 +24,7 @@ impl Pair {
         let plan = MemoryPlan { heaps: 1, heap_size: 64 << 20, reserves: Reserves::NONE, source: Source::Ordinary };
         let heap = Reservation::new(plan).expect("memory").heap(0).expect("the first heap");
         let engine = |index| Engine::new((index, 2), heap.clone(), Seed::new(1), Rng::new(1));
-        Pair { engines: [engine(0), engine(1)], heap, limits: Limits::default() }
+        Pair { engines: [engine(0), engine(1)], heap, limits: Limits::default(), now: NOW }
     }
 
     fn set_limits(&mut self, limits: Limits) {
@@ -45,10 +48,10 @@ impl Pair {
         let mut step = conversation.start(&mut out);
         while let Step::Ask(parts) = step {
             let ask = |(shard, part): (usize, Part)| {
-                if fail(shard, &part) { Answer::Exhausted } else { self.engines[shard].carry_out(part, NOW) }
+                if fail(shard, &part) { Answer::Exhausted } else { self.engines[shard].carry_out(part, self.now) }
             };
             let answers = parts.into_iter().map(ask).collect();
-            step = conversation.step(answers, &self.limits, NOW, &mut out);
+            step = conversation.step(answers, &self.limits, self.now, &mut out);
         }
         (String::from_utf8(out.take().expect("memory").to_vec()).expect("text"), conversation)
     }
@@ -137,6 +140,32 @@ fn above_maxmemory_only_what_may_grow_is_refused() {
     assert_eq!(pair.run(&format!("MGET {a} {b}")), "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
     assert_eq!(pair.run(&format!("RENAME {a} {b}")), "+OK\r\n");
     assert_eq!(pair.run(&format!("DEL {a} {b}")), ":1\r\n");
+}
+
+#[test]
+fn names_of_many_keys_come_whole_and_any_of_them_by_chance() {
+    let mut pair = Pair::new();
+    let names: BTreeSet<String> = (0..5000).map(|n| format!("key:{n}:{}", "x".repeat(n % 100))).collect();
+    let sets: Vec<String> = names.iter().map(|name| format!("{name} 1")).collect();
+    assert_eq!(pair.run(&format!("MSET {}", sets.join(" "))), "+OK\r\n");
+    assert_eq!(pair.run("DBSIZE"), ":5000\r\n");
+    let reply = pair.run("KEYS *");
+    let mut lines = reply.split("\r\n");
+    assert_eq!(lines.next(), Some("*5000"));
+    let lines: Vec<&str> = lines.collect();
+    let told: BTreeSet<String> = lines.chunks_exact(2).map(|bulk| bulk[1].to_string()).collect();
+    assert_eq!(told, names);
+    let mut from = [0; 2];
+    for millis in 0..400 {
+        pair.now = WallTime::from_nanos(NOW.as_nanos() + millis * 1_000_000);
+        let reply = pair.run("RANDOMKEY");
+        let name = reply.split("\r\n").nth(1).expect("a bulk string");
+        assert!(names.contains(name), "{name}");
+        from[shard_of(name.as_bytes(), 2)] += 1;
+    }
+    assert!(from.iter().all(|&times| times > 130), "{from:?}");
+    assert_eq!(pair.run("FLUSHALL"), "+OK\r\n");
+    assert_eq!(pair.run("RANDOMKEY"), "$-1\r\n");
 }
 
 #[test]

@@ -19,13 +19,17 @@ pub(crate) enum Pending {
     Request(Request),
     /// There will be no more: it was no request.
     Malformed(RequestError),
-    /// It could not be taken to its shard for want of memory: answered so, in its turn.
+    /// There was no memory for it, here or on its way to its shard: answered so, in its turn.
     NoMemory,
 }
 
 impl From<Incoming> for Pending {
     fn from(incoming: Incoming) -> Pending {
-        incoming.map_or_else(Pending::Malformed, Pending::Request)
+        match incoming {
+            Ok(request) => Pending::Request(request),
+            Err(RequestError::Exhausted) => Pending::NoMemory,
+            Err(error) => Pending::Malformed(error),
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use framework::pdpix::{Buf, Heap, Input, Output, Set};
 use framework::{Codec, CodecError, SessionId};
 use kv_engine::resp::{Request, RequestError, RequestParser};
 
-/// What comes in on a connection: a request, or why there will be no more. What follows an error is not read.
+/// What comes in on a connection: a request, or why there will be none any more. Only a request that was too much for
+/// the memory (`Exhausted`) is followed by others.
 pub type Incoming = Result<Request, RequestError>;
 
 /// What all connections of a core have to know of the configuration, and who may send how much.
@@ -98,9 +99,8 @@ impl Codec for Resp {
         match self.parser.next(input, heap, &mut request) {
             Ok(true) => Ok(Some(Ok(request))),
             Ok(false) => Ok(None),
-            Err(RequestError::Exhausted) => Err(CodecError::NoMemory),
             Err(error) => {
-                self.over = true;
+                self.over = error != RequestError::Exhausted;
                 Ok(Some(Err(error)))
             }
         }

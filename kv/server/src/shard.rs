@@ -9,7 +9,7 @@ use framework::pdpix::{Endpoint, Heap, Instant, Output, Rng, Seed};
 use framework::{Actor, ActorId, Address, Closed, Event, OnEnd, Outbox, SessionId, SessionSettings};
 use kv_engine::config::Config;
 use kv_engine::connection::Connection;
-use kv_engine::engine::Engine;
+use kv_engine::engine::{Engine, Limits};
 use kv_engine::refusal::ErrorCounts;
 use slab::Slab;
 
@@ -28,6 +28,9 @@ pub(crate) const TIMER_UNPAUSE: u64 = 2;
 /// After this time a message that found no room is sent again.
 const RETRY: Duration = Duration::from_micros(100);
 
+/// The part of a core's heap that data may fill: three of four.
+const DATA_PART: (usize, usize) = (3, 4);
+
 /// One core's keys and connections.
 ///
 /// Owns both. Is sent to by its sessions and by the shards of other cores; never waits for one of them. Restart: none, it
@@ -41,6 +44,10 @@ pub struct Shard {
     pub(crate) listens_at: Option<Endpoint>,
     pub(crate) engine: Engine,
     pub(crate) config: Config,
+    /// Bytes of the heap above which nothing may grow.
+    data_max: usize,
+    /// What the engine may do, which follows from both.
+    pub(crate) limits: Limits,
     /// There is a password.
     pub(crate) locked: bool,
     pub(crate) gate: Rc<Gate>,
@@ -82,16 +89,12 @@ pub(crate) fn name_of(core: usize) -> String {
 }
 
 impl Shard {
-    pub(crate) fn new(
-        (index, shards): (usize, usize),
-        args: ServerArgs,
-        heap: Heap,
-        seed: Seed,
-        rng: Rng,
-    ) -> Shard {
+    pub(crate) fn new((index, shards): (usize, usize), args: ServerArgs, heap: Heap, seed: Seed, rng: Rng) -> Shard {
         let scratch = Output::new(heap.clone());
         let gate = Gate::new(seed.set());
         let config = args.config.clone();
+        let heap_size = heap.reservation().size() / heap.reservation().heap_count();
+        let data_max = heap_size / DATA_PART.1 * DATA_PART.0;
         let mut shard = Shard {
             index,
             shards,
@@ -100,6 +103,8 @@ impl Shard {
             listens_at: None,
             engine: Engine::new((index, shards), heap, seed, rng),
             config,
+            data_max,
+            limits: Limits::default(),
             locked: false,
             gate,
             clients: Clients::default(),
@@ -125,8 +130,17 @@ impl Shard {
     /// The configuration has changed: tells those who keep what follows from it.
     pub(crate) fn configured(&mut self) {
         self.locked = self.config.password().is_some();
-        self.engine.set_limits(self.config.limits());
+        self.limits = self.limits_now();
+        self.engine.set_limits(self.limits);
         self.gate.configure(self.config.bulk_len_max(), self.locked);
+    }
+
+    /// What the engine may do. `maxmemory` is shared by the cores; and whatever it says, data leaves room to answer with, or
+    /// nobody could delete anything.
+    fn limits_now(&self) -> Limits {
+        let limits = self.config.limits();
+        let asked = limits.memory.map_or(usize::MAX, |bytes| bytes / self.shards);
+        Limits { memory: Some(asked.min(self.data_max)), ..limits }
     }
 
     /// Tells the shard of another core something.

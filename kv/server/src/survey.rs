@@ -21,14 +21,17 @@ pub enum Question {
     List(ClientFilter),
     /// To close those that match, but not this one, which its own core closes.
     Kill(ClientFilter),
-    Pause { until: u64, writes_only: bool },
+    Pause {
+        until: u64,
+        writes_only: bool,
+    },
     Unpause,
 }
 
 /// What a core answers.
 #[derive(Debug)]
 pub enum Finding {
-    Report(Report),
+    Report(Box<Report>),
     Lines(String),
     Count(usize),
     Done,
@@ -45,14 +48,9 @@ pub(crate) enum Ending {
 
 impl Shard {
     /// This core's answer. `me` is the connection that asks, if it is one of this core's.
-    pub(crate) fn find_out(
-        &mut self,
-        question: &Question,
-        me: Option<u64>,
-        out: &mut Outbox<'_, Shard>,
-    ) -> Finding {
+    pub(crate) fn find_out(&mut self, question: &Question, me: Option<u64>, out: &mut Outbox<'_, Shard>) -> Finding {
         match question {
-            Question::Report => return Finding::Report(self.report(out)),
+            Question::Report => return Finding::Report(Box::new(self.report(out))),
             Question::List(filter) => {
                 let (at, now) = (self.listens_at, out.now());
                 let mut lines = String::new();
@@ -116,7 +114,7 @@ impl Shard {
         match ending {
             Ending::Info(sections) => {
                 let reports = findings.into_iter().filter_map(|finding| match finding {
-                    Finding::Report(report) => Some(report),
+                    Finding::Report(report) => Some(*report),
                     _ => None,
                 });
                 self.info(reports, now).put(sections, reply);
@@ -129,7 +127,8 @@ impl Shard {
                 reply.verbatim("txt", lines.collect::<String>().as_bytes());
             }
             Ending::Kill(form) => {
-                let counts = findings.iter().map(|finding| if let Finding::Count(count) = finding { *count } else { 0 });
+                let counts =
+                    findings.iter().map(|finding| if let Finding::Count(count) = finding { *count } else { 0 });
                 form.put(counts.sum(), reply);
             }
             Ending::Ok => reply.ok(),

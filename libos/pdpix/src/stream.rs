@@ -214,7 +214,9 @@ pub struct Output {
     /// The memory that small writes go to. Its first byte follows the last of `done`.
     tail: Option<BufMut>,
     len: usize,
-    /// How long the next tail should be: about as long as the last message was.
+    /// Of these, what is in buffers of others.
+    referred: usize,
+    /// How long the next tail should be: about as long as what was copied for the last message.
     tail_size: usize,
     failed: bool,
 }
@@ -225,13 +227,14 @@ pub struct OutputMark {
     segments: usize,
     tail_len: usize,
     len: usize,
+    referred: usize,
     failed: bool,
 }
 
 impl Output {
     /// Empty, with memory from `heap`.
     pub fn new(heap: Heap) -> Output {
-        Output { heap, done: Sga::new(), tail: None, len: 0, tail_size: TAIL_SIZE_MIN, failed: false }
+        Output { heap, done: Sga::new(), tail: None, len: 0, referred: 0, tail_size: TAIL_SIZE_MIN, failed: false }
     }
 
     /// Bytes written.
@@ -305,12 +308,22 @@ impl Output {
             return self.put(&buf);
         }
         self.len += buf.len();
-        self.end_tail();
+        self.referred += buf.len();
+        // What follows is written behind what was, in the same memory: a few bytes must not pin a chunk of their own.
+        match &mut self.tail {
+            Some(tail) if tail.is_empty() => {}
+            Some(tail) => {
+                let written = tail.len();
+                let before = tail.split_to(written);
+                self.segment(before);
+            }
+            None => {}
+        }
         self.segment(buf);
     }
 
     fn end_tail(&mut self) {
-        if let Some(tail) = self.tail.take() {
+        if let Some(tail) = self.tail.take().filter(|tail| !tail.is_empty()) {
             self.segment(tail.freeze());
         }
     }
@@ -326,6 +339,7 @@ impl Output {
             segments: self.done.segments().len(),
             tail_len: self.tail.as_ref().map_or(0, BufMut::len),
             len: self.len,
+            referred: self.referred,
             failed: self.failed,
         }
     }
@@ -341,7 +355,7 @@ impl Output {
             self.tail = None;
             self.done.truncate(mark.segments, mark.tail_len);
         }
-        (self.len, self.failed) = (mark.len, mark.failed);
+        (self.len, self.referred, self.failed) = (mark.len, mark.referred, mark.failed);
     }
 
     /// Takes everything written, to be pushed. What is left of the memory for small writes serves the next message.
@@ -367,7 +381,8 @@ impl Output {
     #[cold]
     fn take_many(&mut self, len: usize) -> Result<Sga, Exhausted> {
         // Room for a few messages such as this one.
-        self.tail_size = (len * 4).next_power_of_two().clamp(TAIL_SIZE_MIN, TAIL_SIZE_MAX);
+        let copied = len - std::mem::take(&mut self.referred);
+        self.tail_size = (copied * 4).next_power_of_two().clamp(TAIL_SIZE_MIN, TAIL_SIZE_MAX);
         self.end_tail();
         let sga = std::mem::take(&mut self.done);
         if std::mem::take(&mut self.failed) {

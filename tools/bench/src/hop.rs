@@ -9,12 +9,12 @@ use std::thread;
 use libos_runtime::{Core, IdlePolicy, MeshKind, mesh};
 
 use crate::local::{core, reservation};
-use crate::sampling::{Pinned, median, nanos_each};
+use crate::sampling::{Pinned, lower_quartile, nanos_each};
 
 /// Round trips in a batch, and batches of a sample.
-const TRIPS: u64 = 200;
-const BATCHES: usize = 15;
-const SAMPLES: usize = 10;
+const TRIPS: u64 = 100;
+const BATCHES: usize = 20;
+const SAMPLES: usize = 20;
 
 /// The value that ends the other core.
 const END: u64 = u64::MAX;
@@ -75,7 +75,7 @@ pub fn hop() -> Option<(f64, f64)> {
         core.step();
     }
     other.join().ok()?;
-    Some((median(hops), median(halves)))
+    Some((lower_quartile(hops), lower_quartile(halves)))
 }
 
 fn bounce(lines: &[Line; 2], value: u64) {

@@ -11,6 +11,14 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The value that a quarter is below: for what needs two processors at once, where on a shared machine most batches may
+/// be interrupted.
+pub fn lower_quartile(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 4).copied().unwrap_or(f64::NAN)
+}
+
 /// Nanoseconds of one of `count` things that `run` does, in one batch.
 pub fn nanos_each(count: u64, run: impl FnOnce()) -> f64 {
     let start = Instant::now();
@@ -57,6 +65,7 @@ mod tests {
     #[test]
     fn medians_are_middles_and_of_nothing_is_none() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(lower_quartile([4.0, 3.0, 1.0, 2.0]), 2.0);
         assert!(median([]).is_nan());
     }
 

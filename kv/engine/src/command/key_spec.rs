@@ -108,6 +108,15 @@ impl KeySpec {
         matches!(self.find, Find::Counted)
     }
 
+    /// The one argument that it is, if it is never more.
+    #[inline]
+    const fn single(&self) -> Option<usize> {
+        match self.find {
+            Find::Range { last: 0, .. } => Some(self.begin),
+            _ => None,
+        }
+    }
+
     /// Which arguments of a request of `len` they are. `None`: the request says that there are keys where there are none.
     fn places<'a>(&self, request: &'a Request) -> Option<std::iter::StepBy<std::ops::Range<usize>>>
     where
@@ -131,6 +140,13 @@ impl KeySpec {
 /// The arguments of one command that are keys, with what is done with each.
 pub(crate) type Keys = smallvec::SmallVec<[(usize, KeyFlags); 4]>;
 
+/// The only key of `request`, if commands of this kind have just one.
+#[inline]
+pub(crate) fn single_key_of<'a>(command: &Command, request: &'a Request) -> Option<&'a [u8]> {
+    let [spec] = command.keys else { return None };
+    spec.single().filter(|&index| index < request.len()).map(|index| request.arg(index))
+}
+
 /// Which arguments of `request` are keys. `None`: it says that there are keys where there are none.
 pub(crate) fn keys_of(command: &Command, request: &Request) -> Option<Keys> {
     let mut keys = Keys::new();
@@ -145,6 +161,7 @@ pub(crate) fn keys_of(command: &Command, request: &Request) -> Option<Keys> {
 pub(super) fn guess_keys_of(command: &Command, request: &Request) -> Option<Keys> {
     let counted = command.keys.iter().find(|spec| spec.is_counted())?;
     let text = request.arg(counted.begin).trim_ascii_start();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     let count = digits.fold(0usize, |count, byte| count.saturating_mul(10).saturating_add(usize::from(byte - b'0')));
     let first = counted.begin + 1;

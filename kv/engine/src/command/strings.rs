@@ -127,7 +127,7 @@ pub(super) fn put(
 }
 
 /// Writes a string as a bulk string. The object is known to be one.
-#[inline]
+#[inline(always)]
 fn reply_with(call: &mut Call<'_>, key: &Key<'_>) -> Result<bool> {
     match call.engine.read(call.at, key).map(|entry| &entry.object) {
         Some(Object::Text(text)) => call.reply.blob(text),

@@ -178,8 +178,12 @@ impl<'a> Query<'a> {
         })?;
         let by = by.or(by_option).unwrap_or(By::Rank);
         let reverse = reverse.unwrap_or(reverse_option);
-        if limit != -1 && by == By::Rank {
-            return Err(Refusal::LimitByRank);
+        if by == By::Rank {
+            // Redis knows a limit of -1 from none as little as we do; the offset beside it means nothing then.
+            if limit != -1 {
+                return Err(Refusal::LimitByRank);
+            }
+            offset = 0;
         }
         if scores && by == By::Name {
             return Err(Refusal::ScoresByName);

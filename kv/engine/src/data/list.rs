@@ -1,6 +1,6 @@
 //! Lists: a deque of nodes, each a pack of short elements or one long element in a buffer of its own.
 //!
-//! Always: no node is empty; a pack holds at most [`NODE_SIZE_MAX`] bytes; elements above [`PACKED_LEN_MAX`] are never
+//! Always: no node is empty; a pack holds at most `NODE_SIZE_MAX` bytes; elements above `PACKED_LEN_MAX` are never
 //! in a pack, so they are stored and sent without a copy. So pushing and popping at the ends is O(1), and reaching an
 //! element walks nodes, not elements.
 

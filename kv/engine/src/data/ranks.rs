@@ -1,7 +1,7 @@
 //! The order of a sorted set: names by score, then by their bytes, each reached by its rank in logarithmic time.
 //!
-//! A B-tree whose inner nodes count what lies below each child. Always: a leaf holds at most [`LEAF_MAX`] items and an
-//! inner node at most [`INNER_MAX`] children; no node but the root is empty; a child's `low` is the first item below it,
+//! A B-tree whose inner nodes count what lies below each child. Always: a leaf holds at most `LEAF_MAX` items and an
+//! inner node at most `INNER_MAX` children; no node but the root is empty; a child's `low` is the first item below it,
 //! and its `count` the number of them.
 
 use std::cmp::Ordering;

@@ -65,6 +65,8 @@ struct Begun {
     current: Current,
     /// How many of the request's buffers are fit to be held.
     kept: u32,
+    /// There was no memory for it: what is still to come of it is skipped.
+    lost: bool,
 }
 
 /// The argument that is to come next.
@@ -76,6 +78,8 @@ enum Current {
     Body { len: usize, waits: u8 },
     /// It is this long and arrives in a buffer of its own.
     Filling { len: usize, into: BufMut },
+    /// So much is still to be skipped.
+    Skipping { left: usize },
 }
 
 /// What the front of the input holds of a multibulk command.
@@ -148,7 +152,8 @@ impl RequestParser {
     /// Fills `request` with the next command. False: more must arrive first, and `request` is empty.
     ///
     /// # Errors
-    /// [`RequestError`]. After any but `Exhausted` nothing that follows can be understood: the connection ends.
+    /// [`RequestError`]. After any but `Exhausted`, which stands for one request that was skipped, nothing that follows
+    /// can be understood: the connection ends.
     pub fn next(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
         request.forget_args();
         if let Some(chunk) = &self.chunk
@@ -264,7 +269,7 @@ impl RequestParser {
             .chain(&mut begun.more)
             .for_each(|span| span.start = span.start.wrapping_sub(self.at as u32));
         self.at = end;
-        self.begun = Some(Box::new(Begun { request: begun, left, current: Current::Length, kept: 0 }));
+        self.begun = Some(Box::new(Begun { request: begun, left, current: Current::Length, kept: 0, lost: false }));
     }
 
     /// Gathers all that has arrived, and reads it across buffers.
@@ -338,7 +343,7 @@ impl RequestParser {
             self.forget_line(input, line);
             if count > 0 {
                 let (request, left) = (Request::default(), count as usize);
-                self.begun = Some(Box::new(Begun { request, left, current: Current::Length, kept: 0 }));
+                self.begun = Some(Box::new(Begun { request, left, current: Current::Length, kept: 0, lost: false }));
             }
         }
         self.go_on(input, heap, request)
@@ -352,6 +357,10 @@ impl RequestParser {
                 Ok(()) => self.take_arg(&mut begun, input, heap),
                 Err(Exhausted) => Err(RequestError::Exhausted),
             };
+            let step = if step == Err(RequestError::Exhausted) { begun.lose() } else { step };
+            if begun.left == 0 && begun.lost {
+                return Err(RequestError::Exhausted);
+            }
             if begun.left == 0 {
                 *request = begun.request;
                 return Ok(true);
@@ -373,7 +382,12 @@ impl RequestParser {
             let (front, request) = (input.front(), &mut begun.request);
             let (taken, end) = self.read_args(front, front, begun.left, request.next_buf(), request);
             if taken > 0 {
-                request.add_buf(input.take(end, heap)?); // in one buffer: never a copy, so never refused
+                let buf = input.take(end, heap)?; // in one buffer: never a copy, so never refused
+                if begun.lost {
+                    request.clear();
+                } else {
+                    request.add_buf(buf);
+                }
                 begun.left -= taken;
                 self.searched = 0;
             }
@@ -394,7 +408,21 @@ impl RequestParser {
                 return Err(RequestError::UnauthenticatedBulkLength);
             }
             self.forget_line(input, line);
-            begun.current = Current::Body { len, waits: 0 };
+            begun.current =
+                if begun.lost { Current::Skipping { left: len + 2 } } else { Current::Body { len, waits: 0 } };
+            if begun.lost {
+                return self.take_arg(begun, input, heap);
+            }
+        }
+        if let Current::Skipping { left } = &mut begun.current {
+            let skipped = input.len().min(*left);
+            input.advance(skipped);
+            *left -= skipped;
+            if *left > 0 {
+                return Ok(false);
+            }
+            (begun.current, begun.left) = (Current::Length, begun.left - 1);
+            return Ok(true);
         }
         if let Current::Body { len, waits } = &mut begun.current {
             let len = *len;
@@ -427,8 +455,14 @@ impl RequestParser {
         let Some(end) = self.line_end(input, b'\n') else {
             return if input.len() > LINE_LEN_MAX { Err(RequestError::TooBigInline) } else { Ok(false) };
         };
-        let line = input.take(end + 1, heap)?;
         self.searched = 0;
+        let line = match input.take(end + 1, heap) {
+            Ok(line) => line,
+            Err(Exhausted) => {
+                input.advance(end + 1);
+                return Err(RequestError::Exhausted);
+            }
+        };
         let line = &line[..end];
         inline::split(line.strip_suffix(b"\r").unwrap_or(line), heap, request)?;
         Ok(true)
@@ -480,6 +514,16 @@ impl Begun {
         self.left -= 1;
         self.current = Current::Length;
         input.advance(2);
+    }
+
+    /// There is no memory for it: gives back what it has, and skips the rest.
+    fn lose(&mut self) -> Result<bool, RequestError> {
+        (self.lost, self.kept) = (true, 0);
+        self.request.clear();
+        if let Current::Body { len, .. } = self.current {
+            self.current = Current::Skipping { left: len + 2 };
+        }
+        Ok(true)
     }
 
     /// It may be long until the rest arrives: what is here should not pin more than it is. (If there is no room for the

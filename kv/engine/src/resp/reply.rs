@@ -228,7 +228,7 @@ impl<'a> Reply<'a> {
     }
 
     /// A kind and a length, in one write.
-    #[inline]
+    #[inline(always)]
     fn header(&mut self, kind: u8, len: usize) {
         // Of lengths below a hundred, which nearly all are, the digits need not be counted.
         if len < 10 {
@@ -240,6 +240,7 @@ impl<'a> Reply<'a> {
         self.long_header(kind, len);
     }
 
+    #[cold]
     fn long_header(&mut self, kind: u8, len: usize) {
         let mut bytes = [0; 32];
         bytes[30] = b'\r';

@@ -195,7 +195,8 @@ pub enum RequestError {
     TooBigInline,
     /// An inline command whose quotes do not end, or not before a space.
     UnbalancedQuotes,
-    /// No memory for an argument that is in pieces. Nothing is lost: ask again when something was freed, or close.
+    /// No memory for an argument that is in pieces: this one request was skipped. To be answered like the others; what
+    /// follows is read as ever.
     Exhausted,
 }
 

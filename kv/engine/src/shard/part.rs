@@ -165,7 +165,7 @@ mod on_engine {
 
     use super::*;
     use crate::blob::Blob;
-    use crate::command::find;
+    use crate::command::{Spread, find};
     use crate::engine::{At, Engine};
     use crate::keyspace::Entry;
     use crate::resp::Reply;
@@ -214,14 +214,22 @@ mod on_engine {
                 return Err(Exhausted);
             }
             out.rollback(mark);
-            let counted = (!whole).then(|| (self.stats.commands, std::mem::take(&mut self.errors)));
+            let counted = (!whole).then(|| (self.stats, std::mem::take(&mut self.errors)));
+            let mut reads = true;
             match find(request) {
-                Ok(command) => self.execute(command, request, session, now, &mut out),
+                Ok(command) => {
+                    self.execute(command, request, session, now, &mut out);
+                    // What is asked on the way to a SMOVE or LMOVE is no read of the client's.
+                    reads = command.spread != Spread::Values;
+                }
                 Err(refusal) => Reply::new(&mut out, session.protocol).error(&refusal.text(None, request)),
             }
             // One command of a client is one command, however many parts it has.
-            if let Some(counted) = counted {
-                (self.stats.commands, self.errors) = counted;
+            if let Some((stats, errors)) = counted {
+                (self.stats.commands, self.errors) = (stats.commands, errors);
+                if !reads {
+                    (self.stats.hits, self.stats.misses) = (stats.hits, stats.misses);
+                }
             }
             Ok(Answer::Reply(out.take()?.segments().to_vec()))
         }

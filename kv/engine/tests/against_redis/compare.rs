@@ -267,7 +267,13 @@ fn are_alike(args: &[Vec<u8>], theirs: Option<&Reply>, ours: Option<&Reply>) -> 
         b"client" if matches!(word(1).as_slice(), b"list" | b"info") => {
             matches!((theirs, ours), (Some(Reply::Text(a, _)), Some(Reply::Text(b, _))) if a == b)
         }
+        // To us equal small integers are always one.
+        b"object" if word(1) == b"refcount" => same_kind,
         b"client" if word(1) == b"id" => same_kind,
+        // Which the system refuses to redis-server; to us it is a matter of the server.
+        b"config" if word(2) == b"maxclients" => {
+            theirs.is_some_and(|reply| reply.bytes().windows(16).any(|words| words == b"operating system"))
+        }
         _ => is_help,
     }
 }

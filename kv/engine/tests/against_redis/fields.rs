@@ -59,6 +59,112 @@ fn info_has_no_field_that_redis_has_not() {
     }
 }
 
+/// Of each of these commands, run alone: how many keys it has found, and how many not.
+const READS: &[&str] = &[
+    "GET a",
+    "GET no",
+    "MGET a b c no",
+    "EXISTS a b no",
+    "TOUCH a no",
+    "TYPE a",
+    "TYPE no",
+    "TTL a",
+    "PTTL no",
+    "STRLEN a",
+    "GETRANGE a 0 1",
+    "SET a 1",
+    "SET a 2 GET",
+    "SETNX a 1",
+    "GETSET a 2",
+    "GETEX a",
+    "APPEND a x",
+    "INCR n",
+    "MSET a 1 b 2 n 1",
+    "MSETNX a 1 zz 2",
+    "LRANGE l 0 -1",
+    "LLEN no",
+    "LINDEX l 0",
+    "LPOS l x",
+    "RPUSH l x",
+    "LPOP l",
+    "SMEMBERS s",
+    "SISMEMBER s 1",
+    "SCARD no",
+    "SUNION s t no",
+    "SINTER s t",
+    "SUNIONSTORE d s t",
+    "SRANDMEMBER s",
+    "SPOP s",
+    "SADD s 9",
+    "HGET h a",
+    "HGETALL no",
+    "HSET h b c",
+    "HKEYS h",
+    "ZRANGE z 0 -1",
+    "ZSCORE z a",
+    "ZADD z 3 c",
+    "ZUNION 2 z s",
+    "ZUNIONSTORE d 2 z no",
+    "ZRANGESTORE d z 0 -1",
+    "ZPOPMIN z",
+    "ZCARD no",
+    "RENAME b bb",
+    "COPY a aa",
+    "COPY no aa",
+    "MOVE a 3",
+    "EXPIRE a 100",
+    "PERSIST n",
+    "OBJECT ENCODING n",
+    "OBJECT ENCODING no",
+    "KEYS *",
+    "RANDOMKEY",
+    "SCAN 0",
+    "SSCAN s 0",
+    "DEL n no",
+    "DBSIZE",
+    "EXPIRETIME h",
+    "HSCAN no 0",
+    "SINTERCARD 2 s t",
+    "ZRANDMEMBER no",
+    "UNLINK h no",
+    "SMOVE s t 1",
+    "SMOVE s no2 2",
+    "SMOVE no t 1",
+    "LMOVE l l2 LEFT LEFT",
+    "RPOPLPUSH l m",
+    "LMOVE no l LEFT LEFT",
+];
+
+#[test]
+fn hits_and_misses_are_counted_as_in_redis() {
+    let Some(redis) = redis() else { return };
+    for shards in 1..4 {
+        let (mut theirs, mut ours) = (redis.connect(), Ours::new(shards));
+        for line in [
+            "FLUSHALL",
+            "MSET a 1 b 2 c 3 n 4",
+            "RPUSH l x y z",
+            "SADD s 1 2 3",
+            "SADD t 2 3",
+            "HSET h a b",
+            "ZADD z 1 a 2 b",
+        ] {
+            both(line, &mut theirs, &mut ours);
+        }
+        for line in READS {
+            both("CONFIG RESETSTAT", &mut theirs, &mut ours);
+            both(line, &mut theirs, &mut ours);
+            let (theirs, ours) = both("INFO stats", &mut theirs, &mut ours);
+            let counted = |reply: &Reply| -> Vec<String> {
+                let text = String::from_utf8_lossy(reply.bytes()).to_string();
+                text.split("\r\n").filter(|field| field.starts_with("keyspace_")).map(str::to_string).collect()
+            };
+            assert_eq!(counted(&ours).len(), 2);
+            assert_eq!(counted(&ours), counted(&theirs), "{line} on {shards} shards");
+        }
+    }
+}
+
 #[test]
 fn clients_are_described_with_redis_s_fields() {
     let Some(redis) = redis() else { return };

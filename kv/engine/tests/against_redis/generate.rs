@@ -154,10 +154,18 @@ const TEMPLATES: &[&str] = &[
     "ZREVRANGE @z @n @n ( WITHSCORES )?",
     "ZRANGEBYSCORE @z @b @b ( WITHSCORES | LIMIT @n @n )*",
     "ZREVRANGEBYSCORE @z @b @b ( WITHSCORES | LIMIT @n @n )*",
+    "SADD @t @many",
+    "SADD @t @many member",
+    "SREM @t @many",
+    "RPUSH @l @many",
+    "HSET @h @pairs",
+    "HDEL @h @many",
+    "ZADD @z @pairs",
+    "ZREM @z @many",
+    "DEL ( @k )+",
     "ZADD @o ( 0 @e )+",
     "ZADD @o ( 0 @v )+",
     "ZADD @o ( 0 @e )+",
-    "ZADD @z -0 @e",
     "ZRANGEBYLEX @o @x @x ( LIMIT @n @n )?",
     "ZREVRANGEBYLEX @o @x @x ( LIMIT @n @n )?",
     "ZCOUNT @z @b @b",
@@ -192,7 +200,7 @@ const TEMPLATES: &[&str] = &[
     "CLIENT KILL @v",
     "CLIENT KILL ( TYPE @v | ADDR @v | SKIPME @v | USER @v | LADDR @v )+",
     "CLIENT UNBLOCK @i ( TIMEOUT | ERROR | @v )?",
-    "CLIENT PAUSE ( abc | -1 | 1 | 1.5 ) ( WRITE | ALL | @v )?",
+    "CLIENT PAUSE ( ab | -1 | 1 | 1. ) ( WRITE | ALL | @v )?",
     "CLIENT UNPAUSE",
     "CLIENT LIST ( TYPE @v | ID @v )",
     "CLIENT @v ( @v )*",
@@ -230,7 +238,13 @@ pub fn command(rng: &mut Rng) -> Args {
         5 => args[0].make_ascii_lowercase(),
         _ => {}
     }
-    if args.is_empty() { vec![b"PING".to_vec()] } else { args }
+    let pauses = args.get(1).is_some_and(|word| word == b"PAUSE");
+    // Of a pause that is one the test would have to wait for the end.
+    if args.is_empty() || pauses && args.get(2).is_some_and(|time| time.len() > 2) {
+        vec![b"PING".to_vec()]
+    } else {
+        args
+    }
 }
 
 /// Expands tokens up to the end.
@@ -253,11 +267,19 @@ fn expand(tokens: &[&str], rng: &mut Rng, args: &mut Args) {
                 index = end;
             }
             "@a" => args.extend(command(rng)),
+            "@many" => args.extend(many(rng, 1)),
+            "@pairs" => args.extend(many(rng, 2)),
             placeholder if placeholder.starts_with('@') => args.push(word(placeholder.as_bytes()[1], rng)),
             literal => args.push(literal.as_bytes().to_vec()),
         }
         index += 1;
     }
+}
+
+/// So many arguments that a value takes its large form: numbers one behind the other, alone or in pairs.
+fn many(rng: &mut Rng, width: u64) -> Args {
+    let (first, count) = (rng.below(300), 30 + rng.below(700));
+    (0..count * width).map(|n| (first + n / width + n % width).to_string().into_bytes()).collect()
 }
 
 /// How far the end of the group is that begins with the first token.

@@ -146,6 +146,8 @@ impl Ours {
                         database.expiring += engine.size(index).expiring;
                     }
                 }
+                info.keyspace_hits = self.engines.iter().map(|engine| engine.stats().hits).sum();
+                info.keyspace_misses = self.engines.iter().map(|engine| engine.stats().misses).sum();
                 info.put(&sections, &mut reply);
             }
             Effect::ListClients(filter) => {
@@ -165,7 +167,8 @@ impl Ours {
                 self.config.apply(&changes);
                 self.engines.iter_mut().for_each(|engine| engine.set_limits(self.config.limits()));
             }
-            Effect::None | Effect::Close | Effect::ResetStats | Effect::Pause { .. } | Effect::Unpause => {}
+            Effect::ResetStats => self.engines.iter_mut().for_each(Engine::reset_stats),
+            Effect::None | Effect::Close | Effect::Pause { .. } | Effect::Unpause => {}
         }
     }
 }

@@ -89,6 +89,7 @@ const SCRIPTS: &[&[u8]] = &[
     b"+PING\r\nPING\r\n",
     b"$4\r\nPING\r\n",
     b"CLIENT REPLY OFF\r\nPING\r\nSET a 1\r\nnosuch\r\nCLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\nGET a\r\n",
+    b"ZADD z -0 a\r\nZSCORE z a\r\nZRANGE z 0 -1 WITHSCORES\r\nZADD z INCR -0 b\r\nZINCRBY z -0 a\r\n",
     b"CLIENT REPLY SKIP\r\nPING\r\nPING\r\n",
     b"CLIENT REPLY SKIP\r\nnosuch\r\nPING\r\n",
     b"CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nPING\r\nECHO a\r\n",
@@ -103,6 +104,12 @@ const SCRIPTS: &[&[u8]] = &[
     b"CONFIG SET requirepass secret\r\nRESET\r\n*11\r\n$4\r\nPING\r\n",
     b"CONFIG SET requirepass secret\r\nRESET\r\n*1\r\n$16385\r\n",
 ];
+
+/// Where memory is short: the same commands are refused, on one shard and on several.
+const SHORT_OF_MEMORY: &[u8] = b"MSET a 1 b 2 c 3 d 4\r\nRPUSH l x y\r\nSADD s 1 2\r\nSADD t 3\r\nZADD z 1 a\r\nCONFIG SET maxmemory 1\r\n\
+    SET e 1\r\nGET a\r\nMGET a b c d\r\nMSET a 5 b 6 c 7 d 8\r\nMSETNX e 5 f 6 g 7 h 8\r\nINCR a\r\nAPPEND a x\r\nDEL a\r\nRPUSH l z\r\nLPOP l\r\n\
+    SUNIONSTORE u s t\r\nSADD s 3\r\nSREM s 1\r\nSUNION s t\r\nRENAME b bb\r\nEXPIRE c 100\r\nCOPY c cc\r\nZADD z 2 b\r\nZPOPMIN z\r\nHSET h a b\r\n\
+    LMOVE l m LEFT LEFT\r\nSETRANGE d 1 x\r\nSET a\r\nnosuch\r\nEXISTS a b c d bb cc u\r\nCONFIG SET maxmemory 0\r\nSET e 1\r\nSUNIONSTORE u s t\r\n";
 
 /// Longer ones.
 fn long_scripts() -> Vec<Vec<u8>> {
@@ -165,6 +172,9 @@ fn every_byte_of_a_connection_is_redis_s() {
         // A connection that is cut loses what was not sent yet, so it matters what arrived at once.
         let is_cut = script.windows(5).any(|word| word == b"Host:");
         check(script, &redis, &mut ours, if is_cut { &[usize::MAX] } else { &[usize::MAX, 1, 7] });
+    }
+    for shards in 1..4 {
+        check(SHORT_OF_MEMORY, &redis, &mut Ours::new(shards), &[usize::MAX]);
     }
     for script in long_scripts() {
         // Whether a line is too long is seen when it has not ended with what was read at once: 16 KiB in Redis.

@@ -25,6 +25,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "kv-server", to: &["kv-engine", "framework"], why: "a service knows its core and actors" },
     Arrows { from: "kv-client", to: &["kv-engine", "framework"], why: "a client knows its core and actors" },
     Arrows { from: "tally", to: &["framework", "libos-boot"], why: "what an author's program needs" },
+    Arrows { from: "margay-bench", to: ANYTHING, why: "it measures every part" },
     Arrows { from: "margay", to: ANYTHING, why: "it puts everything together" },
     Arrows { from: "xtask", to: &[], why: "it is compiled first" },
 ];
@@ -34,6 +35,9 @@ pub const ANYTHING: &[&str] = &["*"];
 
 /// Crates that tests may use besides.
 pub const FOR_TESTS: &[&str] = &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix"];
+
+/// Arrows of tests alone: from whom, to whom. A client and its server are tried against each other in the simulator.
+pub const ARROWS_OF_TESTS: &[(&str, &str)] = &[("kv-server", "kv-client"), ("kv-client", "kv-server")];
 
 /// Words that a part of the tree may not use outside of its tests, and what to do instead.
 pub struct Ban {

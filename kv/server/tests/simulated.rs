@@ -1,0 +1,500 @@
+//! The cache on one, two and three cores, with clients on other hosts: what it promises whatever the network does.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use framework::pdpix::{Endpoint, Sga};
+use framework::{System, Task};
+use kv_client::{Client, ClientError, SetOptions, Value};
+use kv_server::ServerArgs;
+use libos_sim::{HostId, Settings, World, sweep};
+
+const PORT: u16 = 6379;
+
+fn add_server(world: &mut World, cores: usize, options: &[(&str, &str)]) -> HostId {
+    let mut args = ServerArgs::new("0.0.0.0:6379".parse().unwrap());
+    options.iter().for_each(|(name, value)| args.config.set_at_start(name, value).unwrap());
+    world.add_host("server", cores, move |libos| _ = kv_server::run(&System::new(libos), args.clone()))
+}
+
+/// Runs a conversation on a host of its own, to its end.
+fn converse<F: Future<Output = ()> + 'static>(world: &mut World, name: &str, body: impl FnOnce(Task) -> F + 'static) {
+    let client = world.add_host(name, 1, |_| {});
+    world.spawn(client.core(0), name, move |libos| {
+        let done = System::new(&libos).task(body);
+        async move { done.await.unwrap() }
+    });
+}
+
+/// Connects, as often as it takes.
+async fn connected(task: &Task, to: Endpoint) -> Client {
+    loop {
+        match Client::connect(task, to, None).await {
+            Ok(client) => return client,
+            Err(_) => task.sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// For the tests in which connections are lost: a call that starts again with a new one, and may so be done twice.
+async fn persist(task: &Task, kv: &mut Client, to: Endpoint, args: &[&[u8]]) -> Value {
+    loop {
+        match task.timeout(Duration::from_secs(2), kv.call(args)).await {
+            Ok(Ok(value)) => return value,
+            _ => *kv = connected(task, to).await,
+        }
+    }
+}
+
+fn bulk(value: &Value) -> &[u8] {
+    value.as_bytes().unwrap_or_else(|| panic!("{value:?} is no string"))
+}
+
+/// Keys that lie on all shards.
+const KEYS: [&[u8]; 8] = [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"];
+
+#[test]
+fn commands_over_several_shards_are_atomic() {
+    for cores in 1..=3 {
+        sweep!(Settings { resets: 0.002, ..Settings::default() }, |world: &mut World| {
+            let server = add_server(world, cores, &[]);
+            let to = world.endpoint(server, PORT);
+            for writer in 0..3 {
+                converse(world, "writer", move |task| async move {
+                    let mut kv = connected(&task, to).await;
+                    for round in 0..40 {
+                        let value = format!("{writer}.{round}");
+                        let mut args: Vec<&[u8]> = vec![b"MSET"];
+                        KEYS.iter().for_each(|key| args.extend([key, value.as_bytes()]));
+                        assert_eq!(bulk(&persist(&task, &mut kv, to, &args).await), b"OK");
+                    }
+                });
+            }
+            let seen = Rc::new(Cell::new(0));
+            for _ in 0..2 {
+                let seen = seen.clone();
+                converse(world, "reader", move |task| async move {
+                    let mut kv = connected(&task, to).await;
+                    let args: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(KEYS).collect();
+                    for _ in 0..60 {
+                        let values = persist(&task, &mut kv, to, &args).await;
+                        let values = values.as_slice().unwrap().to_vec();
+                        assert!(values.iter().all(|value| *value == values[0]), "torn: {values:?}");
+                        seen.set(seen.get() + usize::from(values[0] != Value::Null));
+                    }
+                });
+            }
+            world.run();
+            assert!(seen.get() > 0, "nobody has seen anything");
+        });
+    }
+}
+
+/// Sums are kept when members move between sets on different shards, and keys are renamed to and fro.
+#[test]
+fn nothing_is_lost_or_doubled_on_the_way_between_shards() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 3, &[]);
+        let to = world.endpoint(server, PORT);
+        let running = Rc::new(Cell::new(4));
+        for client in 0..4u64 {
+            let running = running.clone();
+            converse(world, "mover", move |task| async move {
+                let mut kv = connected(&task, to).await;
+                if client == 0 {
+                    let members: Vec<Vec<u8>> = (0..20).map(|i| format!("m{i}").into_bytes()).collect();
+                    let mut args: Vec<&[u8]> = vec![b"SADD", b"a"];
+                    args.extend(members.iter().map(|member| &member[..]));
+                    assert_eq!(kv.call(&args).await, Ok(Value::Integer(20)));
+                }
+                for _ in 0..50 {
+                    let any = |task: &Task| KEYS[task.below(4) as usize];
+                    let (from, onto) = (any(&task), any(&task));
+                    let member = format!("m{}", task.below(20));
+                    let reply = kv.call(&[b"SMOVE", from, onto, member.as_bytes()]).await.unwrap();
+                    assert!(matches!(reply, Value::Integer(0 | 1)), "{reply:?}");
+                    let (from, onto) = (KEYS[4 + task.below(4) as usize], KEYS[4 + task.below(4) as usize]);
+                    let _ = kv.call(&[b"RENAMENX", from, onto]).await.unwrap();
+                    if client == 1 {
+                        let _ = kv.call(&[b"SET", KEYS[4], b"here", b"NX"]).await.unwrap();
+                    }
+                }
+                running.set(running.get() - 1);
+                if running.get() == 0 {
+                    let Ok(Value::Array(all)) = kv.call(&[b"SUNION", b"a", b"b", b"c", b"d"]).await else { panic!() };
+                    assert_eq!(all.len(), 20);
+                    let mut count = 0;
+                    for key in &KEYS[..4] {
+                        let Ok(Value::Integer(its)) = kv.call(&[b"SCARD", key]).await else { panic!() };
+                        count += its;
+                    }
+                    assert_eq!(count, 20, "a member is in one set");
+                    let left = kv.exists(&KEYS[4..]).await.unwrap();
+                    let Ok(Value::Integer(size)) = kv.call(&[b"DBSIZE"]).await else { panic!() };
+                    let sets = kv.exists(&KEYS[..4]).await.unwrap();
+                    assert_eq!(size, left + sets);
+                }
+            });
+        }
+        world.run();
+        assert_eq!(running.get(), 0);
+    });
+}
+
+/// A pipeline of everything: on this shard, on others, on several, on none; wrong ones between them.
+#[test]
+fn replies_come_in_the_order_of_requests() {
+    for cores in 1..=3 {
+        sweep!(Settings::default(), |world: &mut World| {
+            let server = add_server(world, cores, &[]);
+            let to = world.endpoint(server, PORT);
+            for client in 0..3 {
+                converse(world, "client", move |task| async move {
+                    let mut kv = connected(&task, to).await;
+                    let mut requests: Vec<Vec<Vec<u8>>> = Vec::new();
+                    let mut expected = Vec::new();
+                    let mut counts = [0i64; 10];
+                    for i in 0..400 {
+                        let key = format!("{client}:{}", i % 10).into_bytes();
+                        let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();
+                        match task.below(8) {
+                            0 => {
+                                requests.push(words(&[b"ECHO", &key]));
+                                expected.push(Some(key));
+                            }
+                            1 => {
+                                let (one, other) = (format!("{client}:x"), format!("{client}:y"));
+                                requests.push(words(&[b"EXISTS", one.as_bytes(), other.as_bytes()]));
+                                expected.push(Some(b"0".to_vec()));
+                            }
+                            2 => {
+                                requests.push(words(&[b"NONSENSE", &key]));
+                                expected.push(None);
+                            }
+                            _ => {
+                                counts[i % 10] += 1;
+                                requests.push(words(&[b"INCR", &key]));
+                                expected.push(Some(counts[i % 10].to_string().into_bytes()));
+                            }
+                        }
+                    }
+                    let requests: Vec<Vec<&[u8]>> =
+                        requests.iter().map(|r| r.iter().map(|w| &w[..]).collect()).collect();
+                    let requests: Vec<&[&[u8]]> = requests.iter().map(|request| &request[..]).collect();
+                    let replies = kv.pipeline(&requests).await.unwrap();
+                    for (i, (reply, expected)) in replies.iter().zip(expected).enumerate() {
+                        let got = match reply {
+                            Value::Integer(n) => Some(n.to_string().into_bytes()),
+                            Value::Error(_) => None,
+                            other => Some(bulk(other).to_vec()),
+                        };
+                        assert_eq!(got, expected, "reply {i}");
+                    }
+                });
+            }
+            world.run();
+        });
+    }
+}
+
+/// Clients that go away in the middle of commands over several shards leave none of them held.
+#[test]
+fn clients_that_vanish_hold_nothing() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 3, &[]);
+        let to = world.endpoint(server, PORT);
+        let mut vanishing = Vec::new();
+        for _ in 0..5 {
+            let client = world.add_host("vanishing", 1, move |libos| {
+                let _goes_on = System::new(libos).task(move |task| async move {
+                    let mut kv = connected(&task, to).await;
+                    let mut args: Vec<&[u8]> = vec![b"MSET"];
+                    KEYS.iter().for_each(|key| args.extend([key, &b"v"[..]]));
+                    let requests = vec![&args[..]; 500];
+                    let _ = kv.pipeline(&requests).await;
+                });
+            });
+            vanishing.push(client);
+        }
+        let mut rng = world.fork_rng();
+        for client in vanishing {
+            world.run_for(Duration::from_micros(300 + rng.below(2000)));
+            world.crash(client);
+        }
+        converse(world, "staying", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            let args: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(KEYS).collect();
+            let values = task.timeout(Duration::from_secs(5), kv.call(&args)).await.expect("a shard is held").unwrap();
+            let values = values.as_slice().unwrap();
+            assert!(values.iter().all(|value| *value == values[0]), "torn: {values:?}");
+        });
+        world.run();
+    });
+}
+
+async fn stream(task: &Task, to: Endpoint) -> framework::Stream {
+    loop {
+        match task.connect(to, None).await {
+            Ok(stream) => return stream,
+            Err(_) => task.sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+/// All that comes, up to the end of the stream.
+async fn all_that_comes(stream: &framework::Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Ok(popped) = stream.pop(10_000).await {
+        if popped.is_empty() {
+            break;
+        }
+        all.extend(popped.to_vec());
+    }
+    all
+}
+
+#[test]
+fn what_is_no_request_is_answered_and_the_connection_closed() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 2, &[]);
+        let to = world.endpoint(server, PORT);
+        let cases: [(&'static [u8], &'static [u8]); 4] = [
+            (b"PING\r\n*1\r\n$x\r\n", b"+PONG\r\n-ERR Protocol error: invalid bulk length\r\n"),
+            (b"*1\r\n$536870913\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),
+            (b"*2147483648\r\n", b"-ERR Protocol error: invalid multibulk length\r\n"),
+            (b"*1\r\nPING\r\n", b"-ERR Protocol error: expected '$', got 'P'\r\n"),
+        ];
+        for (sent, expected) in cases {
+            converse(world, "hostile", move |task| async move {
+                let stream = stream(&task, to).await;
+                stream.push(Sga::copy(task.libos().heap(), sent).unwrap()).await.unwrap();
+                assert_eq!(all_that_comes(&stream).await, expected, "{:?}", String::from_utf8_lossy(sent));
+            });
+        }
+        // Half a command, and then nothing: the others are served meanwhile.
+        converse(world, "half", move |task| async move {
+            let stream = stream(&task, to).await;
+            stream.push(Sga::copy(task.libos().heap(), b"*2\r\n$3\r\nGET\r\n$10\r\nabc").unwrap()).await.unwrap();
+            let mut kv = connected(&task, to).await;
+            assert_eq!(kv.call(&[b"PING"]).await, Ok(Value::Simple(task.libos().heap().copy(b"PONG").unwrap())));
+            stream.push(Sga::copy(task.libos().heap(), b"defghij\r\n").unwrap()).await.unwrap();
+            stream.finish().unwrap();
+            assert_eq!(all_that_comes(&stream).await, b"$-1\r\n");
+        });
+        world.run();
+    });
+}
+
+/// One that asks for much and reads nothing does not fill the memory, nor does it slow others down for good.
+#[test]
+fn a_client_that_never_reads_is_bounded() {
+    sweep!(Settings { heap_size: 64 << 20, ..Settings::default() }, |world: &mut World| {
+        let server = add_server(world, 1, &[]);
+        let to = world.endpoint(server, PORT);
+        let gone = Rc::new(Cell::new(false));
+        let told = gone.clone();
+        converse(world, "greedy", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            kv.set(b"big", &vec![1; 100_000], SetOptions::default()).await.unwrap();
+            let greedy = stream(&task, to).await;
+            let ask = b"*2\r\n$3\r\nGET\r\n$3\r\nbig\r\n".repeat(1000);
+            // It asks on until nobody takes its requests any more, and in the end is given up.
+            let asking = async {
+                while let Ok(sga) = Sga::copy(task.libos().heap(), &ask) {
+                    if greedy.push(sga).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let asked = task.timeout(Duration::from_secs(200), asking).await;
+            assert_eq!(asked, Ok(()), "it is never given up");
+            assert_eq!(kv.get(b"big").await.unwrap().unwrap().len(), 100_000);
+            told.set(true);
+        });
+        let mut most = 0;
+        while !gone.get() {
+            world.run_for(Duration::from_secs(1));
+            most = most.max(world.libos(server.core(0)).heap().stats().pinned);
+        }
+        assert!(most < 24 << 20, "{most} bytes are pinned for one client");
+        world.run();
+    });
+}
+
+#[test]
+fn too_many_clients_are_told_so() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 2, &[("maxclients", "3")]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "clients", move |task| async move {
+            let mut served = Vec::new();
+            while served.len() < 3 {
+                let mut kv = connected(&task, to).await;
+                assert!(kv.call(&[b"PING"]).await.is_ok());
+                served.push(kv);
+            }
+            let rejected = stream(&task, to).await;
+            assert_eq!(all_that_comes(&rejected).await, b"-ERR max number of clients reached\r\n");
+            served.pop();
+            // Its place is free again, soon.
+            for _ in 0..1000 {
+                let mut kv = connected(&task, to).await;
+                if kv.call(&[b"PING"]).await.is_ok_and(|reply| !matches!(reply, Value::Error(_))) {
+                    return;
+                }
+                task.sleep(Duration::from_millis(1)).await;
+            }
+            panic!("the place of a client that has left stays taken");
+        });
+        world.run();
+    });
+}
+
+#[test]
+fn what_concerns_all_cores_reaches_all_cores() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 3, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let mut clients = Vec::new();
+            for _ in 0..6 {
+                let mut client = connected(&task, to).await;
+                assert!(client.call(&[b"PING"]).await.is_ok());
+                clients.push(client);
+            }
+            let kv = &mut clients[0];
+            assert_eq!(bulk(&kv.call(&[b"CONFIG", b"SET", b"requirepass", b"secret"]).await.unwrap()), b"OK");
+            // Connections that were there stay as they are; new ones must know it, wherever they are accepted.
+            for _ in 0..6 {
+                let mut new = connected(&task, to).await;
+                let Ok(Value::Error(text)) = new.call(&[b"GET", b"a"]).await else {
+                    panic!("not asked for a password")
+                };
+                assert_eq!(&*text, b"NOAUTH Authentication required.");
+                assert!(matches!(new.auth(b"wrong").await, Err(ClientError::Server(_))));
+                new.auth(b"secret").await.unwrap();
+                assert_eq!(new.get(b"a").await, Ok(None));
+                // Now it may send what is long.
+                assert_eq!(new.set(b"long", &[0; 50_000], SetOptions::default()).await, Ok(true));
+            }
+            for kv in &mut clients {
+                for key in KEYS {
+                    kv.set(key, b"v", SetOptions::default()).await.unwrap();
+                }
+            }
+            let info = clients[3].call(&[b"INFO"]).await.unwrap();
+            let info = String::from_utf8(bulk(&info).to_vec()).unwrap();
+            let field = |name: &str| {
+                let line = info.lines().find(|line| line.starts_with(&format!("{name}:")));
+                line.and_then(|line| line.split(':').nth(1)).unwrap_or_else(|| panic!("{name} in {info}")).to_owned()
+            };
+            assert_eq!(field("cores"), "3");
+            assert_eq!(field("db0"), "keys=9,expires=0,avg_ttl=0");
+            assert!(field("total_commands_processed").parse::<u64>().unwrap() >= 48 + 6);
+            assert!(field("used_memory").parse::<u64>().unwrap() > 50_000);
+            let list = clients[1].call(&[b"CLIENT", b"LIST"]).await.unwrap();
+            let list = String::from_utf8(bulk(&list).to_vec()).unwrap();
+            assert!(list.lines().count() >= 6, "{list}");
+            let Ok(Value::Integer(killed)) =
+                clients[1].call(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]).await
+            else {
+                panic!()
+            };
+            assert!(killed >= 5, "{killed}");
+            let error = clients[0].call(&[b"PING"]).await.unwrap_err();
+            assert!(matches!(error, ClientError::Closed | ClientError::Network(_)), "{error}");
+            assert!(clients[1].call(&[b"PING"]).await.is_ok());
+        });
+        world.run();
+    });
+}
+
+#[test]
+fn a_pause_holds_writes_back_and_ends() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 2, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let (mut one, mut other) = (connected(&task, to).await, connected(&task, to).await);
+            one.call(&[b"CLIENT", b"PAUSE", b"50", b"WRITE"]).await.unwrap();
+            let begun = task.now();
+            assert_eq!(other.get(b"a").await, Ok(None));
+            assert!(task.now().since(begun) < Duration::from_millis(20), "reads wait too");
+            assert_eq!(other.set(b"a", b"1", SetOptions::default()).await, Ok(true));
+            assert!(task.now().since(begun) > Duration::from_millis(40), "writes do not wait");
+        });
+        world.run();
+    });
+}
+
+/// Deleted and expired keys give their memory back, without anybody asking for them.
+#[test]
+fn memory_comes_back() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 2, &[]);
+        let to = world.endpoint(server, PORT);
+        let pinned = Rc::new(RefCell::new((0, 0)));
+        let result = pinned.clone();
+        converse(world, "client", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            let options = SetOptions { expires_after: Some(Duration::from_millis(100)), ..SetOptions::default() };
+            for i in 0..200 {
+                kv.set(format!("k{i}").as_bytes(), &[1; 10_000], options).await.unwrap();
+            }
+            for i in 0..20_000 {
+                if i % 100 == 0 {
+                    let members: Vec<Vec<u8>> = (i..i + 100).map(|i| format!("member {i}").into_bytes()).collect();
+                    let mut args: Vec<&[u8]> = vec![b"SADD", b"large"];
+                    args.extend(members.iter().map(|member| &member[..]));
+                    kv.call(&args).await.unwrap();
+                }
+            }
+            kv.call(&[b"UNLINK", b"large"]).await.unwrap();
+            task.sleep(Duration::from_secs(2)).await;
+            let Ok(Value::Integer(size)) = kv.call(&[b"DBSIZE"]).await else { panic!() };
+            result.replace((size, 1));
+        });
+        world.run();
+        assert_eq!(*pinned.borrow(), (0, 1));
+        let left: usize = (0..2).map(|core| world.libos(server.core(core)).heap().stats().pinned).sum();
+        assert!(left < 200_000, "{left} bytes are still pinned");
+    });
+}
+
+#[test]
+fn exhausted_memory_is_an_error_and_not_the_end() {
+    sweep!(Settings { heap_size: 8 << 20, ..Settings::default() }, |world: &mut World| {
+        let server = add_server(world, 2, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            let (mut stored, mut refused) = (Vec::new(), 0);
+            for i in 0..400 {
+                let key = format!("k{i}");
+                match kv.set(key.as_bytes(), &vec![i as u8; 100_000], SetOptions::default()).await {
+                    Ok(_) => stored.push((key, i as u8)),
+                    Err(ClientError::Server(text)) => {
+                        assert!(text.starts_with("OOM "), "{text}");
+                        refused += 1;
+                    }
+                    Err(ClientError::Network(_) | ClientError::Closed) => kv = connected(&task, to).await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(refused > 0, "there is no end to the memory");
+            for (key, value) in stored {
+                match kv.get(key.as_bytes()).await {
+                    Ok(got) => assert!(got.is_some_and(|got| got.iter().all(|&byte| byte == value))),
+                    Err(ClientError::Network(_) | ClientError::Closed) => kv = connected(&task, to).await,
+                    Err(ClientError::Server(text)) => assert!(text.starts_with("OOM "), "{text}"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(bulk(&persist(&task, &mut kv, to, &[b"FLUSHALL"]).await), b"OK");
+            task.sleep(Duration::from_secs(1)).await;
+            assert_eq!(bulk(&persist(&task, &mut kv, to, &[b"SET", b"again", &[1; 100_000]]).await), b"OK");
+        });
+        world.run();
+    });
+}
