@@ -1,12 +1,14 @@
 //! What one core does by itself: coroutines, memory queues, memory.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::hint::black_box;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
-use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, MeshKind, Ports, mesh};
+use libos_runtime::{Core, CoreParts, CoroutineId, IdlePolicy, KernelClock, MeshKind, Ports, mesh};
 use pdpix::Sga;
 
 use crate::sampling::{median, nanos_each, nanos_per_call};
@@ -31,20 +33,58 @@ pub fn stepped_core() -> Core {
     core(reservation(1).heap(0).expect("the only core"), ports, IdlePolicy::Stepped)
 }
 
-/// A core with coroutines that do nothing but make themselves runnable again: one bit is set, and they give way.
-pub fn switching() -> Core {
-    let core = stepped_core();
-    for _ in 0..COROUTINES {
-        let libos = core.libos().clone();
-        core.libos().spawn(poll_fn(move |_| -> Poll<()> {
-            libos.running().into_iter().for_each(|me| libos.wake(me));
-            Poll::Pending
-        }));
-    }
-    core
+/// A core with coroutines that do nothing, each time they are woken.
+pub struct Switching {
+    core: Core,
+    ids: Vec<CoroutineId>,
 }
 
-/// The same by `yield_now`: a future of its own each time, as an application writes it.
+impl Switching {
+    /// All of them have run once.
+    pub fn new() -> Switching {
+        let core = stepped_core();
+        let ids = Rc::new(RefCell::new(Vec::with_capacity(COROUTINES)));
+        for _ in 0..COROUTINES {
+            let (libos, ids, mut runs) = (core.libos().clone(), ids.clone(), 0u64);
+            core.libos().spawn(poll_fn(move |_| -> Poll<()> {
+                if runs == 0 {
+                    ids.borrow_mut().extend(libos.running());
+                }
+                runs = black_box(runs + 1);
+                Poll::Pending
+            }));
+        }
+        while core.step().busy {}
+        let ids = ids.take();
+        assert_eq!(ids.len(), COROUTINES, "each has told its name");
+        Switching { core, ids }
+    }
+
+    /// Makes all of them runnable: sets a bit each.
+    pub fn wake(&self) {
+        let libos = self.core.libos();
+        self.ids.iter().for_each(|&id| libos.wake(id));
+    }
+
+    /// Runs those that are.
+    pub fn run(&self) {
+        self.core.step();
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.ids.len() as u64
+    }
+}
+
+impl Default for Switching {
+    fn default() -> Switching {
+        Switching::new()
+    }
+}
+
+/// A core with coroutines that do nothing but give way, as an application writes it: a future of its own each time, and
+/// each makes itself runnable again.
 pub fn yielding() -> Core {
     let core = stepped_core();
     for _ in 0..COROUTINES {
@@ -92,20 +132,34 @@ pub fn call(pollables: &mut [Pollable], count: u64) {
     }
 }
 
-/// Nanoseconds of a coroutine switch, of one by `yield_now`, and of an indirect call.
-pub fn coroutine_switch() -> [f64; 3] {
-    let (cores, mut pollables) = ([switching(), yielding()], pollables());
-    let mut figures = [const { Vec::new() }; 3];
-    let count = COROUTINES as u64 * 8;
-    for _ in 0..200 {
-        for (core, figures) in cores.iter().zip(&mut figures) {
-            let mut switched = 0;
-            let nanos = nanos_each(1, || switched = switch(core, count));
-            figures.push(nanos / switched as f64);
-        }
-        figures[2].push(nanos_each(count, || call(&mut pollables, count)));
+/// Nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SwitchFigures {
+    /// From one runnable coroutine to the next.
+    pub switch: f64,
+    /// Making one runnable.
+    pub wake: f64,
+    /// Both, by `yield_now`.
+    pub yielded: f64,
+    /// The floor: an indirect call of a future that does the same.
+    pub call: f64,
+}
+
+/// What switching takes.
+pub fn coroutine_switch() -> SwitchFigures {
+    let (switching, yielding, mut pollables) = (Switching::new(), yielding(), pollables());
+    let mut figures = [const { Vec::new() }; 4];
+    let each = switching.count();
+    for _ in 0..1_000 {
+        figures[1].push(nanos_each(each, || switching.wake()));
+        figures[0].push(nanos_each(each, || switching.run()));
+        let mut switched = 0;
+        let nanos = nanos_each(1, || switched = switch(&yielding, each));
+        figures[2].push(nanos / switched as f64);
+        figures[3].push(nanos_each(each, || call(&mut pollables, each)));
     }
-    figures.map(median)
+    let [switch, wake, yielded, call] = figures.map(median);
+    SwitchFigures { switch, wake, yielded, call }
 }
 
 /// A memory queue, and what goes through it.
@@ -177,10 +231,16 @@ mod tests {
 
     #[test]
     fn coroutines_take_turns() {
-        for core in [switching(), yielding()] {
-            let switched = switch(&core, 5_000);
-            assert!((5_000..5_000 + COROUTINES as u64).contains(&switched), "{switched}");
-        }
+        let core = yielding();
+        let switched = switch(&core, 5_000);
+        assert!((5_000..5_000 + COROUTINES as u64).contains(&switched), "{switched}");
+        let switching = Switching::new();
+        let before = switching.core.libos().counters().switches;
+        switching.run();
+        assert_eq!(switching.core.libos().counters().switches, before, "nobody was woken");
+        switching.wake();
+        switching.run();
+        assert_eq!(switching.core.libos().counters().switches, before + switching.count());
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Pinned {
     }
 }
 
+impl Pinned {
+    /// On the last of the processors that this process may use.
+    pub fn to_last() -> Pinned {
+        Pinned::to(std::thread::available_parallelism().map_or(1, usize::from) - 1)
+    }
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {

@@ -12,7 +12,7 @@ use libos_boot::{LaunchError, Settings, launch};
 use pdpix::{Endpoint, Error};
 use services::echo::EchoArgs;
 
-use crate::sampling::median;
+use crate::sampling::{Pinned, median};
 
 /// A service to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +62,11 @@ pub fn with<R>(served: Served, policy: &str, client: impl FnOnce(SocketAddr) -> 
         })
     });
     let result = match told.recv_timeout(Duration::from_secs(10)) {
-        Ok(Ok(at)) => at.to_string().parse().map_err(io::Error::other).and_then(client),
+        Ok(Ok(at)) => {
+            // The service is on the first processor; a client that never rests must not be there, too.
+            let _pinned = Pinned::to_last();
+            at.to_string().parse().map_err(io::Error::other).and_then(client)
+        }
         Ok(Err(error)) => Err(io::Error::from_raw_os_error(error.errno())),
         Err(_) => Err(io::Error::other("the service does not start")),
     };

@@ -26,7 +26,7 @@ type Measure = fn() -> anyhow::Result<String>;
 const ALL: [(&str, Measure, &str); 7] = [
     (
         "coroutine switch",
-        || Ok(nanos(local::coroutine_switch()[0])),
+        || Ok(nanos(local::coroutine_switch().switch)),
         "What it takes to go from one conversation to the next: thousands of them fit on a core.",
     ),
     (

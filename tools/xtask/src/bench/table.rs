@@ -46,7 +46,8 @@ pub const BENCHMARKS: &[Benchmark] = &[
         target: BeyondFloor(25.0),
         ..row("coroutine_switch_instructions", "the same in instructions", "instructions", COROUTINE)
     },
-    row("coroutine_yield", "`yield_now`", "ns", COROUTINE),
+    row("coroutine_wake", "making a coroutine runnable", "ns", COROUTINE),
+    row("coroutine_yield", "both, by `yield_now`", "ns", COROUTINE),
     Benchmark {
         target: AtMost(60.0),
         ..row("memory_queue", "push, pop and two waits on a memory queue", "ns", MEMORY_QUEUE)

@@ -72,8 +72,7 @@ fn measure(subject: &Subject) -> Result<f64> {
         Start::Program(path) => Command::new(path),
     };
     let server = Server::that_says_where(&mut command)?;
-    let last = std::thread::available_parallelism()?.get() - 1;
-    let _pinned = Pinned::to(last);
+    let _pinned = Pinned::to_last();
     Ok(echo_p50(server.at, 64, WARM_UP, TRIPS)?)
 }
 

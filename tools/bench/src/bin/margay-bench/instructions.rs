@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use margay_bench::local;
 
 use crate::child::{self, Scratch, Server, free_address, installed};
@@ -17,7 +17,15 @@ use crate::{result, skip};
 /// Does something of one core `count` times. What callgrind runs.
 pub fn kernel(name: &str, count: u64) -> Result<()> {
     match name {
-        "switch" => _ = local::switch(&local::switching(), count),
+        "switch" | "wake" => {
+            let switching = local::Switching::new();
+            for _ in 0..count / switching.count() {
+                switching.wake();
+                if name == "switch" {
+                    switching.run();
+                }
+            }
+        }
         "yield" => _ = local::switch(&local::yielding(), count),
         "call" => local::call(&mut local::pollables(), count),
         "memory_queue" => {
@@ -29,28 +37,8 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
+/// How often a kernel is run, in the two runs.
 const KERNEL_COUNTS: [u64; 2] = [102_400, 307_200];
-
-/// Counts what each kernel takes, and prints it under `NAME_instructions`.
-pub fn of_kernels(kernels: &[(&str, &str)]) -> Result<()> {
-    let Some(callgrind) = Callgrind::find()? else {
-        kernels.iter().for_each(|(name, _)| skip(&format!("{name}_instructions"), "valgrind is not installed"));
-        return Ok(());
-    };
-    let own = std::env::current_exe()?;
-    for (name, kernel) in kernels {
-        let mut totals = [0.0; 2];
-        for (total, count) in totals.iter_mut().zip(KERNEL_COUNTS) {
-            let mut command = callgrind.command(&own);
-            command.args(["kernel", kernel, &count.to_string()]);
-            anyhow::ensure!(command.output()?.status.success(), "callgrind fails");
-            *total = callgrind.total()?;
-        }
-        let each = (totals[1] - totals[0]) / (KERNEL_COUNTS[1] - KERNEL_COUNTS[0]) as f64;
-        result(&format!("{name}_instructions"), each, "instructions");
-    }
-    Ok(())
-}
 
 /// Operations of a run, and how many more a run has that counts them. Both fill the pipelines of all connections.
 const FEW: u64 = 4_000;
@@ -111,13 +99,14 @@ fn operate(benchmark: &Benchmark, at: SocketAddr, pipeline: usize, sets: u64, ge
 }
 
 /// valgrind, and where it writes its counts.
-struct Callgrind {
+pub struct Callgrind {
     valgrind: PathBuf,
     scratch: Scratch,
 }
 
 impl Callgrind {
-    fn find() -> Result<Option<Callgrind>> {
+    /// `None`: it is not installed.
+    pub fn find() -> Result<Option<Callgrind>> {
         let Some(valgrind) = installed("valgrind") else { return Ok(None) };
         Ok(Some(Callgrind { valgrind, scratch: Scratch::new()? }))
     }
@@ -132,6 +121,18 @@ impl Callgrind {
         let out = format!("--callgrind-out-file={}", self.file().display());
         command.args(["--tool=callgrind", &out]).arg(program);
         command
+    }
+
+    /// What a kernel of this program takes each time.
+    pub fn each(&self, kernel: &str) -> Result<f64> {
+        let mut totals = [0.0; 2];
+        for (total, count) in totals.iter_mut().zip(KERNEL_COUNTS) {
+            let mut command = self.command(&std::env::current_exe()?);
+            command.args(["kernel", kernel, &count.to_string()]);
+            ensure!(command.output()?.status.success(), "callgrind fails");
+            *total = self.total()?;
+        }
+        Ok((totals[1] - totals[0]) / (KERNEL_COUNTS[1] - KERNEL_COUNTS[0]) as f64)
     }
 
     /// All instructions of the run that has just ended.

@@ -14,7 +14,7 @@ use crate::{result, skip};
 const ROUNDS: usize = 3;
 
 /// Pipelines, and how many operations take about half a second.
-const PIPELINES: [(usize, u64); 3] = [(1, 25_000), (16, 150_000), (64, 300_000)];
+const PIPELINES: [(usize, u64); 3] = [(1, 60_000), (16, 500_000), (64, 1_000_000)];
 
 const OURS: [(&str, &str); 4] = [
     ("epoll", "--backend epoll --cores 1"),

@@ -17,6 +17,7 @@ mod thresholds;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use instructions::Callgrind;
 use margay_bench::{hop, local};
 
 /// Measures, and prints.
@@ -86,16 +87,33 @@ fn alloc() -> Result<()> {
 }
 
 fn coroutine() -> Result<()> {
-    let [switch, yielded, call] = local::coroutine_switch();
-    result("coroutine_switch", switch, "ns");
-    result("coroutine_yield", yielded, "ns");
-    result("indirect_call", call, "ns");
-    instructions::of_kernels(&[("coroutine_switch", "switch"), ("coroutine_yield", "yield"), ("indirect_call", "call")])
+    let figures = local::coroutine_switch();
+    result("coroutine_switch", figures.switch, "ns");
+    result("coroutine_wake", figures.wake, "ns");
+    result("coroutine_yield", figures.yielded, "ns");
+    result("indirect_call", figures.call, "ns");
+    let Some(callgrind) = Callgrind::find()? else {
+        skip("coroutine_switch_instructions", "valgrind is not installed");
+        skip("indirect_call_instructions", "valgrind is not installed");
+        return Ok(());
+    };
+    // A coroutine is woken before each switch: what that takes alone is taken off.
+    let [both, wake, yielded, call] = ["switch", "wake", "yield", "call"].map(|kernel| callgrind.each(kernel));
+    let wake = wake?;
+    result("coroutine_switch_instructions", both? - wake, "instructions");
+    result("coroutine_wake_instructions", wake, "instructions");
+    result("coroutine_yield_instructions", yielded?, "instructions");
+    result("indirect_call_instructions", call?, "instructions");
+    Ok(())
 }
 
 fn memory_queue() -> Result<()> {
     result("memory_queue", local::memory_queue(), "ns");
-    instructions::of_kernels(&[("memory_queue", "memory_queue")])
+    match Callgrind::find()? {
+        Some(callgrind) => result("memory_queue_instructions", callgrind.each("memory_queue")?, "instructions"),
+        None => skip("memory_queue_instructions", "valgrind is not installed"),
+    }
+    Ok(())
 }
 
 fn core_hop() -> Result<()> {

@@ -133,8 +133,10 @@ fn keep(heap: &Heap) -> Result<()> {
 
 const CROSS_SIZES: [usize; 10] = [16, 64, CARRIED_INLINE_MAX, 128, 256, 512, 1 << 10, 2 << 10, 4 << 10, 16 << 10];
 const CROSS_BATCHES: usize = 200;
-/// Messages of a batch: fewer than fit under way, so that nobody waits for room.
-const MESSAGES: u64 = 200;
+/// Messages of a batch: fewer than fit under way, so that nobody waits for room; and bytes, so that a batch is over before
+/// it is interrupted.
+const MESSAGES_MAX: u64 = 200;
+const BATCH_BYTES: u64 = 128 << 10;
 const END: u64 = u64::MAX;
 
 /// A payload that is made on one core and read on another: by value (in the message, or in a box where it does not fit),
@@ -156,10 +158,11 @@ fn cross_core() -> Result<Vec<Pair>> {
     let mut mark = 0;
     let mut pairs = Vec::new();
     for size in CROSS_SIZES {
+        let messages = (BATCH_BYTES / size as u64).clamp(8, MESSAGES_MAX);
         let mut batch = |send: &dyn Fn(&Core, Buf) -> bool| {
             mark += 1;
-            nanos_each(MESSAGES, || {
-                for index in 0..MESSAGES {
+            nanos_each(messages, || {
+                for index in 0..messages {
                     while !send(&core, payload(&core, size, index as u8)) {
                         core.step();
                     }
