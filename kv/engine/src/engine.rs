@@ -205,8 +205,13 @@ impl Engine {
 
     pub(crate) fn is_over_limit(&self) -> bool {
         let Limits { memory, spans_left, .. } = self.tools.limits;
-        let heap = self.tools.heap.stats();
-        heap.free_spans < spans_left || memory.is_some_and(|max| heap.pinned > max)
+        let heap = &self.tools.heap;
+        let is_short = || heap.stats().free_spans < spans_left;
+        memory.is_some_and(|max| heap.stats().pinned > max)
+            || is_short() && {
+                heap.reclaim();
+                is_short()
+            }
     }
 
     /// When the next key expires.
