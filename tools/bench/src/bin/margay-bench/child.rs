@@ -1,4 +1,5 @@
-//! Programs of others, and ours, as children: started on free ports, watched through /proc, and always ended.
+//! Programs of others, and ours, as children: started on free ports, watched through /proc, and always ended: when their
+//! [`Server`] is dropped, also by a panic, and by the kernel if this program is killed ([`tethered`]).
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -72,7 +73,7 @@ impl Server {
         Ok(pages * rustix::param::page_size() as f64)
     }
 
-    /// Asks it to end, and waits; says what it wrote to its standard error, if that was kept.
+    /// Asks it to end, and waits until it has.
     pub fn stop(mut self) -> Result<()> {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).context("a process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -100,9 +101,22 @@ fn shown(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
 
+/// A command that runs `program`; its arguments are to be added. Where setpriv is installed, the kernel ends the program
+/// with this one, even if this one is killed.
+pub fn tethered(program: &Path) -> Command {
+    match installed("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
 /// A command for `margay SERVICE …` on any port.
 pub fn margay(arguments: &str) -> Result<Command> {
-    let mut command = Command::new(sibling("margay")?);
+    let mut command = tethered(&sibling("margay")?);
     command.args(arguments.split_whitespace()).args(["--listen", "127.0.0.1:0"]);
     Ok(command)
 }
@@ -168,5 +182,28 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_dropped_has_ended() {
+        let script = "echo listening on 127.0.0.1:1; exec sleep 60";
+        let server = Server::that_says_where(tethered(Path::new("/bin/sh")).args(["-c", script])).unwrap();
+        let process = format!("/proc/{}", server.child.id());
+        assert!(Path::new(&process).exists() && server.at.port() == 1);
+        drop(server);
+        assert!(!Path::new(&process).exists());
+    }
+
+    #[test]
+    fn one_that_does_not_listen_is_an_error() {
+        let mute = Server::that_says_where(tethered(Path::new("/bin/sh")).args(["-c", "echo hello"]));
+        assert!(mute.is_err_and(|error| error.to_string().contains("`hello`")));
+        let deaf = Server::at(free_address().unwrap(), tethered(Path::new("/bin/sh")).args(["-c", "exit 0"]));
+        assert!(deaf.is_err());
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use margay_bench::sampling::{Pinned, median};
 use margay_bench::served::echo_p50;
 
-use crate::child::{Scratch, Server, installed, margay};
+use crate::child::{Scratch, Server, installed, margay, tethered};
 use crate::{result, skip};
 
 const ROUNDS: usize = 5;
@@ -69,7 +69,7 @@ pub fn run() -> Result<()> {
 fn measure(subject: &Subject) -> Result<f64> {
     let mut command = match &subject.start {
         Start::Ours(words) => margay(words)?,
-        Start::Program(path) => Command::new(path),
+        Start::Program(path) => tethered(path),
     };
     let server = Server::that_says_where(&mut command)?;
     let _pinned = Pinned::to_last();

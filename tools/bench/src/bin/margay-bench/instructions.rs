@@ -117,7 +117,7 @@ impl Callgrind {
 
     /// A command that runs `program` and counts; its arguments are to be added.
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(&self.valgrind);
+        let mut command = child::tethered(&self.valgrind);
         let out = format!("--callgrind-out-file={}", self.file().display());
         command.args(["--tool=callgrind", &out]).arg(program);
         command

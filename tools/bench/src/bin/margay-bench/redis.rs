@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::child::{Server, children_seconds, free_address, installed};
+use crate::child::{Server, children_seconds, free_address, installed, tethered};
 
 /// Keys, all equally often; and bytes of a value.
 const KEYS: &str = "10000";
@@ -27,7 +27,7 @@ pub fn arguments(at: SocketAddr) -> Vec<String> {
 pub fn start() -> Result<Option<Server>> {
     let Some(program) = installed("redis-server") else { return Ok(None) };
     let at = free_address()?;
-    Server::at(at, Command::new(program).args(arguments(at)).current_dir(std::env::temp_dir())).map(Some)
+    Server::at(at, tethered(&program).args(arguments(at)).current_dir(std::env::temp_dir())).map(Some)
 }
 
 /// What redis-benchmark tells of a run.
