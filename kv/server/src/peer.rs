@@ -56,17 +56,36 @@ pub enum Peer {
     /// To carry out requests of one client, in this order, all of them on keys of the receiver.
     Run(Box<Run>),
     /// The replies to that, one behind the other; `None` if there was no memory for them.
-    Ran { task: u32, replies: Option<Vec<CarriedBuf>> },
+    Ran {
+        task: u32,
+        replies: Option<Vec<CarriedBuf>>,
+    },
     /// To do nothing for others until [`Peer::Release`]; answered by [`Peer::Held`] when it is so.
     Hold(Claim),
-    Held { task: u32 },
+    Held {
+        task: u32,
+    },
     Release(Claim),
     /// A part of a command over several shards, and what came of it.
-    Part { claim: Claim, index: u32, part: Box<Part<CarriedBuf>> },
-    Answered { task: u32, index: u32, answer: Box<Answer<CarriedBuf>> },
+    Part {
+        claim: Claim,
+        index: u32,
+        part: Box<Part<CarriedBuf>>,
+    },
+    Answered {
+        task: u32,
+        index: u32,
+        answer: Box<Answer<CarriedBuf>>,
+    },
     /// What concerns all cores, and what each of them answers.
-    Ask { claim: Claim, question: Box<Question> },
-    Found { task: u32, finding: Box<Finding> },
+    Ask {
+        claim: Claim,
+        question: Box<Question>,
+    },
+    Found {
+        task: u32,
+        finding: Box<Finding>,
+    },
 }
 
 /// Requests for another shard.

@@ -50,7 +50,10 @@ impl Shard {
                 let effect = client.connection.answer(command, &request, &mut host, &mut output);
                 if effect != Effect::None || self.locked {
                     // What is to be answered when all cores have done it is not answered now.
-                    if matches!(effect, Effect::Configure(_) | Effect::ResetStats | Effect::Pause { .. } | Effect::Unpause) {
+                    if matches!(
+                        effect,
+                        Effect::Configure(_) | Effect::ResetStats | Effect::Pause { .. } | Effect::Unpause
+                    ) {
                         output.rollback(mark);
                     }
                     drop(output);
@@ -144,7 +147,8 @@ impl Shard {
     #[cold]
     fn must_pause(&self, request: &Request, out: &Outbox<'_, Shard>) -> bool {
         self.pause.is_some_and(|pause| {
-            let concerned = !pause.writes_only || find(request).is_ok_and(|command| command.flags.contains(Flags::WRITE));
+            let concerned =
+                !pause.writes_only || find(request).is_ok_and(|command| command.flags.contains(Flags::WRITE));
             concerned && out.wall().as_millis() < pause.until
         })
     }

@@ -82,13 +82,7 @@ pub(crate) fn name_of(core: usize) -> String {
 }
 
 impl Shard {
-    pub(crate) fn new(
-        (index, shards): (usize, usize),
-        args: ServerArgs,
-        heap: Heap,
-        seed: Seed,
-        rng: Rng,
-    ) -> Shard {
+    pub(crate) fn new((index, shards): (usize, usize), args: ServerArgs, heap: Heap, seed: Seed, rng: Rng) -> Shard {
         let scratch = Output::new(heap.clone());
         let gate = Gate::new(seed.set());
         let config = args.config.clone();

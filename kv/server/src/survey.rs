@@ -21,7 +21,10 @@ pub enum Question {
     List(ClientFilter),
     /// To close those that match, but not this one, which its own core closes.
     Kill(ClientFilter),
-    Pause { until: u64, writes_only: bool },
+    Pause {
+        until: u64,
+        writes_only: bool,
+    },
     Unpause,
 }
 
@@ -45,12 +48,7 @@ pub(crate) enum Ending {
 
 impl Shard {
     /// This core's answer. `me` is the connection that asks, if it is one of this core's.
-    pub(crate) fn find_out(
-        &mut self,
-        question: &Question,
-        me: Option<u64>,
-        out: &mut Outbox<'_, Shard>,
-    ) -> Finding {
+    pub(crate) fn find_out(&mut self, question: &Question, me: Option<u64>, out: &mut Outbox<'_, Shard>) -> Finding {
         match question {
             Question::Report => return Finding::Report(self.report(out)),
             Question::List(filter) => {
@@ -129,7 +127,8 @@ impl Shard {
                 reply.verbatim("txt", lines.collect::<String>().as_bytes());
             }
             Ending::Kill(form) => {
-                let counts = findings.iter().map(|finding| if let Finding::Count(count) = finding { *count } else { 0 });
+                let counts =
+                    findings.iter().map(|finding| if let Finding::Count(count) = finding { *count } else { 0 });
                 form.put(counts.sum(), reply);
             }
             Ending::Ok => reply.ok(),

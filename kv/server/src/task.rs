@@ -115,13 +115,7 @@ impl Shard {
 // Requests carried out by another shard.
 impl Shard {
     /// Sends a request to the shard of its keys, and with it those that follow and go there too.
-    pub(crate) fn run_elsewhere(
-        &mut self,
-        id: SessionId,
-        shard: usize,
-        request: Request,
-        out: &mut Outbox<'_, Shard>,
-    ) {
+    pub(crate) fn run_elsewhere(&mut self, id: SessionId, shard: usize, request: Request, out: &mut Outbox<'_, Shard>) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let (speaker, muted) = (client.connection.session(), client.connection.is_muted());
         let mut requests = Vec::new();
@@ -276,7 +270,8 @@ impl Shard {
     /// The next round of a conversation; several, if they concern this core only.
     fn talk(&mut self, task: u32, mut answers: Option<Vec<Answer>>, out: &mut Outbox<'_, Shard>) {
         loop {
-            let Task { client, muted, work: Work::Talk { conversation, .. }, .. } = &mut self.tasks[task as usize] else {
+            let Task { client, muted, work: Work::Talk { conversation, .. }, .. } = &mut self.tasks[task as usize]
+            else {
                 return;
             };
             let session = self.clients.get_mut(*client).filter(|_| !*muted).map(|client| client.session);

@@ -179,7 +179,8 @@ fn replies_come_in_the_order_of_requests() {
                             }
                         }
                     }
-                    let requests: Vec<Vec<&[u8]>> = requests.iter().map(|r| r.iter().map(|w| &w[..]).collect()).collect();
+                    let requests: Vec<Vec<&[u8]>> =
+                        requests.iter().map(|r| r.iter().map(|w| &w[..]).collect()).collect();
                     let requests: Vec<&[&[u8]]> = requests.iter().map(|request| &request[..]).collect();
                     let replies = kv.pipeline(&requests).await.unwrap();
                     for (i, (reply, expected)) in replies.iter().zip(expected).enumerate() {
@@ -365,7 +366,9 @@ fn what_concerns_all_cores_reaches_all_cores() {
             // Connections that were there stay as they are; new ones must know it, wherever they are accepted.
             for _ in 0..6 {
                 let mut new = connected(&task, to).await;
-                let Ok(Value::Error(text)) = new.call(&[b"GET", b"a"]).await else { panic!("not asked for a password") };
+                let Ok(Value::Error(text)) = new.call(&[b"GET", b"a"]).await else {
+                    panic!("not asked for a password")
+                };
                 assert_eq!(&*text, b"NOAUTH Authentication required.");
                 assert!(matches!(new.auth(b"wrong").await, Err(ClientError::Server(_))));
                 new.auth(b"secret").await.unwrap();

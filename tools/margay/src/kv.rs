@@ -28,7 +28,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     for option in &arguments.option {
         let (name, value) = option.split_once('=').with_context(|| format!("`--option {option}` is not NAME=VALUE"))?;
         args.config.set_at_start(name.trim(), value.trim()).map_err(|error| {
-            anyhow::anyhow!("`--option {option}`: {}", String::from_utf8_lossy(&error.text()).trim_start_matches("ERR "))
+            anyhow::anyhow!(
+                "`--option {option}`: {}",
+                String::from_utf8_lossy(&error.text()).trim_start_matches("ERR ")
+            )
         })?;
     }
     serve(&arguments.cores, move |system, _| {

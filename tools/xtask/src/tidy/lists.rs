@@ -15,6 +15,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-net", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "libos-journal", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "kv-engine", to: &["pdpix"], why: "a pure core" },
+    Arrows { from: "kv-differential", to: &["kv-engine"], why: "it judges the engine and any server, and runs none" },
     Arrows { from: "txn-protocol", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "libos-posix", to: &["libos-runtime"], why: "a backend names no other one" },
     Arrows { from: "libos-sim", to: &["libos-runtime"], why: "the simulator is a shell like any other" },
@@ -33,7 +34,8 @@ pub const ARROWS: &[Arrows] = &[
 pub const ANYTHING: &[&str] = &["*"];
 
 /// Crates that tests may use besides.
-pub const FOR_TESTS: &[&str] = &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix"];
+pub const FOR_TESTS: &[&str] =
+    &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix", "kv-differential"];
 
 /// Words that a part of the tree may not use outside of its tests, and what to do instead.
 pub struct Ban {
