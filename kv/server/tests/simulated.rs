@@ -359,7 +359,9 @@ fn what_concerns_all_cores_reaches_all_cores() {
         converse(world, "client", move |task| async move {
             let mut clients = Vec::new();
             for _ in 0..6 {
-                clients.push(connected(&task, to).await);
+                let mut client = connected(&task, to).await;
+                assert!(client.call(&[b"PING"]).await.is_ok());
+                clients.push(client);
             }
             let kv = &mut clients[0];
             assert_eq!(bulk(&kv.call(&[b"CONFIG", b"SET", b"requirepass", b"secret"]).await.unwrap()), b"OK");
@@ -489,9 +491,9 @@ fn exhausted_memory_is_an_error_and_not_the_end() {
                     Err(error) => panic!("{error}"),
                 }
             }
-            kv.call(&[b"FLUSHALL"]).await.unwrap();
+            assert_eq!(bulk(&persist(&task, &mut kv, to, &[b"FLUSHALL"]).await), b"OK");
             task.sleep(Duration::from_secs(1)).await;
-            assert_eq!(kv.set(b"again", &[1; 100_000], SetOptions::default()).await, Ok(true));
+            assert_eq!(bulk(&persist(&task, &mut kv, to, &[b"SET", b"again", &[1; 100_000]]).await), b"OK");
         });
         world.run();
     });

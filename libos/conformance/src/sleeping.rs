@@ -197,7 +197,7 @@ fn client(mut me: Sleeper, ip: IpAddr, told: &Receiver<Endpoint>) {
 }
 
 /// The part of the suite that needs cores which sleep: `suite_asleep!(name, make, address)`, where `make` is a
-/// [`MakeNetwork`](crate::sleeping::MakeNetwork) and both sides are at `address`.
+/// [`MakeNetwork`] and both sides are at `address`.
 #[macro_export]
 macro_rules! suite_asleep {
     ($name:ident, $make:expr, $ip:expr) => {

@@ -305,7 +305,19 @@ impl HeapState {
         if len > CHUNK_SIZE_MAX {
             return self.take_run(purpose, len);
         }
-        self.take_class(purpose, class_of(len))
+        let class = class_of(len);
+        self.take_class(purpose, class).or_else(|_| self.take_larger(purpose, class + 1))
+    }
+
+    /// A chunk that is larger than asked for, of a span that the purpose holds already: there is no other left.
+    #[cold]
+    fn take_larger(&self, purpose: Purpose, class: usize) -> Result<NonNull<u32>, Exhausted> {
+        let has_room = |class: &usize| {
+            let bin = &self.bins[purpose as usize][*class];
+            bin.listed.get().is_some() || bin.current.get().is_some_and(|span| span.has_room())
+        };
+        let class = (class..CLASS_COUNT).find(has_room).ok_or(Exhausted)?;
+        self.take_class(purpose, class)
     }
 
     pub(crate) fn take_aligned(&self, purpose: Purpose, len: usize, align: usize) -> Result<NonNull<u32>, Exhausted> {
@@ -352,7 +364,10 @@ impl HeapState {
                 span
             }
             None => {
-                let first = self.acquire(purpose, 1)?;
+                let first = self.acquire(purpose, 1).or_else(|_| {
+                    self.release_idle();
+                    self.acquire(purpose, 1)
+                })?;
                 let span = self.span(first);
                 span.begin_class(self.me(), self.data(first), class, purpose);
                 span
@@ -372,6 +387,7 @@ impl HeapState {
         let count = len.div_ceil(SPAN_SIZE);
         let first = self.acquire(purpose, count).or_else(|_| {
             self.collect();
+            self.release_idle();
             self.acquire(purpose, count)
         })?;
         let span = self.span(first);
@@ -478,6 +494,17 @@ impl HeapState {
         }
         // SAFETY: the caller does not use it any more.
         unsafe { HeapState::retire(heap) };
+    }
+
+    /// Gives back the spans that their classes keep for the next allocation, and that are empty.
+    #[cold]
+    fn release_idle(&self) {
+        for bin in self.bins.iter().flatten() {
+            if let Some(span) = bin.current.get().filter(|span| span.header().used.get() == 0) {
+                bin.current.set(None);
+                self.release(span, 1);
+            }
+        }
     }
 
     fn release(&self, span: Span, count: usize) {

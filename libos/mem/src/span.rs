@@ -175,6 +175,11 @@ impl Span {
         Some(counter)
     }
 
+    /// Whether there is a free chunk.
+    pub(crate) fn has_room(self) -> bool {
+        self.header().used.get() < self.header().capacity.get()
+    }
+
     /// Gives back the chunk of `counter`. Returns how many are still in use.
     #[inline(always)]
     pub(crate) fn give(self, counter: NonNull<u32>) -> u32 {

@@ -1,7 +1,7 @@
 //! `cargo xtask seeds N`: the sweeps of the simulator over N seeds.
 //!
-//! A sweep is a test whose name contains `sweep`. It runs the seeds from 1 to `MARGAY_SEEDS`, and prints the command that
-//! replays the one that failed.
+//! A sweep is a test that uses `libos_sim::sweep!`: it runs `MARGAY_SEEDS` worlds, and prints the command that makes the
+//! one again that failed. All tests of the crates that use libos-sim are run; those that are no sweeps take no longer.
 
 use anyhow::{Context, Result};
 
@@ -9,6 +9,7 @@ use crate::Options;
 use crate::command::{self, Show, cargo};
 use crate::report::{Ended, Part};
 use crate::test::{ended, has_nextest, ran_some};
+use crate::workspace::{Metadata, Package};
 
 pub fn run(options: &Options) -> Result<bool> {
     let named = options.names.first().map(|text| text.parse().with_context(|| format!("`{text}` is not a number")));
@@ -20,15 +21,49 @@ pub fn run(options: &Options) -> Result<bool> {
 
 /// Runs all sweeps.
 pub fn sweep(seeds: u64) -> Result<Ended> {
-    if has_nextest() {
-        let mut command = cargo("nextest run --locked --workspace --no-fail-fast -E test(sweep)");
-        command.args(["--success-output", "final", "--no-tests", "fail"]).env("MARGAY_SEEDS", seeds.to_string());
-        return Ok(ended(command::run(&mut command, Show::UntilSummary)?, "see above; or there are no sweeps"));
+    let packages = packages(&Metadata::load()?);
+    let (nextest, words) = match has_nextest() {
+        true => (true, "nextest run --locked --no-fail-fast --success-output final --status-level slow"),
+        false => (false, "test --locked --lib --bins --tests --no-fail-fast"),
+    };
+    let mut command = cargo(words);
+    command.args(packages.iter().flat_map(|name| ["-p", name])).env("MARGAY_SEEDS", seeds.to_string());
+    if nextest {
+        return Ok(ended(command::run(command.args(["--no-tests", "fail"]), Show::UntilSummary)?, "see above"));
     }
-    let mut command = cargo("test --locked --workspace --lib --bins --tests --no-fail-fast sweep -- --show-output");
-    let ran = command::run(command.env("MARGAY_SEEDS", seeds.to_string()), Show::All)?;
+    let ran = command::run(command.args(["--", "--show-output"]), Show::All)?;
     if ran.success && !ran_some(&ran.output) {
-        return Ok(Ended::failed("there are no sweeps"));
+        return Ok(Ended::failed("no test was run"));
     }
     Ok(ended(ran, "see above"))
+}
+
+/// The crates with tests in the simulator.
+pub fn packages(metadata: &Metadata) -> Vec<String> {
+    let is_simulated = |package: &&Package| {
+        package.name == SIMULATOR || package.dependencies.iter().any(|dependency| dependency.name == SIMULATOR)
+    };
+    metadata.ours().filter(is_simulated).map(|package| package.name.clone()).collect()
+}
+
+const SIMULATOR: &str = "libos-sim";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Dependency;
+
+    #[test]
+    fn crates_that_use_the_simulator_are_swept() {
+        let package = |name: &str, to: &str| Package {
+            name: name.into(),
+            is_ours: true,
+            dependencies: vec![Dependency { name: to.into(), is_dev: true }],
+            ..Package::default()
+        };
+        let packages =
+            vec![package("services", "libos-sim"), package("xtask", "anyhow"), package("libos-sim", "pdpix")];
+        let metadata = Metadata { packages, target_folder: "/t".into() };
+        assert_eq!(super::packages(&metadata), ["services", "libos-sim"]);
+    }
 }

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::Options;
 use crate::command::{self, Show, cargo, shown};
 use crate::machine::{Machine, between_markers};
 use crate::report::{self, Ended, Part};
 use crate::skips;
 use crate::test::{ended, prepare_miri, ran_some};
 use crate::workspace::Metadata;
+use crate::{Options, seeds};
 
 const DOCUMENT: &str = "docs/soak.md";
 
@@ -16,7 +16,7 @@ const DOCUMENT: &str = "docs/soak.md";
 struct Long {
     name: &'static str,
     about: &'static str,
-    /// After `cargo`.
+    /// After `cargo`. `SIMULATED` stands for the crates with tests in the simulator.
     words: &'static str,
     environment: &'static [(&'static str, &'static str)],
     /// Builds in a folder of its own below the target folder, as its flags are others.
@@ -45,7 +45,7 @@ const PARTS: [Long; 6] = [
     Long {
         name: "seeds",
         about: "sweeps of the simulator",
-        words: "test --locked --release --workspace --lib --bins --tests --no-fail-fast sweep",
+        words: "test --locked --release --lib --bins --tests --no-fail-fast SIMULATED",
         environment: &[("MARGAY_LONG", "1"), ("MARGAY_SEEDS", "20000")],
         target: None,
         passed_on: &["--show-output"],
@@ -85,16 +85,17 @@ pub fn run(options: &Options) -> Result<bool> {
         bail!("there is no part `{unknown}`: see `cargo xtask soak --list`");
     }
     let machine = Machine::here();
-    let target = Metadata::load()?.target_folder;
+    let metadata = Metadata::load()?;
+    let simulated: Vec<String> = seeds::packages(&metadata).iter().map(|name| format!("-p {name}")).collect();
     let is_chosen = |part: &&Long| options.names.is_empty() || options.names.iter().any(|name| name == part.name);
     let (mut parts, mut rows) = (Vec::new(), Vec::new());
     for long in PARTS.iter().filter(is_chosen) {
-        let mut command = cargo(long.words);
+        let mut command = cargo(&long.words.replace("SIMULATED", &simulated.join(" ")));
         command.envs(long.environment.iter().copied());
         // Without the folder of this machine's.
         let command_shown = shown(&command);
         if let Some(folder) = long.target {
-            command.arg("--target-dir").arg(target.join(folder));
+            command.arg("--target-dir").arg(metadata.target_folder.join(folder));
         }
         command.arg("--").args(long.passed_on);
         let part = Part::run(long.name, || do_part(long, &mut command));

@@ -49,7 +49,22 @@ fn exhaustion_is_a_value_and_ends_when_something_is_freed() {
     assert_eq!(heap.stats().pinned, 16 * SPAN_SIZE);
     all.pop();
     all.clear();
-    assert!(heap.alloc(15 * SPAN_SIZE).is_ok(), "all spans are free again but those that classes allocate from");
+    assert!(heap.alloc(16 * SPAN_SIZE).is_ok(), "all spans are free again, those that classes allocated from as well");
+}
+
+#[test]
+fn what_one_class_has_and_does_not_need_serves_the_others() {
+    let heap = heap();
+    // Each size leaves an empty span with its class; there are more classes than spans.
+    for size in (0..CLASS_COUNT).map(crate::class::size_of_class) {
+        assert!(heap.alloc(size).is_ok(), "{size}");
+    }
+    // And when there is no span left, a larger chunk does it.
+    let large = take_all(&heap, Purpose::App);
+    drop(large.into_iter().nth(3));
+    let small: Vec<BufMut> = std::iter::from_fn(|| heap.alloc(100).ok()).collect();
+    assert!(!small.is_empty(), "there is room for 128 KiB, and not for 100 bytes");
+    assert!(small.iter().all(|buf| buf.capacity() >= 100));
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub const ANYTHING: &[&str] = &["*"];
 pub const FOR_TESTS: &[&str] =
     &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix", "kv-differential"];
 
+/// Arrows of tests alone: from whom, to whom. A client and its server are tried against each other in the simulator.
+pub const ARROWS_OF_TESTS: &[(&str, &str)] = &[("kv-server", "kv-client"), ("kv-client", "kv-server")];
+
 /// Words that a part of the tree may not use outside of its tests, and what to do instead.
 pub struct Ban {
     /// Folders of sources; a file below one of them is meant.
