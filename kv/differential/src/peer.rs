@@ -109,26 +109,21 @@ impl Peer {
                 true
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            // A read with a time limit is not taken up again by the kernel.
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) => panic!("no reply from {:?}: {error}", self.target),
         }
     }
 
     /// Sends these bytes and nothing more; all that is answered until the connection is closed.
     pub fn talk(mut self, bytes: &[u8]) -> Vec<u8> {
-        self.send(bytes);
-        if self.sender.is_none() {
-            let _ = self.stream.shutdown(Shutdown::Write);
-        }
-        loop {
-            let is_there = self.receive();
-            if self.sender.as_ref().is_some_and(JoinHandle::is_finished) {
-                self.end_sending();
-                let _ = self.stream.shutdown(Shutdown::Write);
-            }
-            if !is_there {
-                return std::mem::take(&mut self.received);
-            }
-        }
+        let (mut stream, bytes) = (self.stream.try_clone().expect("a descriptor"), bytes.to_vec());
+        self.sender = Some(std::thread::spawn(move || {
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(Shutdown::Write);
+        }));
+        while self.receive() {}
+        std::mem::take(&mut self.received)
     }
 }
 
