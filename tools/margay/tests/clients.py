@@ -33,7 +33,9 @@ def collections(client):
     assert client.smembers("s1") == {"1", "2", "3"}
     assert client.sinter("s1", "s2") == {"3"} and client.sunionstore("s3", "s1", "s2") == 4
     assert client.zadd("sorted", {"one": 1, "two": 2.5, "three": 3}) == 3
-    assert client.zrange("sorted", 0, -1, withscores=True) == [("one", 1.0), ("two", 2.5), ("three", 3.0)]
+    # With RESP3 the pairs are lists.
+    pairs = [tuple(pair) for pair in client.zrange("sorted", 0, -1, withscores=True)]
+    assert pairs == [("one", 1.0), ("two", 2.5), ("three", 3.0)]
     assert client.zrangebyscore("sorted", "(1", "+inf") == ["two", "three"]
     assert client.zscore("sorted", "two") == 2.5 and client.zincrby("sorted", 1, "one") == 2.0
 
@@ -106,5 +108,6 @@ def check(**options):
 
 check()
 if HAS_RESP3:
+    check(protocol=2)
     check(protocol=3)
 print(f"redis-py {redis.__version__}, RESP{'2 and RESP3' if HAS_RESP3 else '2'}: all as expected")

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kv_differential::{Peer, Target};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub const BACKENDS: [&str; 2] = ["epoll", "io_uring"];
 
@@ -122,9 +123,13 @@ impl Kv {
         Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid() as i32).expect("a process");
+        kill_process(pid, signal).expect("it to be there");
+    }
+
     pub fn terminate(&self) {
-        let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it to be there");
+        self.signal(Signal::TERM);
     }
 
     /// How it ends, if it does so within this time.
