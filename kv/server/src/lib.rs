@@ -2,7 +2,7 @@
 //!
 //! A [`Shard`] owns the keys that hash to its core ([`kv_engine::shard::shard_of`]) and the connections that were accepted
 //! there. What a connection asks for is answered at once if it concerns its own core; else the shards concerned are told,
-//! by messages ([`Peer`]), and the connection's further requests wait meanwhile. A command over several shards holds them
+//! by messages ([`Message`]), and the connection's further requests wait meanwhile. A command over several shards holds them
 //! in ascending order, so it is atomic, and two such commands never wait for each other.
 //!
 //! Always: the replies of a connection come in the order of its requests, and so are its requests carried out. A message

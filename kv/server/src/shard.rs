@@ -9,7 +9,7 @@ use framework::pdpix::{Endpoint, Heap, Instant, Output, Rng, Seed};
 use framework::{Actor, ActorId, Address, Closed, Event, OnEnd, Outbox, SessionId, SessionSettings};
 use kv_engine::config::Config;
 use kv_engine::connection::Connection;
-use kv_engine::engine::Engine;
+use kv_engine::engine::{Engine, Limits};
 use kv_engine::refusal::ErrorCounts;
 use slab::Slab;
 
@@ -28,6 +28,9 @@ pub(crate) const TIMER_UNPAUSE: u64 = 2;
 /// After this time a message that found no room is sent again.
 const RETRY: Duration = Duration::from_micros(100);
 
+/// One span in so many is kept from data. (The heap's own reserves are among these.)
+const SPANS_PER_SPAN_LEFT: usize = 4;
+
 /// One core's keys and connections.
 ///
 /// Owns both. Is sent to by its sessions and by the shards of other cores; never waits for one of them. Restart: none, it
@@ -41,6 +44,10 @@ pub struct Shard {
     pub(crate) listens_at: Option<Endpoint>,
     pub(crate) engine: Engine,
     pub(crate) config: Config,
+    /// Spans of the heap that are kept from data.
+    spans_left: usize,
+    /// What the engine may do, which follows from both.
+    pub(crate) limits: Limits,
     /// There is a password.
     pub(crate) locked: bool,
     pub(crate) gate: Rc<Gate>,
@@ -86,6 +93,7 @@ impl Shard {
         let scratch = Output::new(heap.clone());
         let gate = Gate::new(seed.set());
         let config = args.config.clone();
+        let spans_left = heap.stats().spans / SPANS_PER_SPAN_LEFT;
         let mut shard = Shard {
             index,
             shards,
@@ -94,6 +102,8 @@ impl Shard {
             listens_at: None,
             engine: Engine::new((index, shards), heap, seed, rng),
             config,
+            spans_left,
+            limits: Limits::default(),
             locked: false,
             gate,
             clients: Clients::default(),
@@ -119,8 +129,16 @@ impl Shard {
     /// The configuration has changed: tells those who keep what follows from it.
     pub(crate) fn configured(&mut self) {
         self.locked = self.config.password().is_some();
-        self.engine.set_limits(self.config.limits());
+        self.limits = self.limits_now();
+        self.engine.set_limits(self.limits);
         self.gate.configure(self.config.bulk_len_max(), self.locked);
+    }
+
+    /// What the engine may do. `maxmemory` is shared by the cores; and whatever it says, data leaves room to answer with, or
+    /// nobody could delete anything.
+    fn limits_now(&self) -> Limits {
+        let limits = self.config.limits();
+        Limits { memory: limits.memory.map(|bytes| bytes / self.shards), spans_left: self.spans_left, ..limits }
     }
 
     /// Tells the shard of another core something.

@@ -31,7 +31,7 @@ pub enum Question {
 /// What a core answers.
 #[derive(Debug)]
 pub enum Finding {
-    Report(Report),
+    Report(Box<Report>),
     Lines(String),
     Count(usize),
     Done,
@@ -50,7 +50,7 @@ impl Shard {
     /// This core's answer. `me` is the connection that asks, if it is one of this core's.
     pub(crate) fn find_out(&mut self, question: &Question, me: Option<u64>, out: &mut Outbox<'_, Shard>) -> Finding {
         match question {
-            Question::Report => return Finding::Report(self.report(out)),
+            Question::Report => return Finding::Report(Box::new(self.report(out))),
             Question::List(filter) => {
                 let (at, now) = (self.listens_at, out.now());
                 let mut lines = String::new();
@@ -114,7 +114,7 @@ impl Shard {
         match ending {
             Ending::Info(sections) => {
                 let reports = findings.into_iter().filter_map(|finding| match finding {
-                    Finding::Report(report) => Some(report),
+                    Finding::Report(report) => Some(*report),
                     _ => None,
                 });
                 self.info(reports, now).put(sections, reply);

@@ -275,7 +275,7 @@ impl Shard {
                 return;
             };
             let session = self.clients.get_mut(*client).filter(|_| !*muted).map(|client| client.session);
-            let (now, limits) = (out.wall(), self.config.limits());
+            let (now, limits) = (out.wall(), self.limits);
             let mut step = |output: &mut Output| match answers.take() {
                 None => conversation.start(output),
                 Some(answers) => conversation.step(answers, &limits, now, output),

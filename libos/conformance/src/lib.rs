@@ -87,6 +87,7 @@ macro_rules! with_cases {
                 waiting_pushes_go_in_order_as_room_comes
                 a_larger_budget_lets_waiting_pushes_in
                 a_small_receive_budget_loses_nothing
+                what_was_accepted_is_sent_as_it_was
             }
             cancel {
                 a_pop_that_waits_is_cancelled_and_takes_nothing

@@ -20,6 +20,7 @@
 mod driver;
 mod epoll;
 mod ffi;
+mod setup;
 mod socket;
 mod sockets;
 mod uring;

@@ -13,10 +13,11 @@ use pdpix::{
     SocketOption, Submitted, Wake, WakeOn,
 };
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 use slab::Slab;
 
 use crate::driver::Driver;
+use crate::setup::{apply_settings, bind, make_family, new_socket, reset};
 use crate::socket::{Finish, Read, Role, Sent, Socket, WaitingPush, endpoint, error};
 
 type OpResult = Result<Outcome<Handle>, Error>;
@@ -643,69 +644,4 @@ impl<D: Driver> Network for KernelNetwork<D> {
     fn zombies(&self) -> usize {
         self.zombies.len()
     }
-}
-
-fn new_socket(family: AddressFamily, kind: SocketKind) -> Result<OwnedFd, Error> {
-    let (socket_type, protocol) = match kind {
-        SocketKind::Stream => (SocketType::STREAM, ipproto::TCP),
-        SocketKind::Datagram => (SocketType::DGRAM, ipproto::UDP),
-        SocketKind::Message => return Err(Error::NotSupported),
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    rustix::net::socket_with(family, socket_type, flags, Some(protocol)).map_err(error)
-}
-
-/// Ends a connection as one that is broken, at once: what is unsent is gone, also from under operations of the driver.
-pub(crate) fn reset(fd: &OwnedFd) {
-    let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
-    let _ = rustix::net::connect_unspec(fd);
-}
-
-/// Binds, so that a server can be started again while its old connections are still there or in TIME-WAIT, and yet a port
-/// that somebody has is refused. SO_REUSEADDR alone would let two sockets have a port as long as neither listens.
-fn bind<D: Driver>(socket: &Socket<D>, at: Endpoint) -> rustix::io::Result<()> {
-    match rustix::net::bind(&socket.fd, &at) {
-        Err(Errno::ADDRINUSE) if socket.is_stream() => {
-            sockopt::set_socket_reuseaddr(&socket.fd, true)?;
-            let bound = rustix::net::bind(&socket.fd, &at);
-            sockopt::set_socket_reuseaddr(&socket.fd, false)?;
-            bound
-        }
-        bound => bound,
-    }
-}
-
-/// A socket is made for IPv4. The first IPv6 address that it is used with exchanges it for one of that family.
-fn make_family<D: Driver>(socket: &mut Socket<D>, address: Endpoint) -> Result<(), Error> {
-    let is_ipv6 = match rustix::net::getsockname(&socket.fd) {
-        Ok(name) => name.address_family() == AddressFamily::INET6,
-        Err(errno) => return Err(error(errno)),
-    };
-    if address.is_ipv6() != is_ipv6 {
-        if socket.role != Role::Fresh {
-            return Err(Error::AddressFamily);
-        }
-        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        socket.fd = new_socket(family, socket.kind)?;
-    }
-    apply_settings(socket).map_err(error)
-}
-
-fn apply_settings<D: Driver>(socket: &Socket<D>) -> rustix::io::Result<()> {
-    let (fd, settings) = (&socket.fd, &socket.settings);
-    if socket.role == Role::Fresh {
-        sockopt::set_socket_reuseport(fd, settings.shared)?;
-    }
-    if socket.is_stream() {
-        sockopt::set_tcp_nodelay(fd, settings.no_delay)?;
-        sockopt::set_socket_keepalive(fd, settings.keep_alive.is_some())?;
-        if let Some(idle) = settings.keep_alive {
-            let idle = idle.max(std::time::Duration::from_secs(1));
-            sockopt::set_tcp_keepidle(fd, idle)?;
-            // Three probes in the time of one idle period, as Redis does it.
-            sockopt::set_tcp_keepintvl(fd, (idle / 3).max(std::time::Duration::from_secs(1)))?;
-            sockopt::set_tcp_keepcnt(fd, 3)?;
-        }
-    }
-    Ok(())
 }

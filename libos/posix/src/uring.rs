@@ -20,8 +20,9 @@ use slab::Slab;
 
 use crate::driver::Driver;
 use crate::ffi::{self, Message, ProvidedBuffers};
+use crate::setup::reset;
 use crate::socket::{Role, Socket, error};
-use crate::sockets::{KernelNetwork, Table, reset};
+use crate::sockets::{KernelNetwork, Table};
 
 /// Kernel sockets, waited for by io_uring.
 pub type UringNetwork = KernelNetwork<Uring>;
@@ -341,6 +342,9 @@ impl Uring {
                 // A stream with a hole is no stream.
                 socket.fail(Error::NoBuffers);
             }
+        }
+        if cfg!(margay_planted_bug = "release_at_completion") {
+            self.sends[index].message = Message::new(pdpix::Sga::new());
         }
         if !cqueue::more(flags) {
             let send = self.sends.remove(index);

@@ -330,7 +330,8 @@ impl LibOs {
             }
         }
         // Once more, now that everybody would wake us: what came before that is seen here.
-        if now_busy || self.pass() || inner.scheduler.has_ready() || self.has_core_work() || enough() {
+        let looks = !cfg!(margay_planted_bug = "no_second_look");
+        if looks && (now_busy || self.pass() || inner.scheduler.has_ready() || self.has_core_work() || enough()) {
             doorbell.get_up();
             return;
         }

@@ -11,6 +11,7 @@
 
 mod carried;
 mod clock;
+mod control;
 mod core;
 mod counters;
 mod doorbell;
@@ -19,6 +20,8 @@ mod idle;
 mod libos;
 mod memory_queue;
 mod mesh;
+mod neighbours;
+mod operations;
 mod parcel;
 mod queue;
 mod returned;
@@ -27,6 +30,7 @@ mod scheduler;
 mod sync;
 mod token;
 mod trace;
+mod wait;
 mod wheel;
 
 pub use carried::{CARRIED_INLINE_MAX, CarriedBuf, CarriedSga};
@@ -35,8 +39,9 @@ pub use core::{Core, CoreParts, Step, Stopper};
 pub use counters::CounterReading;
 pub use future::{Coroutine, CoroutineId, Redeem, Sleep};
 pub use idle::{IdlePolicy, Patience};
-pub use libos::{Begun, CoreReceiver, LibOs};
+pub use libos::{CoreReceiver, LibOs};
 pub use mesh::{MeshKind, Ports, QueueAddress, mesh};
+pub use operations::Begun;
 pub use parcel::{Deliver, Parcel};
 pub use ring::{RingReceiver, RingSender, ring};
 pub use trace::{Event, Trace, TraceEvent, read_trace};

@@ -78,6 +78,9 @@ impl LibOs {
             _ => return,
         };
         let Ok(outcome) = result else { return };
+        if cfg!(margay_planted_bug = "pop_loses_on_cancel") {
+            return self.discard(Ok(outcome));
+        }
         let mut queues = self.0.queues.borrow_mut();
         let Ok(queue) = queues.get(qd) else {
             drop(queues);
@@ -133,8 +136,10 @@ impl LibOs {
         }
         returned.unsettled -= 1;
         // A fault will be told to the next operation by the backend.
-        let brought = result.is_ok();
-        if let Ok(outcome) = result {
+        let brought = result.is_ok() && !cfg!(margay_planted_bug = "pop_loses_on_cancel");
+        if let Ok(outcome) = result
+            && brought
+        {
             count(&self.0.counters.returned);
             self.note(Event::Returned, u64::from(qd.raw()), len_of(&outcome) as u64);
             returned.items.push_back(outcome);

@@ -124,11 +124,16 @@ impl TokenTable {
         len_max: usize,
         result: OpResult,
     ) -> Result<QToken, Error> {
-        self.sequence += 1;
+        // What a push had is never given to another: its place in the order is of no interest.
+        let ordered = matches!(kind, OpKind::Pop | OpKind::Accept);
+        self.sequence += u64::from(ordered);
         let sequence = self.sequence;
         let slot = self.take_free()?;
         slot.state = State::Complete;
-        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, sequence);
+        (slot.qd, slot.kind) = (qd, kind);
+        if ordered {
+            (slot.len_max, slot.sequence) = (len_max, sequence);
+        }
         slot.result = Some(result);
         Ok(slot.token)
     }

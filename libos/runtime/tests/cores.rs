@@ -115,8 +115,7 @@ fn a_queue_may_be_attached_on_its_own_core() {
     assert_eq!(late.unwrap_err(), Error::BrokenPipe);
 }
 
-/// Planted bug "a lost wake-up": without the fence in `Doorbell::ring`, or without the second look in
-/// `sleep_until_woken`, this hangs until its deadline and fails.
+/// Catches the planted bug `no_second_look`: a core that lies down without a look at what came meanwhile.
 #[test]
 fn a_sleeping_core_is_woken_by_each_message() {
     const ROUNDS: u32 = 3000;

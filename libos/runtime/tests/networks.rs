@@ -53,7 +53,7 @@ fn a_result_may_come_at_once_or_later_and_looks_the_same() {
     assert_eq!((counters.completed_at_once, counters.completed_later, counters.pops), (1, 1, 2));
 }
 
-/// Planted bug "a pop that loses bytes on cancel": without `give_back` this fails.
+/// Catches the planted bug `pop_loses_on_cancel`.
 #[test]
 fn data_of_a_token_that_was_dropped_comes_first() {
     let (core, scripted, qd) = connected();

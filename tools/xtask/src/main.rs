@@ -8,6 +8,7 @@ mod bench;
 mod command;
 mod machine;
 mod packages;
+mod planted;
 mod report;
 mod seeds;
 mod skips;
@@ -33,6 +34,7 @@ Usage: cargo xtask <task> [options]
       --fix          Lowers the limits in tools/xtask/ratchet.txt to what is needed, and fills documents with the code
                      that they show.
   seeds N            Sweeps of the simulator over N seeds.
+  planted            Plants each bug that a test is known to catch, and sees that it does.
   soak [part...]     The long forms of everything; writes docs/soak.md.
       --list         What parts there are.
   bench [name...]    The benchmarks; writes docs/benchmarks.md.
@@ -63,6 +65,7 @@ fn run() -> Result<bool> {
         Some("test") => test::run(&options),
         Some("tidy") => tidy::run(options.fix),
         Some("seeds") => seeds::run(&options),
+        Some("planted") => planted::run(),
         Some("soak") => soak::run(&options),
         Some("bench") => bench::run(&options),
         Some(other) => bail!("there is no task `{other}`: see `cargo xtask --help`"),

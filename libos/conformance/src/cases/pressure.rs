@@ -1,6 +1,8 @@
 //! A peer that does not read: everything is bounded, nothing is lost, and others go on.
 
-use pdpix::SocketOption;
+use std::time::Duration;
+
+use pdpix::{Error, SocketOption};
 
 use crate::cases::ends::fill;
 use crate::flow::{Flow, Reader, Writer};
@@ -88,5 +90,30 @@ pub fn a_small_receive_budget_loses_nothing(scene: &mut Scene) -> Verdict {
     let mut reader = Reader::of(pair.server, pattern, total, 7_000, 3);
     scene.run(&mut [&mut writer, &mut reader]);
     scene.part(pair);
+    Ok(())
+}
+
+/// A push is complete long before the device is done with its buffers. Memory that was given back too soon would be
+/// somebody else's by then. (Catches the planted bug `release_at_completion` in io_uring's zero-copy sends.)
+pub fn what_was_accepted_is_sent_as_it_was(scene: &mut Scene) -> Verdict {
+    // Long enough to be sent without a copy.
+    const PUSH: usize = 512 << 10;
+    let (pair, other) = (scene.pair(), scene.pair());
+    for q in [pair.client, other.client] {
+        scene.s.set_option(q, SocketOption::SendBudget(8 << 20)).expect("a stream");
+    }
+    let (ours, theirs) = (Pattern::of(14), Pattern::of(15));
+    let (accepted, waits) = fill(scene, pair.client, ours, PUSH);
+    // Others fill what memory there is with something else.
+    let (_, other_waits) = fill(scene, other.client, theirs, PUSH);
+    scene.s.settle();
+    let mut reader = Reader::of(pair.server, ours, accepted + PUSH as u64, 200_000, 1);
+    scene.run(&mut [&mut reader]);
+    assert_eq!(scene.done(waits), Ended::Pushed);
+    scene.s.cancel(other_waits).expect("a token that is held");
+    assert_eq!(scene.fails(other_waits), Error::Canceled);
+    scene.part(pair);
+    scene.s.set_option(other.client, SocketOption::Linger(Duration::ZERO)).expect("a stream");
+    scene.close(&[other.client, other.server]);
     Ok(())
 }
