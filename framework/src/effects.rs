@@ -174,9 +174,18 @@ impl<T: Carry> Arrival for RemoteAnswer<T> {
 
 /// News for every core.
 pub(crate) enum News {
-    Up { name: String, id: ActorId },
-    Down { id: ActorId },
-    Stop { code: i32 },
+    Up {
+        name: String,
+        id: ActorId,
+    },
+    Down {
+        id: ActorId,
+    },
+    /// A core has no sessions left.
+    Drained,
+    Stop {
+        code: i32,
+    },
 }
 
 impl Deliver for News {

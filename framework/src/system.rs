@@ -1,5 +1,7 @@
 //! The actors of one core: where they are, what waits for them, their timers, names and sessions.
 
+mod drain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -101,6 +103,8 @@ struct Inner {
     stopping: Cell<Option<i32>>,
     /// Sessions answer what has arrived, and end.
     draining: Cell<bool>,
+    /// Cores, this one included, that have no sessions left and will get none.
+    drained: Cell<usize>,
 }
 
 impl System {
@@ -125,6 +129,7 @@ impl System {
             counters: Counters::default(),
             stopping: Cell::new(None),
             draining: Cell::new(false),
+            drained: Cell::new(0),
         }));
         let theirs = system.clone();
         libos.on_core_message(Box::new(move |_, parcel| {
@@ -200,23 +205,6 @@ impl System {
         });
         core.run();
         self.0.stopping.get().unwrap_or(0)
-    }
-
-    /// Stops listening, lets sessions answer what has arrived, and waits until everything written was sent.
-    pub async fn drain(&self, grace: Duration) {
-        let deadline = self.libos().now() + grace;
-        let cells = self.cells();
-        for cell in &cells {
-            cell.bindings().borrow_mut().drain(..).for_each(|(_, pump)| pump.abort());
-            cell.notice(Notice::Stopping);
-            self.enqueue(cell.clone());
-        }
-        self.0.draining.set(true);
-        let coroutines = self.0.sessions.borrow().coroutines();
-        coroutines.into_iter().for_each(|coroutine| self.libos().wake(coroutine));
-        while self.libos().now() < deadline && (self.0.sessions.borrow().len() > 0 || self.libos().zombies() > 0) {
-            self.libos().sleep(Duration::from_millis(1)).await;
-        }
     }
 
     /// What was counted.
@@ -365,6 +353,7 @@ impl System {
                 self.cells().into_iter().for_each(|cell| cell.fail_asks_to(self, id));
                 self.0.task_asks.borrow_mut().fail_all_to(id);
             }
+            News::Drained => self.0.drained.set(self.0.drained.get() + 1),
             News::Stop { code } => {
                 self.0.stopping.set(Some(code));
                 self.libos().stop();

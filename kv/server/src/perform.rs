@@ -129,10 +129,11 @@ impl Shard {
     /// What is no request, or one that got lost.
     #[cold]
     fn answer_misfit(&mut self, session: Session<Resp>, pending: &Pending, out: &mut Outbox<'_, Shard>) {
+        let Some(client) = self.clients.get_mut(session.id()) else { return };
         let Some(mut output) = out.output(session) else { return };
         match pending {
             Pending::Malformed(error) => {
-                error.put(&mut output);
+                client.connection.on_broken_request(*error, &mut output);
                 drop(output);
                 out.close(session.id());
             }

@@ -66,6 +66,8 @@ pub fn launch(
     service: impl Fn(Launched) -> i32 + Send + Sync + 'static,
 ) -> Result<i32, LaunchError> {
     let cores = settings.cores.count;
+    // Before any service runs: whoever hears of it may stop it at once.
+    let signals = Signals::new([SIGINT, SIGTERM])?;
     let mut notices = Vec::new();
     let processors = choose_processors(settings, &mut notices)?;
     let reservation = reserve(settings, &mut notices)?;
@@ -98,7 +100,7 @@ pub fn launch(
         threads.into_iter().for_each(|thread| _ = thread.join());
         return Err(error);
     }
-    let signals = stop_on_signals(stoppers)?;
+    let signals = stop_on_signals(signals, stoppers)?;
     let codes: Vec<i32> = threads.into_iter().map(|thread| thread.join().unwrap_or(70)).collect();
     signals.close();
     Ok(codes.into_iter().max().unwrap_or(0))
@@ -201,8 +203,7 @@ fn choose_processors(settings: &Settings, notices: &mut Vec<String>) -> Result<V
     Ok((0..cores).map(|core| settings.cores.pin.then(|| allowed[core])).collect())
 }
 
-fn stop_on_signals(stoppers: Vec<Stopper>) -> Result<signal_hook::iterator::Handle, LaunchError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+fn stop_on_signals(mut signals: Signals, stoppers: Vec<Stopper>) -> Result<signal_hook::iterator::Handle, LaunchError> {
     let handle = signals.handle();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for (count, _) in signals.forever().enumerate() {

@@ -113,6 +113,18 @@ pub fn serve(
     })?)
 }
 
+/// Refuses an address where something else listens. The cores of a service share theirs, and so the kernel would let
+/// another service in that shares it, too: each would get a part of the clients.
+pub fn check_free(listen: Endpoint) -> anyhow::Result<()> {
+    match std::net::TcpListener::bind((listen.ip(), listen.port())) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            anyhow::bail!("something listens at {listen} already: choose another port, or stop it")
+        }
+        // Whatever else is wrong with it is told when it is listened at.
+        _ => Ok(()),
+    }
+}
+
 /// Says where a service listens, or why it does not.
 pub fn say_listening(result: Result<Endpoint, Error>) {
     match result {
@@ -120,6 +132,7 @@ pub fn say_listening(result: Result<Endpoint, Error>) {
         Err(Error::AddressInUse) => {
             eprintln!("margay: something listens there already: choose another port, or stop it")
         }
+        Err(Error::AddressNotAvailable) => eprintln!("margay: this machine has no such address: choose one of its own"),
         Err(Error::PermissionDenied) => eprintln!("margay: not permitted: ports below 1024 belong to root"),
         Err(error) => eprintln!("margay: cannot listen: {error}"),
     }

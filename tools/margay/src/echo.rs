@@ -4,7 +4,7 @@ use clap::Args;
 use framework::pdpix::Endpoint;
 use services::echo::{self, EchoArgs};
 
-use crate::core_args::{CoreArguments, say_listening, serve};
+use crate::core_args::{CoreArguments, check_free, say_listening, serve};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -17,6 +17,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     let listen = arguments.listen;
+    check_free(listen)?;
     serve(&arguments.cores, move |system, _| {
         let first = system.libos().core() == 0;
         let on_listening = if first { say_listening } else { |_| {} };

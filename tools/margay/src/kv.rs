@@ -7,7 +7,7 @@ use clap::Args;
 use framework::pdpix::Endpoint;
 use kv_server::{ProcessFacts, ServerArgs};
 
-use crate::core_args::{CoreArguments, say_listening, serve};
+use crate::core_args::{CoreArguments, check_free, say_listening, serve};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -34,6 +34,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             )
         })?;
     }
+    check_free(arguments.listen)?;
     serve(&arguments.cores, move |system, _| {
         let mut args = args.clone();
         args.on_listening = if system.libos().core() == 0 { say_listening } else { |_| {} };

@@ -2,20 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::compare::told;
-use super::generate::Args;
-use super::ours::Ours;
-use super::redis;
-use super::redis::Peer;
-use super::resp::{self, Reply};
+use kv_differential::compare::told;
+use kv_differential::generate::words;
+use kv_differential::{InProcess, Peer, Reply, Subject};
 
-fn both(line: &str, theirs: &mut Peer, ours: &mut Ours) -> (Reply, Reply) {
-    let args: Args = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-    theirs.send(&resp::write(&args));
-    let answer = ours.talk(&resp::write(&args), usize::MAX);
-    let (ours, rest) = resp::read(&answer).expect("a reply");
-    assert!(rest.is_empty());
-    (theirs.reply().expect("a reply"), ours)
+use super::redis;
+
+fn both(line: &str, theirs: &mut Peer, ours: &mut InProcess) -> (Reply, Reply) {
+    let args = words(line);
+    (theirs.ask(&args).expect("a reply"), ours.ask(&args).expect("a reply"))
 }
 
 /// The names before a colon, by section.
@@ -38,7 +33,7 @@ fn info_fields(reply: &Reply) -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn info_has_no_field_that_redis_has_not() {
     let Some(redis) = redis() else { return };
-    let (mut theirs, mut ours) = (redis.connect(), Ours::new(2));
+    let (mut theirs, mut ours) = (redis.connect(), InProcess::new(2));
     for line in
         ["INFO", "INFO all", "INFO everything", "INFO default", "INFO keyspace", "INFO server CLIENTS", "INFO nope"]
     {
@@ -139,7 +134,7 @@ const READS: &[&str] = &[
 fn hits_and_misses_are_counted_as_in_redis() {
     let Some(redis) = redis() else { return };
     for shards in 1..4 {
-        let (mut theirs, mut ours) = (redis.connect(), Ours::new(shards));
+        let (mut theirs, mut ours) = (redis.connect(), InProcess::new(shards));
         for line in [
             "FLUSHALL",
             "MSET a 1 b 2 c 3 n 4",
@@ -168,7 +163,7 @@ fn hits_and_misses_are_counted_as_in_redis() {
 #[test]
 fn clients_are_described_with_redis_s_fields() {
     let Some(redis) = redis() else { return };
-    let (mut theirs, mut ours) = (redis.connect(), Ours::new(1));
+    let (mut theirs, mut ours) = (redis.connect(), InProcess::new(1));
     both("CLIENT SETNAME me", &mut theirs, &mut ours);
     both("SELECT 3", &mut theirs, &mut ours);
     for line in ["CLIENT INFO", "CLIENT LIST", "CLIENT LIST TYPE normal"] {
@@ -189,7 +184,7 @@ fn clients_are_described_with_redis_s_fields() {
 #[test]
 fn parameters_are_redis_s_and_begin_as_there() {
     let Some(redis) = redis() else { return };
-    let (mut theirs, mut ours) = (redis.connect(), Ours::new(1));
+    let (mut theirs, mut ours) = (redis.connect(), InProcess::new(1));
     let (theirs, ours) = both("CONFIG GET *", &mut theirs, &mut ours);
     let pairs = |reply: &Reply| -> BTreeMap<String, String> {
         let text = |reply: &Reply| String::from_utf8_lossy(reply.bytes()).to_string();
@@ -237,7 +232,7 @@ fn described(reply: &Reply) -> Reply {
 fn commands_are_described_as_in_redis() {
     let Some(redis) = redis() else { return };
     for hello in ["HELLO 2", "HELLO 3"] {
-        let (mut theirs, mut ours) = (redis.connect(), Ours::new(1));
+        let (mut theirs, mut ours) = (redis.connect(), InProcess::new(1));
         both(hello, &mut theirs, &mut ours);
         let (_, list) = both("COMMAND LIST", &mut theirs, &mut ours);
         let (_, count) = both("COMMAND COUNT", &mut theirs, &mut ours);

@@ -15,6 +15,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-net", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "libos-journal", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "kv-engine", to: &["pdpix"], why: "a pure core" },
+    Arrows { from: "kv-differential", to: &["kv-engine"], why: "it judges the engine and any server, and runs none" },
     Arrows { from: "txn-protocol", to: &["pdpix"], why: "a pure core" },
     Arrows { from: "libos-posix", to: &["libos-runtime"], why: "a backend names no other one" },
     Arrows { from: "libos-sim", to: &["libos-runtime"], why: "the simulator is a shell like any other" },
@@ -34,7 +35,8 @@ pub const ARROWS: &[Arrows] = &[
 pub const ANYTHING: &[&str] = &["*"];
 
 /// Crates that tests may use besides.
-pub const FOR_TESTS: &[&str] = &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix"];
+pub const FOR_TESTS: &[&str] =
+    &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix", "kv-differential"];
 
 /// Arrows of tests alone: from whom, to whom. A client and its server are tried against each other in the simulator.
 pub const ARROWS_OF_TESTS: &[(&str, &str)] = &[("kv-server", "kv-client"), ("kv-client", "kv-server")];

@@ -12,7 +12,10 @@ use kv_engine::shard::{Answer, Conversation, Part, Plan, Step, plan};
 use libos_mem::{Plan as MemoryPlan, Purpose, Reservation, Reserves, Source};
 use pdpix::{Buf, Exhausted, Heap, Input, Output, Rng, Seed, Sga, WallTime};
 
-pub struct Ours {
+use crate::{Subject, resp};
+
+/// The engines of a cache of several shards, and a connection to them.
+pub struct InProcess {
     engines: Vec<Engine>,
     heaps: Vec<Heap>,
     config: Config,
@@ -20,11 +23,14 @@ pub struct Ours {
     connection: Connection,
     input: Input,
     parser: RequestParser,
-    pub closed: bool,
+    closed: bool,
+    /// Answered, and not yet taken as a reply.
+    answered: Vec<u8>,
 }
 
-impl Ours {
-    pub fn new(shards: usize) -> Ours {
+impl InProcess {
+    /// An empty cache.
+    pub fn new(shards: usize) -> InProcess {
         let plan = MemoryPlan { heaps: shards, heap_size: 1 << 30, reserves: Reserves::NONE, source: Source::Ordinary };
         let reservation = Reservation::new(plan).expect("address space");
         let heaps: Vec<Heap> = (0..shards).map(|index| reservation.heap(index).expect("a heap")).collect();
@@ -32,7 +38,7 @@ impl Ours {
             Engine::new((index, shards), heaps[index].clone(), Seed::new(index as u64), Rng::new(index as u64))
         };
         let config = Config::default();
-        Ours {
+        InProcess {
             engines: (0..shards).map(engine).collect(),
             heaps: heaps.clone(),
             connection: Connection::new(1, &config),
@@ -41,20 +47,13 @@ impl Ours {
             input: Input::new(),
             parser: RequestParser::new(),
             closed: false,
+            answered: Vec::new(),
         }
     }
 
     /// All parameters as they were at first.
     pub fn forget_configuration(&mut self) {
         self.config = Config::default();
-    }
-
-    /// A new connection to the same data.
-    pub fn reconnect(&mut self) {
-        self.connection = Connection::new(1, &self.config);
-        self.input = Input::new();
-        self.parser = RequestParser::new();
-        self.closed = false;
     }
 
     /// What is answered to these bytes, received in pieces of `piece`. Afterwards it may be closed.
@@ -170,6 +169,31 @@ impl Ours {
             Effect::ResetStats => self.engines.iter_mut().for_each(Engine::reset_stats),
             Effect::None | Effect::Close | Effect::Pause { .. } | Effect::Unpause => {}
         }
+    }
+}
+
+impl Subject for InProcess {
+    fn send(&mut self, bytes: &[u8]) {
+        let answers = self.talk(bytes, usize::MAX);
+        self.answered.extend(answers);
+    }
+
+    fn reply(&mut self) -> Option<resp::Reply> {
+        let Some((reply, rest)) = resp::read(&self.answered) else {
+            assert!(self.closed, "no reply, and the connection is open");
+            return None;
+        };
+        let used = self.answered.len() - rest.len();
+        self.answered.drain(..used);
+        Some(reply)
+    }
+
+    fn reconnect(&mut self) {
+        self.connection = Connection::new(1, &self.config);
+        self.input = Input::new();
+        self.parser = RequestParser::new();
+        self.closed = false;
+        self.answered.clear();
     }
 }
 

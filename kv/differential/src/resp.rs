@@ -19,6 +19,7 @@ impl Reply {
         if let Reply::Many(_, items) = self { items } else { &[] }
     }
 
+    /// The text of what is not an aggregate.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Reply::Line(_, bytes) | Reply::Text(_, bytes) => bytes,
@@ -26,10 +27,12 @@ impl Reply {
         }
     }
 
+    /// Whether it is an error.
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Line(b'-', _))
     }
 
+    /// The number, if it is one.
     pub fn integer(&self) -> Option<i64> {
         if let Reply::Line(b':', text) = self { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
     }

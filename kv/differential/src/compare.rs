@@ -1,18 +1,18 @@
 //! One command to both, and whether the replies are as good as each other.
 
-use super::generate::Args;
-use super::ours::Ours;
-use super::redis::{Peer, Redis};
-use super::resp::{self, Reply};
+use crate::Subject;
+use crate::generate::{Args, words as command};
+use crate::peer::Peer;
+use crate::redis::Redis;
+use crate::resp::{self, Reply};
 
 /// How far apart times may be, in milliseconds: the commands do not run at the same instant.
 const TIME_TOLERANCE_MS: i64 = 2000;
 
 /// A redis-server and ours, in the same state.
 pub struct Pair<'a> {
-    redis: &'a Redis,
     theirs: Peer,
-    ours: Ours,
+    ours: Box<dyn Subject + 'a>,
 }
 
 /// A command as a person would write it.
@@ -24,22 +24,27 @@ pub fn shown(args: &[Vec<u8>]) -> String {
     args.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn command(line: &str) -> Args {
-    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
-}
+/// What makes a server as it was at first.
+const RESET: [&str; 2] = [
+    "FLUSHALL",
+    "CONFIG SET hash-max-listpack-entries 512 hash-max-listpack-value 64 zset-max-listpack-entries 128 \
+     zset-max-listpack-value 64 set-max-intset-entries 512 timeout 0 maxclients 10000 maxmemory 0",
+];
 
 impl<'a> Pair<'a> {
-    pub fn new(redis: &'a Redis, ours: Ours) -> Pair<'a> {
-        let mut theirs = redis.connect();
-        for line in [
-            "FLUSHALL",
-            "CONFIG SET hash-max-listpack-entries 512 hash-max-listpack-value 64 zset-max-listpack-entries 128 \
-             zset-max-listpack-value 64 set-max-intset-entries 512 timeout 0 maxclients 10000 maxmemory 0",
-        ] {
-            theirs.send(&resp::write(&command(line)));
-            assert_eq!(theirs.reply(), Some(Reply::Line(b'+', b"OK".to_vec())), "{line}");
+    /// Both as they are at first, whatever there was before.
+    pub fn new(redis: &Redis, ours: impl Subject + 'a) -> Pair<'a> {
+        let mut pair = Pair::beside(redis, ours);
+        for line in RESET {
+            let ok = Some(Reply::Line(b'+', b"OK".to_vec()));
+            assert_eq!(pair.both(&command(line)), (ok.clone(), ok), "{line}");
         }
-        Pair { redis, theirs, ours }
+        pair
+    }
+
+    /// The same without a change of what they hold: for several at a time.
+    pub fn beside(redis: &Redis, ours: impl Subject + 'a) -> Pair<'a> {
+        Pair { theirs: redis.connect(), ours: Box::new(ours) }
     }
 
     /// Runs a command on both. How the replies differ, if they do more than they may.
@@ -56,47 +61,59 @@ impl<'a> Pair<'a> {
             }
             b"srandmember" | b"hrandfield" | b"zrandmember" | b"randomkey" => self.difference_of_choice(args),
             _ => {
-                let (theirs, ours) = self.ask(args);
+                let (theirs, ours) = self.both(args);
                 self.judge(args, theirs, ours)
             }
         }
     }
 
     fn ask_theirs(&mut self, args: &[Vec<u8>]) -> Option<Reply> {
-        self.theirs.send(&resp::write(args));
-        self.theirs.reply()
+        self.theirs.ask(args)
     }
 
     fn ask_ours(&mut self, args: &[Vec<u8>]) -> Option<Reply> {
-        let answer = self.ours.talk(&resp::write(args), usize::MAX);
-        let (reply, rest) = resp::read(&answer)?;
-        assert!(rest.is_empty(), "more than one reply to {}: {}", shown(args), answer.escape_ascii());
-        Some(reply)
+        self.ours.ask(args)
     }
 
-    fn ask(&mut self, args: &[Vec<u8>]) -> (Option<Reply>, Option<Reply>) {
+    /// The replies of both, unjudged: Redis's, ours.
+    pub fn both(&mut self, args: &[Vec<u8>]) -> (Option<Reply>, Option<Reply>) {
         (self.ask_theirs(args), self.ask_ours(args))
     }
 
     /// The reply of both, which must be the same.
     fn ask_same(&mut self, args: &[Vec<u8>]) -> Result<Reply, String> {
-        let (theirs, ours) = self.ask(args);
+        let (theirs, ours) = self.both(args);
         if unordered(theirs.clone()) != unordered(ours.clone()) {
             return Err(differ(args, &theirs, &ours));
         }
         theirs.ok_or_else(|| "closed".to_string())
     }
 
+    /// Sends all these commands at once to both. Which is the first whose replies differ, and how.
+    /// For commands that leave nothing to chance ([`leaves_to_chance`]) and do not close the connection.
+    pub fn difference_of_batch(&mut self, commands: &[Args]) -> Option<(usize, String)> {
+        let bytes: Vec<u8> = commands.iter().flat_map(|args| resp::write(args)).collect();
+        self.theirs.send(&bytes);
+        self.ours.send(&bytes);
+        commands.iter().enumerate().find_map(|(index, args)| {
+            let (theirs, ours) = (self.theirs.reply(), self.ours.reply());
+            let alike = theirs == ours || are_alike(args, theirs.as_ref(), ours.as_ref());
+            (!alike).then(|| (index, differ(args, &theirs, &ours)))
+        })
+    }
+
     fn judge(&mut self, args: &[Vec<u8>], theirs: Option<Reply>, ours: Option<Reply>) -> Option<String> {
         let alike = theirs == ours || are_alike(args, theirs.as_ref(), ours.as_ref());
-        if theirs.is_none() || self.ours.closed {
-            // Both closed it, perhaps behind a reply.
-            let closed = theirs.is_none() || self.ask_theirs(&command("PING")).is_none();
-            if closed != self.ours.closed {
-                return Some(format!("{}: redis closed: {closed}, ours: {}", shown(args), self.ours.closed));
+        // A connection may also be closed behind a reply: CLIENT KILL.
+        if theirs.is_none() || ours.is_none() || args[0].eq_ignore_ascii_case(b"client") {
+            let closed = (self.theirs.is_closed(), self.ours.is_closed());
+            if closed.0 != closed.1 {
+                return Some(format!("{}: redis closed: {}, ours: {}", shown(args), closed.0, closed.1));
             }
-            self.theirs = self.redis.connect();
-            self.ours.reconnect();
+            if closed.0 {
+                self.theirs.reconnect();
+                self.ours.reconnect();
+            }
         }
         (!alike).then(|| differ(args, &theirs, &ours))
     }
@@ -110,7 +127,7 @@ impl<'a> Pair<'a> {
         let key = args.get(1).cloned().unwrap_or_default();
         let members = command("SMEMBERS").into_iter().chain([key.clone()]).collect::<Args>();
         let before = self.ask_same(&members)?;
-        let (theirs, ours) = self.ask(args);
+        let (theirs, ours) = self.both(args);
         let shapes = (theirs.as_ref().map(Reply::shape), ours.as_ref().map(Reply::shape));
         let is_error = theirs.as_ref().is_some_and(Reply::is_error);
         if shapes.0 != shapes.1 || is_error && theirs != ours {
@@ -142,7 +159,7 @@ impl<'a> Pair<'a> {
     /// A walk from its beginning to its end: the same elements, each of them at least once.
     fn difference_of_walk(&mut self, args: &[Vec<u8>]) -> Option<String> {
         let cursor_at = if args[0].eq_ignore_ascii_case(b"scan") { 1 } else { 2 };
-        let (theirs, ours) = self.ask(args);
+        let (theirs, ours) = self.both(args);
         let is_error = |reply: &Option<Reply>| reply.as_ref().is_none_or(Reply::is_error);
         if is_error(&theirs) || is_error(&ours) || args.get(cursor_at).is_none_or(|cursor| cursor != b"0") {
             let wrong = if is_error(&theirs) || is_error(&ours) { theirs != ours } else { false };
@@ -156,7 +173,7 @@ impl<'a> Pair<'a> {
 
     /// What is chosen by chance: as much as in Redis, of the same types, and out of what is there.
     fn difference_of_choice(&mut self, args: &[Vec<u8>]) -> Option<String> {
-        let (theirs, ours) = self.ask(args);
+        let (theirs, ours) = self.both(args);
         let shapes = (theirs.as_ref().map(Reply::shape), ours.as_ref().map(Reply::shape));
         if shapes.0 != shapes.1 || theirs.as_ref().is_some_and(Reply::is_error) && theirs != ours {
             return Some(differ(args, &theirs, &ours));
@@ -177,6 +194,25 @@ impl<'a> Pair<'a> {
         let strange = ours.leaves().into_iter().find(|leaf| !matches!(leaf, Reply::Null(_)) && !known.contains(leaf));
         strange.map(|leaf| format!("{}: {leaf:?} is not there", shown(args)))
     }
+}
+
+/// Whether a command chooses by chance, or counts what chance has chosen: then only a [`Pair::difference`] can judge it.
+/// So it is with one that may close the connection.
+pub fn leaves_to_chance(args: &[Vec<u8>]) -> bool {
+    let names: [&[u8]; 11] = [
+        b"spop",
+        b"scan",
+        b"sscan",
+        b"hscan",
+        b"zscan",
+        b"dbsize",
+        b"srandmember",
+        b"hrandfield",
+        b"zrandmember",
+        b"randomkey",
+        b"client",
+    ];
+    names.contains(&args[0].to_ascii_lowercase().as_slice())
 }
 
 /// All that a walk returns, sorted, without repetitions.

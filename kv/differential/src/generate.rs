@@ -221,6 +221,11 @@ const TEMPLATES: &[&str] = &[
     "@v ( @v )*",
 ];
 
+/// A command as one would type it, without quotes.
+pub fn words(line: &str) -> Args {
+    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
 /// A command.
 pub fn command(rng: &mut Rng) -> Args {
     let template = TEMPLATES[rng.below(TEMPLATES.len() as u64) as usize];
