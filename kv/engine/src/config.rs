@@ -237,6 +237,7 @@ impl Config {
             zset: pack("zset-max-listpack-entries", "zset-max-listpack-value"),
             bulk_len: self.bulk_len_max(),
             memory: Some(self.number("maxmemory")).filter(|&bytes| bytes > 0),
+            spans_left: 0,
         }
     }
 

@@ -50,12 +50,14 @@ pub struct Limits {
     pub bulk_len: usize,
     /// `maxmemory`: bytes of the core's heap above which nothing may grow, if there is such a bound.
     pub memory: Option<usize>,
+    /// Free spans of the core's heap below which nothing may grow: there must be room for what is not data.
+    pub spans_left: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         let pack = |entries| PackLimits { entries, value: 64 };
-        Limits { set_integers: 512, hash: pack(512), zset: pack(128), bulk_len: 512 << 20, memory: None }
+        Limits { set_integers: 512, hash: pack(512), zset: pack(128), bulk_len: 512 << 20, memory: None, spans_left: 0 }
     }
 }
 
@@ -202,7 +204,14 @@ impl Engine {
     }
 
     pub(crate) fn is_over_limit(&self) -> bool {
-        self.tools.limits.memory.is_some_and(|max| self.tools.heap.stats().pinned > max)
+        let Limits { memory, spans_left, .. } = self.tools.limits;
+        let heap = &self.tools.heap;
+        let is_short = || heap.stats().free_spans < spans_left;
+        memory.is_some_and(|max| heap.stats().pinned > max)
+            || is_short() && {
+                heap.reclaim();
+                is_short()
+            }
     }
 
     /// When the next key expires.

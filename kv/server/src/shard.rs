@@ -28,8 +28,8 @@ pub(crate) const TIMER_UNPAUSE: u64 = 2;
 /// After this time a message that found no room is sent again.
 const RETRY: Duration = Duration::from_micros(100);
 
-/// The part of a core's heap that data may fill: three of four.
-const DATA_PART: (usize, usize) = (3, 4);
+/// One span in so many is kept from data. (The heap's own reserves are among these.)
+const SPANS_PER_SPAN_LEFT: usize = 4;
 
 /// One core's keys and connections.
 ///
@@ -44,8 +44,8 @@ pub struct Shard {
     pub(crate) listens_at: Option<Endpoint>,
     pub(crate) engine: Engine,
     pub(crate) config: Config,
-    /// Bytes of the heap above which nothing may grow.
-    data_max: usize,
+    /// Spans of the heap that are kept from data.
+    spans_left: usize,
     /// What the engine may do, which follows from both.
     pub(crate) limits: Limits,
     /// There is a password.
@@ -93,8 +93,7 @@ impl Shard {
         let scratch = Output::new(heap.clone());
         let gate = Gate::new(seed.set());
         let config = args.config.clone();
-        let heap_size = heap.reservation().size() / heap.reservation().heap_count();
-        let data_max = heap_size / DATA_PART.1 * DATA_PART.0;
+        let spans_left = heap.stats().spans / SPANS_PER_SPAN_LEFT;
         let mut shard = Shard {
             index,
             shards,
@@ -103,7 +102,7 @@ impl Shard {
             listens_at: None,
             engine: Engine::new((index, shards), heap, seed, rng),
             config,
-            data_max,
+            spans_left,
             limits: Limits::default(),
             locked: false,
             gate,
@@ -139,8 +138,7 @@ impl Shard {
     /// nobody could delete anything.
     fn limits_now(&self) -> Limits {
         let limits = self.config.limits();
-        let asked = limits.memory.map_or(usize::MAX, |bytes| bytes / self.shards);
-        Limits { memory: Some(asked.min(self.data_max)), ..limits }
+        Limits { memory: limits.memory.map(|bytes| bytes / self.shards), spans_left: self.spans_left, ..limits }
     }
 
     /// Tells the shard of another core something.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use libos_mem::{Buf, BufMut, CopyPath, Exhausted, Heap, PUSH_COPY_MAX};
+use libos_mem::{Buf, BufMut, CopyPath, Exhausted, Heap, PUSH_COPY_MAX, Purpose};
 
 use crate::sga::Sga;
 
@@ -292,7 +292,12 @@ impl Output {
                 self.end_tail();
                 let size = self.tail_size.max(bytes.len()).min(TAIL_SIZE_MAX);
                 self.tail_size = (size * 2).min(TAIL_SIZE_MAX);
-                match self.heap.alloc(size) {
+                // A short message is sent even if there is no memory for data: it may be the one that says so.
+                let short = |exhausted| match bytes.len() {
+                    ..=TAIL_SIZE_MIN => self.heap.alloc_for(Purpose::Header, TAIL_SIZE_MIN),
+                    _ => Err(exhausted),
+                };
+                match self.heap.alloc(size).or_else(short) {
                     Ok(tail) => self.tail = Some(tail),
                     Err(Exhausted) => self.failed = true,
                 }

@@ -69,7 +69,7 @@ impl Scratch {
         heap: &Heap,
     ) -> Result<(Vec<Buf>, Vec<Change>), Exhausted> {
         let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(0), Rng::new(0));
-        engine.set_limits(Limits { memory: None, ..limits });
+        engine.set_limits(Limits { memory: None, spans_left: 0, ..limits });
         for key in &self.keys {
             let bytes = self.request.arg(key.index);
             let Some(package) = next(bytes) else { continue };
