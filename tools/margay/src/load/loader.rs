@@ -122,7 +122,7 @@ pub struct Loader {
     progress: Option<Progress>,
     phase: Phase,
     started: Instant,
-    /// When the last answer came, while the keys are set.
+    /// When the last answer came, while the keys are set; since when the last answers are waited for.
     heard: Instant,
     connections: Vec<Connection>,
     places: HashMap<SessionId, u32>,
@@ -440,8 +440,12 @@ impl Loader {
             Phase::Filling if now.since(self.heard) >= BEGIN_TIMEOUT => {
                 return self.give_up("no answer while the keys were set", out);
             }
-            Phase::Asking { from, until } if now >= until => self.phase = Phase::Draining { from, until },
-            Phase::Draining { until, .. } if self.counted_in_flight == 0 || now >= until + DRAIN => {
+            // What was due is still sent, if this client is late.
+            Phase::Asking { from, until } if now >= until && (!self.is_behind(until) || now >= until + DRAIN) => {
+                self.give_up_rest(until, out);
+                (self.phase, self.heard) = (Phase::Draining { from, until }, now);
+            }
+            Phase::Draining { .. } if self.counted_in_flight == 0 || now >= self.heard + DRAIN => {
                 count(&mut self.tally.errors, "no answer", self.counted_in_flight);
                 self.counted_in_flight = 0;
                 self.tally.measured = self.plan.duration;
@@ -457,6 +461,20 @@ impl Loader {
             progress.show(gone, whole, self.shared.answered.load(Ordering::Relaxed));
         }
         out.set_timer(HOUSEKEEPING, HOUSEKEEP);
+    }
+
+    /// Whether something is due that was not sent.
+    fn is_behind(&self, until: Instant) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.next() < until)
+    }
+
+    /// What was due, and is not sent any more.
+    fn give_up_rest(&mut self, until: Instant, out: &mut Outbox<'_, Loader>) {
+        let Some(mut schedule) = self.schedule.take() else { return };
+        while schedule.next() < until {
+            self.count_unsent(schedule.next(), "not sent: this client is too slow");
+            schedule.step(out.rng());
+        }
     }
 
     fn reconnect(&mut self, out: &mut Outbox<'_, Loader>) {
