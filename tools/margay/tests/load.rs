@@ -138,6 +138,23 @@ fn nobody_there_is_an_error_at_once() {
 }
 
 #[test]
+fn a_service_that_never_answers_is_no_hang() {
+    // Connections are made by the kernel; nobody reads what comes.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = mute.local_addr().unwrap().to_string();
+    let began = Instant::now();
+    let output = load(&["--connect", &at, "--connections", "3", "--duration", "1s"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no answer while the keys were set"), "{output:?}");
+    let (figures, output) = measured(
+        "mute",
+        &format!("--connect {at} --protocol echo --connections 3 --rate 100 --duration 500ms --warm-up 0s"),
+    );
+    assert_eq!((output.status.code(), number(&figures, "answered")), (Some(1), 0), "{figures}");
+    assert_eq!(number(&figures["errors"], "no answer"), number(&figures, "asked"), "{figures}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
 fn senseless_arguments_are_refused_with_a_reason() {
     for (arguments, reason) in [
         (["--rate", "0"], "number of requests"),

@@ -72,8 +72,8 @@ const IN_FLIGHT_BYTES_MAX: usize = 256 << 20;
 const ARRIVALS_A_TURN: usize = 1024;
 /// SETs in flight on a connection while the keys are filled.
 const FILL_PIPELINE: usize = 32;
-/// How long the first connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first connection may take, and an answer while the keys are set.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a lost connection is left alone.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 /// How long the last answers are waited for.
@@ -122,6 +122,8 @@ pub struct Loader {
     progress: Option<Progress>,
     phase: Phase,
     started: Instant,
+    /// When the last answer came, while the keys are set; since when the last answers are waited for.
+    heard: Instant,
     connections: Vec<Connection>,
     places: HashMap<SessionId, u32>,
     open: usize,
@@ -158,6 +160,7 @@ impl Loader {
             progress,
             phase: Phase::Connecting,
             started: Instant::ZERO,
+            heard: Instant::ZERO,
             connections,
             places: HashMap::new(),
             open: 0,
@@ -250,7 +253,7 @@ impl Loader {
     }
 
     fn fill(&mut self, out: &mut Outbox<'_, Loader>) {
-        self.phase = Phase::Filling;
+        (self.phase, self.heard) = (Phase::Filling, out.now());
         (0..self.connections.len()).for_each(|place| self.fill_more(place, out));
         self.check_filled(out);
     }
@@ -385,6 +388,7 @@ impl Loader {
         self.judge(&asked, reply, out.now());
         match self.phase {
             Phase::Filling => {
+                self.heard = out.now();
                 self.fill_more(place, out);
                 self.check_filled(out);
             }
@@ -427,14 +431,21 @@ impl Loader {
         let now = out.now();
         self.shared.answered.fetch_add(std::mem::take(&mut self.answered), Ordering::Relaxed);
         match self.phase {
-            Phase::Connecting if now.since(self.started) >= CONNECT_TIMEOUT => {
+            Phase::Connecting if now.since(self.started) >= BEGIN_TIMEOUT => {
                 if self.open == 0 {
                     return self.give_up("no connection in time", out);
                 }
                 self.fill(out); // with those there are
             }
-            Phase::Asking { from, until } if now >= until => self.phase = Phase::Draining { from, until },
-            Phase::Draining { until, .. } if self.counted_in_flight == 0 || now >= until + DRAIN => {
+            Phase::Filling if now.since(self.heard) >= BEGIN_TIMEOUT => {
+                return self.give_up("no answer while the keys were set", out);
+            }
+            // What was due is still sent, if this client is late.
+            Phase::Asking { from, until } if now >= until && (!self.is_behind(until) || now >= until + DRAIN) => {
+                self.give_up_rest(until, out);
+                (self.phase, self.heard) = (Phase::Draining { from, until }, now);
+            }
+            Phase::Draining { .. } if self.counted_in_flight == 0 || now >= self.heard + DRAIN => {
                 count(&mut self.tally.errors, "no answer", self.counted_in_flight);
                 self.counted_in_flight = 0;
                 self.tally.measured = self.plan.duration;
@@ -450,6 +461,20 @@ impl Loader {
             progress.show(gone, whole, self.shared.answered.load(Ordering::Relaxed));
         }
         out.set_timer(HOUSEKEEPING, HOUSEKEEP);
+    }
+
+    /// Whether something is due that was not sent.
+    fn is_behind(&self, until: Instant) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.next() < until)
+    }
+
+    /// What was due, and is not sent any more.
+    fn give_up_rest(&mut self, until: Instant, out: &mut Outbox<'_, Loader>) {
+        let Some(mut schedule) = self.schedule.take() else { return };
+        while schedule.next() < until {
+            self.count_unsent(schedule.next(), "not sent: this client is too slow");
+            schedule.step(out.rng());
+        }
     }
 
     fn reconnect(&mut self, out: &mut Outbox<'_, Loader>) {

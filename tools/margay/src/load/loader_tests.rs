@@ -141,3 +141,17 @@ fn keys_are_set_before_they_are_asked_for() {
     }
     assert_eq!(sets, 50, "every second key is this core's");
 }
+
+#[test]
+fn what_a_late_client_could_not_send_is_counted() {
+    // A core that stands still from before the end until long after it, with more due than it sends in a turn.
+    let (mut harness, shared, sessions) = opened(plan(Pace::Rate(1_000_000.0, Arrivals::Fixed)));
+    harness.advance(Duration::from_millis(109));
+    harness.advance(Duration::from_secs(10));
+    let bytes = harness.written(sessions[0]);
+    harness.receive(sessions[0], &bytes).unwrap();
+    harness.advance(Duration::from_secs(3));
+    let tally = tally(&shared);
+    assert_eq!(tally.asked, 100_000, "all that was due");
+    assert_eq!(tally.answered + tally.errors(), tally.asked, "{:?}", tally.errors);
+}
