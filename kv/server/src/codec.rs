@@ -21,6 +21,7 @@ pub(crate) struct Gate {
     locked: Cell<bool>,
     admitted: RefCell<Set<SessionId>>,
     /// Empty requests, to be filled again.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
     spare: RefCell<Vec<Box<Request>>>,
 }
 
