@@ -127,6 +127,11 @@ impl<A: Actor> ActorCell<A> {
         }
     }
 
+    /// Whether something waits to be handled.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.mailbox.borrow().is_empty()
+    }
+
     /// A message of another actor of this core.
     ///
     /// # Errors

@@ -7,13 +7,15 @@
 //! while it is paused, or while its peer has not taken [`SessionSettings::output_max`] bytes; a peer that takes nothing
 //! for [`SessionSettings::stall`] is given up. `Closed` is the last event, and comes exactly once for each `Opened`.
 
+mod next;
+
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use libos_runtime::{Begun, CoroutineId, LibOs, Redeem, Sleep};
@@ -24,6 +26,7 @@ use crate::actor::{Actor, ActorId, BindingId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::{Codec, CodecError};
 use crate::system::System;
+use next::Next;
 
 /// Names a session of this core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -421,6 +424,8 @@ enum Want {
     Again,
     /// No more for now.
     Wait,
+    /// The actor has not yet looked at everything: it gets its turn first.
+    Turn,
     /// It is over.
     End,
 }
@@ -474,6 +479,10 @@ impl Conversation {
             match self.wants(serving) {
                 Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
                 Want::Again => continue,
+                Want::Turn => {
+                    self.libos.yield_now().await;
+                    continue;
+                }
                 Want::Pop if self.pop.is_none() => {
                     if self.begin_pop(serving)? {
                         pops_at_once += 1;
@@ -555,25 +564,23 @@ impl Conversation {
 
     #[cold]
     fn wants_at_the_end<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>, idle: bool) -> Want {
+        // An actor that has mail may find something of this session's in it, and answer.
+        let over = if serving.cell.has_mail() { Want::Turn } else { Want::End };
         match self.entry.close.get() {
             Close::Now => Want::End,
             Close::Flushed if idle => Want::End,
-            Close::Flushed => Want::Wait,
-            Close::No if self.finished => {
-                let over = serving.settings.on_end == OnEnd::Close && idle && !self.entry.paused.get();
-                if over { Want::End } else { Want::Wait }
+            Close::No if self.entry.paused.get() => Want::Wait,
+            Close::No if self.finished && serving.settings.on_end == OnEnd::Close && idle => over,
+            Close::No if serving.system.is_draining() && !self.finished => {
+                self.drain(serving.settings.pop_max, if idle { over } else { Want::Wait })
             }
-            Close::No if serving.system.is_draining() && !self.entry.paused.get() => {
-                self.drain(serving.settings.pop_max, idle)
-            }
-            Close::No => Want::Wait,
+            Close::No | Close::Flushed => Want::Wait,
         }
     }
 
     /// The service stops: what has arrived is answered, and then it is over.
-    fn drain(&mut self, pop_max: usize, idle: bool) -> Want {
+    fn drain(&mut self, pop_max: usize, quiet: Want) -> Want {
         self.pop = None; // what it had goes back to the queue
-        let quiet = if idle { Want::End } else { Want::Wait };
         let popped = match self.libos.begin_pop(self.qd, pop_max) {
             Ok(Begun::Done(Ok(Outcome::Popped(popped)))) => Some(popped),
             Ok(Begun::Pending(qt)) => match self.libos.try_redeem(qt) {
@@ -685,24 +692,4 @@ enum Waited {
     Next(bool),
     Failed(Error),
     Late,
-}
-
-/// Until the pop has ended (true), or the coroutine is woken by somebody else: who has written, resumed or closed.
-struct Next<'a> {
-    pop: &'a mut Option<Redeem>,
-    woken: bool,
-}
-
-impl Future for Next<'_> {
-    type Output = bool;
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Some(popping) = self.pop.as_mut()
-            && popping.poll_end(cx).is_ready()
-        {
-            return Poll::Ready(true);
-        }
-        if std::mem::replace(&mut self.woken, true) { Poll::Ready(false) } else { Poll::Pending }
-    }
 }
