@@ -21,7 +21,7 @@ impl Progress {
 
     /// `gone` of `whole`, and this many answers so far.
     pub fn show(&mut self, gone: Duration, whole: Duration, answered: u64) {
-        let (before, there) = self.shown_at.unwrap_or_default();
+        let (before, there) = self.shown_at.unwrap_or((gone, answered));
         if self.shown_at.is_some() && gone < before + EVERY {
             return;
         }
