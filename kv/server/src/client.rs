@@ -16,7 +16,7 @@ const QUEUE_FEW: usize = 16;
 /// A request that waits for those before it.
 #[derive(Debug)]
 pub(crate) enum Pending {
-    Request(Request),
+    Request(Box<Request>),
     /// There will be no more: it was no request.
     Malformed(RequestError),
     /// There was no memory for it, here or on its way to its shard: answered so, in its turn.

@@ -9,7 +9,7 @@ use kv_engine::resp::{Request, RequestError, RequestParser};
 
 /// What comes in on a connection: a request, or why there will be none any more. Only a request that was too much for
 /// the memory (`Exhausted`) is followed by others.
-pub type Incoming = Result<Request, RequestError>;
+pub type Incoming = Result<Box<Request>, RequestError>;
 
 /// What all connections of a core have to know of the configuration, and who may send how much.
 #[derive(Debug)]
@@ -20,7 +20,13 @@ pub(crate) struct Gate {
     /// Whether a client must authenticate itself before it may send much.
     locked: Cell<bool>,
     admitted: RefCell<Set<SessionId>>,
+    /// Empty requests, to be filled again.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+    spare: RefCell<Vec<Box<Request>>>,
 }
+
+/// More than these are not kept.
+const SPARE_MAX: usize = 64;
 
 impl Gate {
     /// To be configured before it is used.
@@ -30,6 +36,7 @@ impl Gate {
             bulk_len_max: Cell::new(0),
             locked: Cell::new(false),
             admitted: RefCell::new(admitted),
+            spare: RefCell::default(),
         })
     }
 
@@ -44,6 +51,19 @@ impl Gate {
     pub(crate) fn admit(&self, session: SessionId) {
         if self.admitted.borrow_mut().insert(session) {
             self.version.set(self.version.get().wrapping_add(1));
+        }
+    }
+
+    /// A request that was carried out.
+    #[inline]
+    pub(crate) fn give_back(&self, mut request: Box<Request>) {
+        let mut spare = self.spare.borrow_mut();
+        // One may keep the buffer that it lay in: the next request mostly lies in the same.
+        if !spare.is_empty() {
+            request.clear();
+        }
+        if spare.len() < SPARE_MAX {
+            spare.push(request);
         }
     }
 
@@ -95,10 +115,13 @@ impl Codec for Resp {
             input.clear();
             return Ok(None);
         }
-        let mut request = Request::default();
+        let mut request = self.gate.spare.borrow_mut().pop().unwrap_or_default();
         match self.parser.next(input, heap, &mut request) {
             Ok(true) => Ok(Some(Ok(request))),
-            Ok(false) => Ok(None),
+            Ok(false) => {
+                self.gate.give_back(request);
+                Ok(None)
+            }
             Err(error) => {
                 self.over = error != RequestError::Exhausted;
                 Ok(Some(Err(error)))

@@ -43,6 +43,7 @@ impl Shard {
                 if let Some(mark) = mark {
                     output.rollback(mark);
                 }
+                self.gate.give_back(request);
             }
             Plan::Connection => {
                 self.commands += 1;
@@ -82,7 +83,7 @@ impl Shard {
     fn wait(
         &mut self,
         id: SessionId,
-        request: Request,
+        request: Box<Request>,
         out: &mut Outbox<'_, Shard>,
         with: impl FnOnce(&mut Shard, SessionId),
     ) {

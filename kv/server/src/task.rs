@@ -115,7 +115,13 @@ impl Shard {
 // Requests carried out by another shard.
 impl Shard {
     /// Sends a request to the shard of its keys, and with it those that follow and go there too.
-    pub(crate) fn run_elsewhere(&mut self, id: SessionId, shard: usize, request: Request, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn run_elsewhere(
+        &mut self,
+        id: SessionId,
+        shard: usize,
+        request: Box<Request>,
+        out: &mut Outbox<'_, Shard>,
+    ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let (speaker, muted) = (client.connection.session(), client.connection.is_muted());
         let mut requests = Vec::new();
@@ -141,7 +147,7 @@ impl Shard {
     }
 
     /// The next request of a connection, if it goes to the same shard.
-    fn take_along(&mut self, id: SessionId, shard: usize, out: &mut Outbox<'_, Shard>) -> Option<Request> {
+    fn take_along(&mut self, id: SessionId, shard: usize, out: &mut Outbox<'_, Shard>) -> Option<Box<Request>> {
         let Some(Pending::Request(next)) = self.clients.peek(id)?.queue.front() else { return None };
         self.goes_along(id, next, shard)?;
         let Some(Pending::Request(next)) = self.clients.get_mut(id)?.queue.pop_front() else { return None };

@@ -10,6 +10,8 @@
 //!
 //! Life: handles are counted, and the state outlives them while buffers, loans or borrowed buffers are out.
 
+mod reserve;
+
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -21,6 +23,8 @@ use crate::reservation::{Plan, Reservation, ReserveError, Source};
 use crate::returns::{Outgoing, Returns};
 use crate::span::{SPAN_SIZE, Span, SpanMap, Use};
 use crate::{Exhausted, global};
+
+pub use reserve::Reserves;
 
 /// What memory is for. Each purpose has spans of its own, and may have a reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,36 +40,6 @@ pub enum Purpose {
 
 impl Purpose {
     const ALL: [Purpose; 3] = [Purpose::App, Purpose::Receive, Purpose::Header];
-}
-
-/// Spans that only one purpose may take. At most a quarter of the heap each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reserves {
-    /// For applications.
-    pub app_spans: usize,
-    /// For receive refill.
-    pub receive_spans: usize,
-    /// For headers and acknowledgements.
-    pub header_spans: usize,
-}
-
-impl Reserves {
-    /// None at all.
-    pub const NONE: Reserves = Reserves { app_spans: 0, receive_spans: 0, header_spans: 0 };
-
-    /// Of a heap of `heap_size` bytes a quarter for applications, an eighth for receiving, a sixteenth for headers.
-    pub fn usual(heap_size: usize) -> Reserves {
-        let spans = heap_size / SPAN_SIZE;
-        Reserves { app_spans: spans / 4, receive_spans: spans / 8, header_spans: spans / 16 }
-    }
-
-    fn of(&self, purpose: Purpose) -> usize {
-        match purpose {
-            Purpose::App => self.app_spans,
-            Purpose::Receive => self.receive_spans,
-            Purpose::Header => self.header_spans,
-        }
-    }
 }
 
 /// A reading of a heap's books. Sizes in bytes of whole chunks.
@@ -401,50 +375,6 @@ impl HeapState {
         let span = self.span(first);
         span.begin_run(self.me(), self.data(first), count, purpose);
         Ok(self.hand_out(span, span.counter(0)))
-    }
-
-    /// Takes `count` neighbouring spans, unless the reserves of the others need them.
-    fn acquire(&self, purpose: Purpose, count: usize) -> Result<usize, Exhausted> {
-        let others: usize = Purpose::ALL.iter().filter(|&&other| other != purpose).map(|&p| self.unclaimed(p)).sum();
-        if self.spans.free_count() < others + count {
-            return Err(Exhausted);
-        }
-        let first = self.spans.take(count).ok_or(Exhausted)?;
-        let held = &self.held[purpose as usize];
-        held.set(held.get() + count);
-        Ok(first)
-    }
-
-    /// Spans of the purpose's reserve that it has not claimed yet. What the application keeps is the application's
-    /// claim, and not that of the purpose it was allocated for.
-    fn unclaimed(&self, purpose: Purpose) -> usize {
-        let held = self.held[purpose as usize].get();
-        let claimed = match purpose {
-            Purpose::App => held + self.kept.iter().map(Cell::get).sum::<usize>() / SPAN_SIZE,
-            _ => held.saturating_sub(self.kept[purpose as usize].get().div_ceil(SPAN_SIZE)),
-        };
-        self.reservation.reserves().of(purpose).saturating_sub(claimed)
-    }
-
-    /// Charges a chunk in use to the application for as long as it lives. Refused when the reserves would suffer.
-    pub(crate) fn charge_kept(&self, span: Span, counter: NonNull<u32>) -> Result<(), Exhausted> {
-        let header = span.header();
-        let purpose = header.purpose.get();
-        // SAFETY: the word of a chunk in use of this heap, touched by this core only.
-        let word = unsafe { counter.read() };
-        if purpose == Purpose::App || word & KEPT != 0 {
-            return Ok(());
-        }
-        let kept = &self.kept[purpose as usize];
-        kept.set(kept.get() + header.chunk_size.get());
-        let unclaimed: usize = Purpose::ALL.iter().map(|&p| self.unclaimed(p)).sum();
-        if self.spans.free_count() < unclaimed {
-            kept.set(kept.get() - header.chunk_size.get());
-            return Err(Exhausted);
-        }
-        // SAFETY: as above.
-        unsafe { counter.write(word | KEPT) };
-        Ok(())
     }
 
     /// The last reference to the chunk of `counter` is gone.

@@ -35,6 +35,9 @@ pub trait Driver: Sized + 'static {
     /// Whether bytes are on their way that must arrive before others are sent directly.
     fn is_sending(&self, socket: &Socket<Self>) -> bool;
 
+    /// Whether the kernel still holds memory of what was sent.
+    fn is_held(&self, socket: &Socket<Self>) -> bool;
+
     /// The socket is to be closed: stop everything. True if nothing of it is left with the kernel; else the socket
     /// becomes ready each time something ends, and this is asked again.
     fn unwatch(&mut self, h: Handle, socket: &mut Socket<Self>) -> bool;

@@ -69,6 +69,11 @@ impl Driver for Epoll {
         false
     }
 
+    #[inline]
+    fn is_held(&self, _: &Socket<Epoll>) -> bool {
+        false
+    }
+
     fn unwatch(&mut self, _: Handle, socket: &mut Socket<Epoll>) -> bool {
         if std::mem::take(&mut socket.driver) {
             // Closing the last descriptor would do; but a process that was forked meanwhile may hold another.

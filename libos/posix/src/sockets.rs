@@ -404,7 +404,7 @@ impl<D: Driver> KernelNetwork<D> {
     fn serve_close(&mut self, h: Handle, now: Instant) -> bool {
         let socket = &mut self.table.sockets[h.0 as usize];
         let Some(until) = socket.closing else { return true };
-        let sending = !socket.unsent.is_empty() || self.driver.is_sending(socket);
+        let sending = !socket.unsent.is_empty() || self.driver.is_sending(socket) || self.driver.is_held(socket);
         if sending && socket.fault.is_none() {
             if now < until {
                 return true;

@@ -306,6 +306,12 @@ impl Uring {
             let send = self.sends.remove(index);
             socket.driver.held -= 1;
             socket.unsent_pinned -= send.pinned;
+            // A reset lets go of everything as well, and that is no room for the pushes that wait.
+            if !socket.pushes.is_empty()
+                && let Ok(Err(errno)) = rustix::net::sockopt::socket_error(&socket.fd)
+            {
+                socket.fail(error(errno));
+            }
             return table.make_ready(h);
         }
         socket.driver.sending = false;
@@ -446,6 +452,11 @@ impl Driver for Uring {
     #[inline]
     fn is_sending(&self, socket: &Socket<Uring>) -> bool {
         socket.driver.sending
+    }
+
+    #[inline]
+    fn is_held(&self, socket: &Socket<Uring>) -> bool {
+        socket.driver.held > 0
     }
 
     fn unwatch(&mut self, h: Handle, socket: &mut Socket<Uring>) -> bool {

@@ -17,6 +17,12 @@ fn uring(heap: &Heap) -> Result<Box<dyn Network>, Error> {
     Ok(Box::new(UringNetwork::new(heap.clone(), UringSettings::default())?))
 }
 
+/// The same where everything is rare: few and short buffers to receive into, and every send that can be is without a copy.
+fn frugal(heap: &Heap) -> Result<Box<dyn Network>, Error> {
+    let settings = UringSettings { buffers: 4, buffer_size: 512, zero_copy_min: Some(1) };
+    Ok(Box::new(UringNetwork::new(heap.clone(), settings)?))
+}
+
 fn subject(network: fn(&Heap) -> Result<Box<dyn Network>, Error>) -> Made {
     let can = Can {
         datagrams: true,
@@ -38,5 +44,7 @@ fn subject(network: fn(&Heap) -> Result<Box<dyn Network>, Error>) -> Made {
 
 suite!(epoll_suite, || subject(epoll));
 suite!(uring_suite, || subject(uring));
+suite!(uring_frugal_suite, || subject(frugal));
 suite_asleep!(epoll_asleep, epoll, IpAddr::V4(Ipv4Addr::LOCALHOST));
 suite_asleep!(uring_asleep, uring, IpAddr::V4(Ipv4Addr::LOCALHOST));
+suite_asleep!(uring_frugal_asleep, frugal, IpAddr::V4(Ipv4Addr::LOCALHOST));

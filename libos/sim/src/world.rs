@@ -332,6 +332,7 @@ impl World {
     pub fn run(&mut self) {
         self.run_until("all tasks have ended", |world| world.tasks.iter().all(|task| task.coroutine.has_ended()));
         self.tasks.clear();
+        self.fabric.borrow().check();
     }
 
     /// Goes on until nothing happens any more within `quiet`, but no longer than for ten times as long.
@@ -340,7 +341,7 @@ impl World {
         while self.now() < end {
             self.run_events();
             if self.due().next().is_none() && self.next().is_none_or(|next| next > self.now() + quiet) {
-                return;
+                return self.fabric.borrow().check();
             }
             self.turn(end);
         }
@@ -417,6 +418,7 @@ impl World {
     /// If a buffer was not given back. (Who holds one from outside has to drop it before.)
     pub fn end(mut self) {
         self.tasks.clear();
+        self.fabric.borrow().check();
         let cores = || self.hosts.iter().flat_map(|host| &host.cores);
         let heaps: Vec<(usize, Heap)> = cores().filter_map(|this| Some((this.number, this.heap.clone()?))).collect();
         let hosts = std::mem::take(&mut self.hosts);

@@ -64,6 +64,36 @@ impl CoreArguments {
         flag("idle.policy", self.idle.and_then(|idle| Some(idle.to_possible_value()?.get_name().into())));
         Ok(Settings::load(self.config.as_deref(), std::env::vars(), &flags)?)
     }
+
+    /// The same for a client that measures. It is not bound to a processor unless that is asked for: it would be the
+    /// one that a service of this machine is bound to. It spins, so that its own waking is not a part of what it
+    /// measures, unless that would take the last processor from the service.
+    pub fn client_settings(&self) -> anyhow::Result<Settings> {
+        let mut settings = self.settings()?;
+        let is_set = |key: &str| self.set.iter().any(|pair| pair.split('=').next().is_some_and(|k| k.trim() == key));
+        if !is_set("cores.pin") {
+            settings.cores.pin = false;
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        if self.idle.is_none() && !is_set("idle.policy") && settings.cores.count < processors {
+            settings.idle.policy = "spin".into();
+        }
+        Ok(settings)
+    }
+}
+
+/// A time with its unit: `10s`, `500ms`, `100us`, `2m`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let seconds = match &text[digits..] {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        unit => return Err(format!("there is no unit `{unit}`: a time is such as 10s or 500ms")),
+    };
+    let number: f64 = text[..digits].parse().map_err(|_| "a time is such as 10s or 500ms".to_owned())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
 /// How long a service that is stopped has to answer what is in flight.
@@ -105,5 +135,19 @@ pub fn say_listening(result: Result<Endpoint, Error>) {
         Err(Error::AddressNotAvailable) => eprintln!("margay: this machine has no such address: choose one of its own"),
         Err(Error::PermissionDenied) => eprintln!("margay: not permitted: ports below 1024 belong to root"),
         Err(error) => eprintln!("margay: cannot listen: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let cases = [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("1.5", 1_500), ("2000us", 2)];
+        cases.iter().for_each(|(text, ms)| assert_eq!(parse_duration(text), Ok(Duration::from_millis(*ms)), "{text}"));
+        ["", "s", "10 parsecs", "-1s", "1.2.3s"]
+            .iter()
+            .for_each(|text| assert!(parse_duration(text).is_err(), "{text}"));
     }
 }

@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod core_args;
 mod echo;
 mod kv;
+mod load;
 mod pingpong;
 mod relay;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -28,8 +31,14 @@ enum Command {
     Echo(echo::Arguments),
     /// A service that forwards datagrams to a target, and its answers back.
     Relay(relay::Arguments),
+    /// Asks a service at a given rate, and says how long its answers take.
+    Load(load::Arguments),
     /// Measures round trips to an echo.
     Pingpong(pingpong::Arguments),
+    /// Measures what this machine gives, in about ten seconds.
+    Bench(bench::Arguments),
+    /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
+    Trace(trace::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,7 +46,10 @@ fn main() -> ExitCode {
         Command::Kv(arguments) => kv::run(arguments),
         Command::Echo(arguments) => echo::run(arguments),
         Command::Relay(arguments) => relay::run(arguments),
+        Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
     };
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),

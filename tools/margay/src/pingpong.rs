@@ -29,7 +29,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     if size == 0 || count == 0 {
         bail!("a message has at least one byte, and a measurement one round trip");
     }
-    let settings = cores.settings()?;
+    let settings = cores.client_settings()?;
     Ok(launch(&settings, move |launched| {
         let system = System::new(launched.core.libos());
         let args = PingArgs { connect, size, warm_up: count / 10, count };

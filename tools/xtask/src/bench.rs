@@ -2,7 +2,10 @@
 //!
 //! A program prints lines `RESULT name value`, with or without a unit behind, for the figure and for its floor and its
 //! peer, measured in the same run. Each program is run several times; the median of all lines of a name is its figure,
-//! the least and the greatest are its spread. To add a benchmark, add a [`Benchmark`] to [`BENCHMARKS`].
+//! the least and the greatest are its spread. What a program cannot measure here it tells as `SKIP name: reason`. To add
+//! a benchmark, add a [`Benchmark`] to [`BENCHMARKS`].
+
+mod table;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Options;
 use crate::command::{self, Show, program};
 use crate::machine::{Machine, between_markers};
+use crate::skips::Skip;
+use table::BENCHMARKS;
 
 const DOCUMENT: &str = "docs/benchmarks.md";
 const ROUNDS: usize = 3;
@@ -50,9 +55,6 @@ pub enum Target {
     Shown,
 }
 
-/// All of them, in the order of the table.
-const BENCHMARKS: &[Benchmark] = &[];
-
 /// The values of one name.
 #[derive(Clone, PartialEq, Debug)]
 struct Figure {
@@ -61,7 +63,29 @@ struct Figure {
     greatest: f64,
 }
 
-type Figures = BTreeMap<String, Figure>;
+/// What all programs have said.
+#[derive(Clone, Default, Debug)]
+struct Figures {
+    of: BTreeMap<String, Figure>,
+    skips: Vec<Skip>,
+}
+
+impl Figures {
+    /// The figure of this name, or why there is none.
+    ///
+    /// # Errors
+    /// Its program said neither.
+    fn get(&self, name: &str) -> Result<Result<&Figure, &Skip>> {
+        match self.of.get(name) {
+            Some(figure) => Ok(Ok(figure)),
+            // A skip stands for all names that begin with its own.
+            None => {
+                let skip = self.skips.iter().find(|skip| name.starts_with(&skip.name));
+                skip.map(Err).with_context(|| format!("no line `RESULT {name} …` was printed"))
+            }
+        }
+    }
+}
 
 pub fn run(options: &Options) -> Result<bool> {
     if options.list {
@@ -102,6 +126,7 @@ fn measure(chosen: &[&Benchmark], rounds: usize) -> Result<Figures> {
         }
     });
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut skips = Vec::new();
     for _ in 0..rounds {
         for words in &commands {
             let mut command = program(words[0]);
@@ -110,9 +135,10 @@ fn measure(chosen: &[&Benchmark], rounds: usize) -> Result<Figures> {
             for (name, value) in ran.output.lines().filter_map(result) {
                 values.entry(name.to_string()).or_default().push(value);
             }
+            skips.extend(ran.skips);
         }
     }
-    Ok(values.into_iter().map(|(name, values)| (name, figure(values))).collect())
+    Ok(Figures { of: values.into_iter().map(|(name, values)| (name, figure(values))).collect(), skips })
 }
 
 /// Reads `RESULT name value`.
@@ -136,11 +162,20 @@ fn table(chosen: &[&Benchmark], figures: &Figures) -> Result<(String, bool)> {
     let mut all_met = true;
     for bench in chosen {
         // A program that says nothing is an error, not an empty row.
-        let of = |name: &str| figures.get(name).with_context(|| format!("no line `RESULT {name} …` was printed"));
-        let own = of(bench.name)?;
-        let floor = bench.floor.map(of).transpose()?.map(|figure| figure.median);
-        let peer = bench.peer.map(of).transpose()?.map(|figure| figure.median);
-        let met = is_met(bench, own.median, floor, peer)?;
+        let own = match figures.get(bench.name)? {
+            Ok(own) => own,
+            Err(skip) => {
+                table += &format!("| {} | skipped: {} | | | | | |\n", bench.what, skip.reason);
+                continue;
+            }
+        };
+        let other = |name: Option<&str>| -> Result<(Option<f64>, bool)> {
+            let found = name.map(|name| figures.get(name)).transpose()?;
+            Ok((found.and_then(|found| Some(found.ok()?.median)), found.is_some_and(|found| found.is_err())))
+        };
+        let ((floor, no_floor), (peer, no_peer)) = (other(bench.floor)?, other(bench.peer)?);
+        // What a row is to be compared with may be missing on this machine; then it is shown, and not judged.
+        let met = if no_floor || no_peer { None } else { is_met(bench, own.median, floor, peer)? };
         all_met &= met != Some(false);
         table += &format!(
             "| {} | {} {} | {}–{} | {} | {} | {} | {} |\n",
@@ -233,7 +268,7 @@ mod tests {
     #[test]
     fn a_program_is_run_and_its_figures_stand_beside_its_floor() {
         let figures = measure(&[&SWITCH], 1).unwrap();
-        assert_eq!(figures["switch"], Figure { median: 7.25, least: 6.25, greatest: 8.25 });
+        assert_eq!(figures.of["switch"], Figure { median: 7.25, least: 6.25, greatest: 8.25 });
         let (table, all_met) = table(&[&SWITCH], &figures).unwrap();
         let row = "| coroutine switch | 7.25 ns | 6.25–8.25 | 1.50 (4.83×) |  | ≤ floor + 6 ns | yes |";
         assert!(all_met && table.contains(row), "{table}");
@@ -248,6 +283,35 @@ mod tests {
         let silent = Benchmark { command: &["true"], ..SWITCH };
         let figures = measure(&[&silent], 1).unwrap();
         assert!(table(&[&silent], &figures).is_err());
+    }
+
+    #[test]
+    fn what_this_machine_cannot_show_is_told_and_not_judged() {
+        let command =
+            &["sh", "-c", "echo RESULT rate 7 ops/s; echo SKIP redis: it is not installed; echo SKIP hop: one CPU"];
+        let rate = Benchmark {
+            name: "rate",
+            peer: Some("redis_rate"),
+            floor: None,
+            target: Target::AtLeastPeer(2.0),
+            command,
+            ..SWITCH
+        };
+        let hop = Benchmark { name: "hop_ns", floor: None, target: Target::AtMost(1.0), command, ..SWITCH };
+        let figures = measure(&[&rate, &hop], 1).unwrap();
+        let (table, all_met) = table(&[&rate, &hop], &figures).unwrap();
+        assert!(all_met && table.contains("| 7 ns | 7–7 |  |  | ≥ 2 × peer |  |"), "{table}");
+        assert!(table.contains("skipped: one CPU"), "{table}");
+    }
+
+    #[test]
+    fn every_row_can_be_judged() {
+        for row in BENCHMARKS {
+            let needs_floor = matches!(row.target, Target::BeyondFloor(_) | Target::TimesFloor(_));
+            let needs_peer = matches!(row.target, Target::AtMostPeer(_) | Target::AtLeastPeer(_));
+            assert!((!needs_floor || row.floor.is_some()) && (!needs_peer || row.peer.is_some()), "{}", row.name);
+            assert_eq!(BENCHMARKS.iter().filter(|other| other.name == row.name).count(), 1, "{}", row.name);
+        }
     }
 
     #[test]

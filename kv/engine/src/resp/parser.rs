@@ -156,6 +156,13 @@ impl RequestParser {
     /// can be understood: the connection ends.
     pub fn next(&mut self, input: &mut Input, heap: &Heap, request: &mut Request) -> Result<bool, RequestError> {
         request.forget_args();
+        if self.chunk.is_none() && !self.waiting && self.backlog.is_empty() {
+            let len = input.front().len();
+            if len == 0 {
+                return Ok(false);
+            }
+            (self.chunk, self.at) = (Some(input.take(len, heap)?), 0); // whole: never a copy, so never refused
+        }
         if let Some(chunk) = &self.chunk
             && let Some((count, end)) = read_short(chunk, self.at, &mut request.first)
         {

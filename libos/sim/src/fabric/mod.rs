@@ -184,10 +184,13 @@ impl Fabric {
                 (this.heap, this.zombies) = (None, 0);
                 this.ends.clear();
                 for socket in this.sockets.drain() {
-                    if let Some(EndId { connection, end }) = socket.end()
-                        && let Some(connection) = self.connections.get_mut(&connection)
+                    if let Some(EndId { connection: number, end }) = socket.end()
+                        && let Some(connection) = self.connections.get_mut(&number)
                     {
                         connection.lose(end);
+                        if connection.is_over() {
+                            self.connections.remove(&number);
+                        }
                     }
                 }
             }
@@ -318,8 +321,10 @@ impl Fabric {
         let socket = this.sockets.remove(id.h as usize);
         this.zombies -= usize::from(socket.closing);
         if let Some(EndId { connection, end }) = socket.end() {
-            let connection = self.connections.get_mut(&connection);
-            connection.into_iter().for_each(|connection| connection.ends[end] = None);
+            if let Some(connection) = self.connections.get_mut(&connection) {
+                connection.ends[end] = None;
+            }
+            self.forget(connection);
         }
     }
 
@@ -423,6 +428,22 @@ impl Fabric {
             self.window_opened(end);
         }
         read
+    }
+}
+
+impl Fabric {
+    /// What must hold between any two events.
+    pub(crate) fn check(&self) {
+        let sockets = self.cores.iter().flat_map(|core| core.sockets.iter().map(|(_, socket)| socket));
+        for socket in sockets {
+            socket.check();
+            if let Some(EndId { connection, end }) = socket.end() {
+                let known = self.connections.get(&connection).and_then(|connection| connection.ends[end]);
+                assert_eq!(known, Some(socket.id), "its connection knows it");
+            }
+        }
+        let forgotten = self.connections.iter().find(|(_, connection)| connection.is_over());
+        assert!(forgotten.is_none(), "nobody is at either end, and it is still there: {forgotten:?}");
     }
 }
 

@@ -234,4 +234,13 @@ impl Socket {
         self.unsent_pinned = 0;
         std::mem::take(&mut self.pushes)
     }
+
+    /// What must hold between any two calls.
+    pub(crate) fn check(&self) {
+        let unsent: usize = self.unsent.iter().map(Sga::pinned).sum();
+        assert_eq!(self.unsent_pinned, unsent, "{:?}: pinned by what is unsent", self.id);
+        let has_something = !self.arrived.is_empty() || !self.datagrams.is_empty() || self.fault.is_some();
+        assert!(self.waiting.is_empty() || !has_something, "{:?}: a pop waits, and there is something for it", self.id);
+        assert!(self.fault.is_none() || self.pushes.is_empty(), "{:?}: a push waits for what is broken", self.id);
+    }
 }

@@ -50,6 +50,11 @@ impl Connection {
         self.ends[end] = None;
         self.pipes[end].segment = None;
     }
+
+    /// Both ends are gone, and nothing is under way.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ends == [None, None] && self.pipes.iter().all(|pipe| pipe.segment.is_none())
+    }
 }
 
 // Setting up.
@@ -169,6 +174,7 @@ impl Fabric {
             let after = self.latency(here, there);
             self.schedule(after, Event::Reset(other));
         }
+        self.forget(end.connection);
         self.note(id.core, "connect given up", end.connection, 0);
     }
 }
@@ -244,7 +250,8 @@ impl Fabric {
         let (sender, receiver) = (connection.ends[end.end], connection.ends[1 - end.end]);
         let (here, there) = (connection.hosts[end.end], connection.hosts[1 - end.end]);
         if segment.len > 0 && sender.is_none() {
-            return self.pipe(end, |pipe| pipe.segment = None);
+            self.pipe(end, |pipe| pipe.segment = None);
+            return self.forget(end.connection);
         }
         if !self.passes(here, there) {
             return self.retry(end);
@@ -353,12 +360,9 @@ impl Fabric {
         }
     }
 
-    /// Both ends are gone, and nothing is under way.
-    fn forget(&mut self, number: u64) {
-        if let Some(connection) = self.connections.get(&number)
-            && connection.ends == [None, None]
-            && connection.pipes.iter().all(|pipe| pipe.segment.is_none())
-        {
+    /// Forgets a connection that is over.
+    pub(crate) fn forget(&mut self, number: u64) {
+        if self.connections.get(&number).is_some_and(Connection::is_over) {
             self.connections.remove(&number);
         }
     }
@@ -415,6 +419,7 @@ impl Fabric {
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.pipes[end].segment = None;
         }
+        self.forget(connection);
         let other = EndId { connection, end: 1 - end };
         let Some(connection) = self.connections.get(&connection) else { return };
         let (here, there) = (connection.hosts[end], connection.hosts[1 - end]);

@@ -26,6 +26,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "kv-server", to: &["kv-engine", "framework"], why: "a service knows its core and actors" },
     Arrows { from: "kv-client", to: &["kv-engine", "framework"], why: "a client knows its core and actors" },
     Arrows { from: "tally", to: &["framework", "libos-boot"], why: "what an author's program needs" },
+    Arrows { from: "margay-bench", to: ANYTHING, why: "it measures every part" },
     Arrows { from: "margay", to: ANYTHING, why: "it puts everything together" },
     Arrows { from: "xtask", to: &[], why: "it is compiled first" },
 ];

@@ -1,0 +1,171 @@
+//! The rows of the table in docs/benchmarks.md: what is measured, what stands beside it, and what it is to reach.
+//!
+//! The programs are in tools/bench, a subcommand each. What they measure together they measure in turn, so the floor and
+//! the peer of a row are of the same minutes.
+
+use super::Benchmark;
+use super::Target::{AtLeastPeer, AtMost, AtMostPeer, BeyondFloor, Shown, TimesFloor};
+
+/// A row with neither floor nor peer, that is only shown.
+const fn row(
+    name: &'static str,
+    what: &'static str,
+    unit: &'static str,
+    command: &'static [&'static str],
+) -> Benchmark {
+    Benchmark { name, what, unit, floor: None, peer: None, target: Shown, command }
+}
+
+/// A program of tools/bench.
+macro_rules! program {
+    ($name:literal) => {
+        &["cargo", "run", "--quiet", "--release", "--package", "margay-bench", "--bin", "margay-bench", "--", $name]
+    };
+}
+
+const COROUTINE: &[&str] = program!("coroutine");
+const MEMORY_QUEUE: &[&str] = program!("memory_queue");
+const HOP: &[&str] = program!("hop");
+const ALLOC: &[&str] = program!("alloc");
+const THRESHOLDS: &[&str] = program!("thresholds");
+const ECHO: &[&str] = program!("echo");
+const KV: &[&str] = program!("kv");
+const KV_INSTRUCTIONS: &[&str] = program!("kv_instructions");
+const IDLE_CONNECTIONS: &[&str] = program!("idle_connections");
+const IDLE_CPU: &[&str] = program!("idle_cpu");
+
+/// All of them, in the order of the table.
+pub const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        floor: Some("indirect_call"),
+        target: BeyondFloor(6.0),
+        ..row("coroutine_switch", "coroutine switch, beside an indirect call", "ns", COROUTINE)
+    },
+    Benchmark {
+        floor: Some("indirect_call_instructions"),
+        target: BeyondFloor(25.0),
+        ..row("coroutine_switch_instructions", "the same in instructions", "instructions", COROUTINE)
+    },
+    row("coroutine_wake", "making a coroutine runnable", "ns", COROUTINE),
+    row("coroutine_yield", "both, by `yield_now`", "ns", COROUTINE),
+    Benchmark {
+        target: AtMost(60.0),
+        ..row("memory_queue", "push, pop and two waits on a memory queue", "ns", MEMORY_QUEUE)
+    },
+    row("memory_queue_instructions", "the same in instructions", "instructions", MEMORY_QUEUE),
+    Benchmark {
+        floor: Some("two_lines_half"),
+        target: TimesFloor(1.5),
+        ..row("hop", "core to core, one hop, beside half a round trip of two cache lines", "ns", HOP)
+    },
+    alloc("alloc_64", "alloc and free of 64 B, beside mimalloc", "alloc_64_mimalloc"),
+    alloc("alloc_1024", "of 1 KiB", "alloc_1024_mimalloc"),
+    alloc("alloc_4096", "of 4 KiB", "alloc_4096_mimalloc"),
+    alloc("alloc_65536", "of 64 KiB", "alloc_65536_mimalloc"),
+    beside("alloc_burst_64", "64 at a time of 64 B, each, beside the system's", "alloc_burst_64_system"),
+    beside("alloc_burst_4096", "64 at a time of 4 KiB, each, beside the system's", "alloc_burst_4096_system"),
+    row("threshold_push", "copying is cheaper up to: push into a kernel socket", "B", THRESHOLDS),
+    row("threshold_frame", "a frame in memory", "B", THRESHOLDS),
+    row("threshold_keep", "`keep` (at most twice the smallest copy)", "B", THRESHOLDS),
+    row("threshold_cross_core", "to another core", "B", THRESHOLDS),
+    echo_spin("echo_spin_epoll", "TCP echo of 64 B, spin, epoll, beside a polling echo in C"),
+    echo_spin("echo_spin_io_uring", "the same with io_uring"),
+    echo_adaptive("echo_adaptive_epoll", "TCP echo of 64 B, adaptive, epoll, beside an epoll echo in C"),
+    echo_adaptive("echo_adaptive_io_uring", "the same with io_uring"),
+    kv("kv_get_p1_epoll", "kv GET at pipeline 1, epoll, beside Redis", "kv_get_p1_redis", 1.3),
+    kv("kv_get_p1_io_uring", "the same with io_uring", "kv_get_p1_redis", 1.3),
+    kv("kv_set_p1_epoll", "SET at pipeline 1, epoll", "kv_set_p1_redis", 1.3),
+    kv("kv_set_p1_io_uring", "the same with io_uring", "kv_set_p1_redis", 1.3),
+    kv("kv_get_p16_epoll", "GET at pipeline 16, epoll", "kv_get_p16_redis", 2.0),
+    kv("kv_get_p16_io_uring", "the same with io_uring", "kv_get_p16_redis", 2.0),
+    kv("kv_set_p16_epoll", "SET at pipeline 16, epoll", "kv_set_p16_redis", 2.0),
+    kv("kv_set_p16_io_uring", "the same with io_uring", "kv_set_p16_redis", 2.0),
+    kv("kv_get_p64_epoll", "GET at pipeline 64, epoll", "kv_get_p64_redis", 2.0),
+    kv("kv_get_p64_io_uring", "the same with io_uring", "kv_get_p64_redis", 2.0),
+    kv("kv_set_p64_epoll", "SET at pipeline 64, epoll", "kv_set_p64_redis", 2.0),
+    kv("kv_set_p64_io_uring", "the same with io_uring", "kv_set_p64_redis", 2.0),
+    kv_cpu("kv_get_p1_epoll_cpu", "processor time of the server, GET at pipeline 1, epoll", "kv_get_p1_redis_cpu"),
+    kv_cpu("kv_set_p1_epoll_cpu", "SET at pipeline 1, epoll", "kv_set_p1_redis_cpu"),
+    kv_cpu("kv_get_p16_epoll_cpu", "GET at pipeline 16, epoll", "kv_get_p16_redis_cpu"),
+    kv_cpu("kv_set_p16_epoll_cpu", "SET at pipeline 16, epoll", "kv_set_p16_redis_cpu"),
+    kv_cpu("kv_get_p64_epoll_cpu", "GET at pipeline 64, epoll", "kv_get_p64_redis_cpu"),
+    kv_cpu("kv_set_p64_epoll_cpu", "SET at pipeline 64, epoll", "kv_set_p64_redis_cpu"),
+    kv_p50("kv_get_p1_epoll_p50", "p50, GET at pipeline 1, epoll", "kv_get_p1_redis_p50"),
+    kv_p50("kv_get_p16_epoll_p50", "GET at pipeline 16, epoll", "kv_get_p16_redis_p50"),
+    kv_p50("kv_get_p64_epoll_p50", "GET at pipeline 64, epoll", "kv_get_p64_redis_p50"),
+    row("kv_get_p1_epoll_client_cpu", "how busy the client was, GET at pipeline 1", "%", KV),
+    row("kv_get_p16_epoll_client_cpu", "at pipeline 16", "%", KV),
+    row("kv_get_p64_epoll_client_cpu", "at pipeline 64", "%", KV),
+    two_cores("kv_get_p16_epoll_2cores", "two cores, GET at pipeline 16, epoll, beside one", "kv_get_p16_epoll"),
+    two_cores("kv_get_p64_epoll_2cores", "at pipeline 64", "kv_get_p64_epoll"),
+    kv_instructions(
+        "kv_instructions_get_p1_ours",
+        "instructions per GET at pipeline 1",
+        "kv_instructions_get_p1_redis",
+    ),
+    kv_instructions("kv_instructions_set_p1_ours", "per SET", "kv_instructions_set_p1_redis"),
+    kv_instructions("kv_instructions_get_p16_ours", "per GET at pipeline 16", "kv_instructions_get_p16_redis"),
+    kv_instructions("kv_instructions_set_p16_ours", "per SET at pipeline 16", "kv_instructions_set_p16_redis"),
+    Benchmark {
+        peer: Some("idle_connection_rss_redis"),
+        target: AtMost(4096.0),
+        ..row("idle_connection_rss", "memory of an idle connection, of 10,000", "B", IDLE_CONNECTIONS)
+    },
+    Benchmark {
+        peer: Some("idle_cpu_redis"),
+        target: AtMost(2.0),
+        ..row("idle_cpu_epoll", "processor time of an idle cache, epoll", "%", IDLE_CPU)
+    },
+    Benchmark {
+        peer: Some("idle_cpu_redis"),
+        target: AtMost(2.0),
+        ..row("idle_cpu_io_uring", "the same with io_uring", "%", IDLE_CPU)
+    },
+    Benchmark {
+        peer: Some("idle_wake_redis"),
+        target: AtMost(100.0),
+        ..row("idle_wake_epoll", "round trip of a request that wakes it, p50, epoll", "us", IDLE_CPU)
+    },
+    Benchmark {
+        peer: Some("idle_wake_redis"),
+        target: AtMost(100.0),
+        ..row("idle_wake_io_uring", "the same with io_uring", "us", IDLE_CPU)
+    },
+];
+
+const fn alloc(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { target: AtMost(10.0), ..beside(name, what, peer) }
+}
+
+const fn beside(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), ..row(name, what, "ns", ALLOC) }
+}
+
+const fn echo_spin(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { floor: Some("echo_c_busy"), target: TimesFloor(1.15), ..row(name, what, "us", ECHO) }
+}
+
+const fn echo_adaptive(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { peer: Some("echo_c_epoll"), target: AtMostPeer(1.0), ..row(name, what, "us", ECHO) }
+}
+
+const fn kv(name: &'static str, what: &'static str, peer: &'static str, times: f64) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtLeastPeer(times), ..row(name, what, "ops/s", KV) }
+}
+
+const fn kv_cpu(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), ..row(name, what, "ns/op", KV) }
+}
+
+const fn kv_p50(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), ..row(name, what, "us", KV) }
+}
+
+/// COST: beside the best of one core.
+const fn two_cores(name: &'static str, what: &'static str, one: &'static str) -> Benchmark {
+    Benchmark { peer: Some(one), ..row(name, what, "ops/s", KV) }
+}
+
+const fn kv_instructions(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtMostPeer(1.0 / 3.0), ..row(name, what, "instructions", KV_INSTRUCTIONS) }
+}
