@@ -445,6 +445,8 @@ struct Conversation {
     pushing_since: Instant,
     /// No memory to decode with: tried again after a while.
     starved: bool,
+    /// As much is written as may be: what has come waits until the peer has taken some of it.
+    full: bool,
 }
 
 impl Conversation {
@@ -461,6 +463,7 @@ impl Conversation {
             heard,
             pushing_since: heard,
             starved: false,
+            full: false,
         }
     }
 
@@ -507,8 +510,13 @@ impl Conversation {
     /// Hands everything that is whole to the actor.
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
-        self.starved = false;
+        (self.starved, self.full) = (false, false);
         while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
+            // Little that comes in may ask for much that goes out.
+            if self.entry.output.borrow().len() > serving.settings.output_max {
+                self.full = true;
+                break;
+            }
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
                 Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
                 Ok(None) => break,
@@ -554,6 +562,9 @@ impl Conversation {
     #[inline]
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
         let written = self.entry.output.borrow().len();
+        if self.full && self.entry.close.get() == Close::No {
+            return if written > serving.settings.output_max { Want::Wait } else { Want::Again };
+        }
         if self.entry.close.get() == Close::No
             && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
         {

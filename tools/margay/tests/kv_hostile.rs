@@ -181,12 +181,65 @@ fn a_client_that_never_reads_takes_bounded_memory_and_nobody_s_time() {
         assert!(during < before * 4 + Duration::from_micros(300), "{form:?}: {before:?} became {during:?}");
         if is_long() {
             thread::sleep(Duration::from_secs(75));
-            for mut stream in greedy {
+            for mut stream in greedy.drain(..) {
                 stream.set_nonblocking(false).expect("to wait");
                 let taken = read_to_end(&mut stream).len() as u64;
                 assert!(taken < 1000 * MIB, "{form:?}: it was given up");
             }
         }
+        // A stop waits for them as long as for others that are slow, and no longer.
+        if form.backend == "epoll" && form.cores == 1 && !is_long() {
+            let (mut kv, start) = (kv, Instant::now());
+            kv.terminate();
+            let ended = kv.wait(Duration::from_secs(10));
+            assert_eq!(ended.and_then(|status| status.code()), Some(0), "{form:?}: after {:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(7), "{form:?}: {:?} to stop", start.elapsed());
+            continue;
+        }
+        drop(greedy);
+        kv.stop();
+    }
+}
+
+/// Short requests for long replies, all in what the server takes at once.
+#[test]
+fn requests_for_far_more_than_is_read_take_bounded_memory() {
+    let _alone = alone();
+    for form in Form::available("kv_hostile") {
+        let kv = Kv::start(&form, &[]);
+        let mut peer = kv.connect();
+        let push: Vec<Vec<u8>> =
+            words("RPUSH list").into_iter().chain((0..10_000).map(|n| format!("{n:050}").into_bytes())).collect();
+        assert_eq!(peer.ask(&push), line(b':', "10000"), "{form:?}");
+        let rss = kv.rss();
+        let mut greedy = kv.socket();
+        // Two gigabytes of replies.
+        greedy.write_all(&b"LRANGE list 0 -1\r\n".repeat(3500)).expect("to be taken");
+        let deadline = Instant::now() + Duration::from_millis(700);
+        let (mut most, mut longest) = (0, Duration::ZERO);
+        while Instant::now() < deadline {
+            let start = Instant::now();
+            assert_eq!(peer.ask(&words("LLEN list")), line(b':', "10000"), "{form:?}");
+            longest = longest.max(start.elapsed());
+            most = most.max(kv.rss().saturating_sub(rss));
+            thread::sleep(Duration::from_millis(2));
+        }
+        println!("{form:?}: {} MiB for replies that nobody takes; others waited {longest:?} at most", most / MIB);
+        // What one shard asks another for is not bounded by bytes, but by the number of requests that wait.
+        let bound = if form.cores == 1 { 100 } else { 250 };
+        assert!(most < bound * MIB, "{form:?}: {} MiB for replies that nobody takes", most / MIB);
+        assert!(longest < Duration::from_secs(1), "{form:?}: others waited {longest:?}");
+        // All of it comes when it is wanted after all.
+        let mut received = 0;
+        let mut chunk = vec![0; MIB as usize];
+        while received < 100 * MIB as usize {
+            match greedy.read(&mut chunk) {
+                Ok(len) if len > 0 => received += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => panic!("{form:?}: after {received} bytes: {other:?}"),
+            }
+        }
+        drop(greedy);
         kv.stop();
     }
 }

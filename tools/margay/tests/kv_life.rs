@@ -188,3 +188,22 @@ fn what_was_sent_before_a_stop_is_answered() {
         }
     }
 }
+
+#[test]
+fn who_has_sent_all_and_says_so_gets_every_answer() {
+    let _alone = alone();
+    for form in Form::available("kv_life") {
+        let kv = Kv::start(&form, &[]);
+        for number in 0..60 {
+            let mut stream = kv.socket();
+            // From one command to more than wait at a time, over keys of both shards.
+            let count = 1 + number * 61;
+            let increments: String = (0..count).map(|n| format!("INCR c{number}:{}\r\n", n % 10)).collect();
+            stream.write_all(increments.as_bytes()).expect("to be taken");
+            stream.shutdown(std::net::Shutdown::Write).expect("to say so");
+            let expected: Vec<String> = (0..count).map(|n| format!(":{}", n / 10 + 1)).collect();
+            assert_eq!(lines(&mut stream), expected, "{form:?}: {count} commands");
+        }
+        kv.stop();
+    }
+}
