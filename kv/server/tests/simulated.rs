@@ -322,6 +322,48 @@ fn a_client_that_never_reads_is_bounded() {
     });
 }
 
+/// What the server takes at once may ask for much more than what it has room for.
+#[test]
+fn short_requests_for_long_replies_are_bounded() {
+    sweep!(Settings { heap_size: 128 << 20, ..Settings::default() }, |world: &mut World| {
+        let server = add_server(world, 1, &[]);
+        let to = world.endpoint(server, PORT);
+        let (served, asked) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+        let (told_served, told_asked) = (served.clone(), asked.clone());
+        converse(world, "greedy", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            let value = [b'v'; 1000];
+            let push: Vec<&[u8]> = [&b"RPUSH"[..], b"list"].into_iter().chain((0..500).map(|_| &value[..])).collect();
+            assert_eq!(kv.call(&push).await.unwrap(), Value::Integer(500));
+            let greedy = stream(&task, to).await;
+            let ask = Sga::copy(task.libos().heap(), &b"LRANGE list 0 -1\r\n".repeat(1000)).unwrap();
+            greedy.push(ask).await.unwrap();
+            told_asked.set(true);
+            // Half a gigabyte is wanted, and none of it taken; others are served meanwhile.
+            for _ in 0..100 {
+                assert_eq!(kv.call(&[b"LLEN", b"list"]).await.unwrap(), Value::Integer(500));
+                task.sleep(Duration::from_millis(100)).await;
+            }
+            // Then it is taken after all: more than what was written before.
+            let mut taken = 0;
+            while taken < 60 << 20 {
+                let len = greedy.pop(64 * 1024).await.unwrap().len();
+                assert!(len > 0, "closed after {taken} bytes");
+                taken += len;
+            }
+            told_served.set(true);
+        });
+        let mut most = 0;
+        while !served.get() {
+            world.run_for(Duration::from_millis(100));
+            most = most.max(world.libos(server.core(0)).heap().stats().pinned);
+        }
+        assert!(asked.get() && most > 16 << 20, "only {most} bytes: this tests nothing");
+        assert!(most < 64 << 20, "{most} bytes are pinned for one client");
+        world.run();
+    });
+}
+
 #[test]
 fn too_many_clients_are_told_so() {
     sweep!(Settings::default(), |world: &mut World| {
