@@ -216,7 +216,7 @@ fn what_eight_connections_have_written_is_all_there() {
 fn every_byte_of_a_connection_is_redis_s() {
     let Some(redis) = redis() else { return };
     let first = first_seed();
-    let generated: Vec<Vec<u8>> = (0..if is_long() { 2000 } else { 60 }).map(|n| broken(first + n)).collect();
+    let generated: Vec<Vec<u8>> = (0..if is_long() { 5000 } else { 300 }).map(|n| broken(first + n)).collect();
     let long = long_scripts();
     let long = long.iter().filter(|script| !script.starts_with(b"ECHO"));
     let scripts: Vec<&[u8]> =
@@ -227,11 +227,8 @@ fn every_byte_of_a_connection_is_redis_s() {
             redis.connect().talk(clean);
             kv.connect().talk(clean);
             let (theirs, ours) = (redis.connect().talk(script), kv.connect().talk(script));
-            // A server that closes a connection with bytes unread resets it, and then what it answered may be lost on its
-            // way through TCP, but not through a Unix socket.
-            let is_prefix = theirs.starts_with(&ours) && theirs.ends_with(b"\r\n") && ours.is_empty();
             assert!(
-                ours == theirs || without_ids(&ours) == without_ids(&theirs) || is_prefix,
+                ours == theirs || without_ids(&ours) == without_ids(&theirs),
                 "{:?}: {}\n  redis: {}\n  ours:  {}",
                 kv.form,
                 script[..script.len().min(1000)].escape_ascii(),
