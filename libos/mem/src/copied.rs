@@ -1,6 +1,6 @@
 //! Where bytes are copied, how many, and below which length copying beats counting.
 //!
-//! Each threshold is fixed by a benchmark of its own, `cargo xtask bench mem`; docs/benchmarks.md has the figures.
+//! Each threshold is fixed by a benchmark of its own, `cargo xtask bench`; docs/benchmarks.md has the figures.
 
 use std::cell::Cell;
 
@@ -9,9 +9,6 @@ pub const PUSH_COPY_MAX: usize = 1024;
 
 /// [`Buf::keep`](crate::Buf::keep) copies a slice of at most this many bytes even when it is most of its chunk.
 pub const KEEP_COPY_MAX: usize = 256;
-
-/// A payload of at most this many bytes travels between cores by value; a longer one as a [`Loan`](crate::Loan).
-pub const LOAN_COPY_MAX: usize = 512;
 
 /// The places where payload bytes may be copied. Each has a counter, and tests assert them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

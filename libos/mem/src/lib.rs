@@ -31,7 +31,7 @@ mod sync;
 
 pub use buf::{Buf, BufMut};
 pub use class::CHUNK_SIZE_MAX;
-pub use copied::{Copied, CopyPath, KEEP_COPY_MAX, LOAN_COPY_MAX, PUSH_COPY_MAX};
+pub use copied::{Copied, CopyPath, KEEP_COPY_MAX, PUSH_COPY_MAX};
 pub use global::{Entered, GlobalHeap};
 pub use heap::{Heap, HeapStats, Purpose, Reserves};
 pub use list::BufList;
