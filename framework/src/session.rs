@@ -26,7 +26,7 @@ use crate::actor::{Actor, ActorId, BindingId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::{Codec, CodecError};
 use crate::system::System;
-use next::Next;
+use next::{Next, Want};
 
 /// Names a session of this core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -414,20 +414,6 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
     }
     drop(closing);
     over(serving, why);
-}
-
-/// What a session's coroutine does next.
-enum Want {
-    /// Pop more.
-    Pop,
-    /// Something was popped: look at it.
-    Again,
-    /// No more for now.
-    Wait,
-    /// The actor has not yet looked at everything: it gets its turn first.
-    Turn,
-    /// It is over.
-    End,
 }
 
 /// The state of a session's coroutine between its waits.

@@ -1,10 +1,24 @@
-//! What a session's coroutine waits for when there is nothing to do.
+//! What a session's coroutine does next, and what it waits for when there is nothing to do.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use libos_runtime::Redeem;
+
+/// What a session's coroutine does next.
+pub(super) enum Want {
+    /// Pop more.
+    Pop,
+    /// Something was popped: look at it.
+    Again,
+    /// No more for now.
+    Wait,
+    /// The actor has not yet looked at everything: it gets its turn first.
+    Turn,
+    /// It is over.
+    End,
+}
 
 /// Until the pop has ended (true), or the coroutine is woken by somebody else: who has written, resumed or closed.
 pub(super) struct Next<'a> {
