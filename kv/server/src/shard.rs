@@ -44,6 +44,8 @@ pub struct Shard {
     pub(crate) listens_at: Option<Endpoint>,
     pub(crate) engine: Engine,
     pub(crate) config: Config,
+    /// Bytes of the heap that the service itself needs: no data.
+    pinned_at_start: usize,
     /// Spans of the heap that are kept from data.
     spans_left: usize,
     /// What the engine may do, which follows from both.
@@ -102,6 +104,7 @@ impl Shard {
             listens_at: None,
             engine: Engine::new((index, shards), heap, seed, rng),
             config,
+            pinned_at_start: 0,
             spans_left,
             limits: Limits::default(),
             locked: false,
@@ -138,7 +141,8 @@ impl Shard {
     /// nobody could delete anything.
     fn limits_now(&self) -> Limits {
         let limits = self.config.limits();
-        Limits { memory: limits.memory.map(|bytes| bytes / self.shards), spans_left: self.spans_left, ..limits }
+        let memory = limits.memory.map(|bytes| bytes / self.shards + self.pinned_at_start);
+        Limits { memory, spans_left: self.spans_left, ..limits }
     }
 
     /// Tells the shard of another core something.
@@ -271,6 +275,8 @@ impl Actor for Shard {
             }
             Event::Listening { at, .. } => {
                 self.listens_at = Some(at);
+                self.pinned_at_start = out.heap().stats().pinned;
+                self.configured();
                 (self.args.on_listening)(Ok(at));
             }
             Event::ListenFailed { error, .. } => {

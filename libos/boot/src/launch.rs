@@ -71,6 +71,8 @@ pub fn launch(
     let mut notices = Vec::new();
     let processors = choose_processors(settings, &mut notices)?;
     let reservation = reserve(settings, &mut notices)?;
+    // If the program's allocator is our heap, cores allocate from it. One launch in a process can have that.
+    let _ = reservation.clone().make_global();
     let (service, barrier) = (Arc::new(service), Arc::new(Barrier::new(cores)));
     let (ready, readies) = mpsc::channel::<Result<Stopper, LaunchError>>();
     let mut threads = Vec::new();
@@ -120,6 +122,7 @@ fn run_core(
         let _ = rustix::thread::sched_setaffinity(None, &set); // a wish: the service runs without it
     }
     let heap = reservation.heap(kit.heap_index).expect("each core takes its own heap");
+    let _entered = heap.enter();
     let code = match make_core(kit, settings, &heap) {
         Ok(launched) => {
             let _ = ready.send(Ok(launched.core.stopper()));

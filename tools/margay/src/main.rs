@@ -23,6 +23,10 @@ struct Arguments {
     command: Command,
 }
 
+/// What a core allocates comes from its own heap: it is counted there with all else, and bounded.
+#[global_allocator]
+static HEAP: libos_mem::GlobalHeap = libos_mem::GlobalHeap;
+
 #[derive(Subcommand)]
 enum Command {
     /// A cache that Redis's clients use.

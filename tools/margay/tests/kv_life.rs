@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kv_differential::Subject;
 use kv_differential::generate::words;
+use kv_differential::resp::Reply;
 
 use kv_process::{Form, Kv, margay_kv, run};
 
@@ -204,6 +205,41 @@ fn who_has_sent_all_and_says_so_gets_every_answer() {
             let expected: Vec<String> = (0..count).map(|n| format!(":{}", n / 10 + 1)).collect();
             assert_eq!(lines(&mut stream), expected, "{form:?}: {count} commands");
         }
+        kv.stop();
+    }
+}
+
+/// What one field of INFO says.
+fn info(peer: &mut kv_differential::Peer, field: &str) -> u64 {
+    let Some(Reply::Text(_, info)) = peer.ask(&words("INFO memory")) else { panic!("no text") };
+    let info = String::from_utf8(info).expect("text");
+    let after = info.split(&format!("{field}:")).nth(1).unwrap_or_else(|| panic!("no {field} in {info}"));
+    after.chars().take_while(char::is_ascii_digit).collect::<String>().parse().expect("a number")
+}
+
+/// Keys, tables and short values count as much as long ones, and all of it comes back.
+#[test]
+fn maxmemory_counts_what_is_small_too() {
+    let _alone = alone();
+    for form in Form::available("kv_life") {
+        let kv = Kv::start(&form, &["--option", "maxmemory=4mb"]);
+        let mut peer = kv.connect();
+        let before = info(&mut peer, "used_memory");
+        assert!(before < 3 << 20, "{form:?}: {before} bytes are used by nothing");
+        let mut stored = 0;
+        let refused = (0..60_000).any(|n| {
+            let reply = peer.ask(&words(&format!("SET key:{n:07} value:{n}")));
+            let refused = matches!(reply, Some(Reply::Line(b'-', text)) if text.starts_with(b"OOM "));
+            stored += u64::from(!refused);
+            refused
+        });
+        let used = info(&mut peer, "used_memory");
+        assert!(refused && stored > 5_000, "{form:?}: {stored} keys are stored in 4 MiB, and {used} bytes are used");
+        assert!(used < before + (5 << 20), "{form:?}: {used} bytes are used, and 4 MiB are allowed beyond {before}");
+        assert!(peer.ask(&words("FLUSHALL")).is_some());
+        thread::sleep(Duration::from_millis(500));
+        let after = info(&mut peer, "used_memory");
+        assert!(after < before + (1 << 20), "{form:?}: {after} bytes are used by nothing, and {before} before");
         kv.stop();
     }
 }
