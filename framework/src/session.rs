@@ -8,9 +8,8 @@
 //! for [`SessionSettings::stall`] is given up. `Closed` is the last event, and comes exactly once for each `Opened`.
 
 mod next;
+mod table;
 
-use std::any::TypeId;
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -18,15 +17,16 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use libos_runtime::{Begun, CoroutineId, LibOs, Redeem, Sleep};
-use pdpix::{Completion, Endpoint, Error, Heap, Input, Instant, Outcome, Output, Qd, Sga, SocketKind, SocketOption};
-use slab::Slab;
+use libos_runtime::{Begun, LibOs, Redeem, Sleep};
+use pdpix::{Completion, Endpoint, Error, Input, Instant, Outcome, Qd, Sga, SocketKind, SocketOption};
 
 use crate::actor::{Actor, ActorId, BindingId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::{Codec, CodecError};
 use crate::system::System;
 use next::{Next, Want};
+
+pub(crate) use table::{Close, Entry, SessionTable};
 
 /// Names a session of this core.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -145,111 +145,6 @@ impl Default for SessionSettings {
             backlog: 511,
             shared: false,
             keep_alive: None,
-        }
-    }
-}
-
-/// All sessions of a core.
-pub(crate) struct SessionTable {
-    entries: Slab<Rc<Entry>>,
-    generation: u32,
-    heap: Heap,
-}
-
-/// A session, as its coroutine and those who write to it share it.
-pub(crate) struct Entry {
-    pub(crate) id: SessionId,
-    owner: ActorId,
-    codec: TypeId,
-    pub(crate) output: RefCell<Output>,
-    /// Its coroutine, once it runs.
-    pub(crate) coroutine: Cell<Option<CoroutineId>>,
-    pub(crate) paused: Cell<bool>,
-    close: Cell<Close>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Close {
-    No,
-    /// When everything written is pushed.
-    Flushed,
-    Now,
-}
-
-impl Entry {
-    /// Whether it can be written to.
-    pub(crate) fn is_open(&self) -> bool {
-        self.close.get() == Close::No
-    }
-}
-
-impl SessionTable {
-    pub(crate) fn new(heap: Heap) -> SessionTable {
-        SessionTable { entries: Slab::new(), generation: 0, heap }
-    }
-
-    pub(crate) fn add<C: Codec>(&mut self, owner: ActorId) -> SessionId {
-        self.generation = self.generation.wrapping_add(1);
-        let vacant = self.entries.vacant_entry();
-        let id = SessionId { index: vacant.key() as u32, generation: self.generation };
-        vacant.insert(Rc::new(Entry {
-            id,
-            owner,
-            codec: TypeId::of::<C>(),
-            output: RefCell::new(Output::new(self.heap.clone())),
-            coroutine: Cell::new(None),
-            paused: Cell::new(false),
-            close: Cell::new(Close::No),
-        }));
-        id
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, id: SessionId) -> Option<&Rc<Entry>> {
-        self.entries.get(id.index as usize).filter(|entry| entry.id == id)
-    }
-
-    pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
-        self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
-    }
-
-    #[inline]
-    pub(crate) fn pause(&self, id: SessionId, paused: bool) {
-        if let Some(entry) = self.get(id) {
-            entry.paused.set(paused);
-        }
-    }
-
-    /// The session is to be closed, flushed or not. Its coroutine, to be woken.
-    pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
-        let entry = self.get(id)?;
-        entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
-        entry.paused.set(true); // no more messages from it
-        entry.coroutine.get()
-    }
-
-    /// The coroutines of all sessions.
-    pub(crate) fn coroutines(&self) -> Vec<CoroutineId> {
-        self.entries.iter().filter_map(|(_, entry)| entry.coroutine.get()).collect()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Bytes written and not yet pushed, on all sessions.
-    pub(crate) fn written(&self) -> usize {
-        self.entries.iter().map(|(_, entry)| entry.output.borrow().len()).sum()
-    }
-
-    /// Sessions of one actor.
-    pub(crate) fn owned_by(&self, owner: ActorId) -> usize {
-        self.entries.iter().filter(|(_, entry)| entry.owner == owner).count()
-    }
-
-    pub(crate) fn remove(&mut self, id: SessionId) {
-        if self.get(id).is_some() {
-            self.entries.remove(id.index as usize);
         }
     }
 }

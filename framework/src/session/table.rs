@@ -1,0 +1,118 @@
+//! The sessions of a core, and what each shares with those who write to it.
+
+use std::any::TypeId;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use libos_runtime::CoroutineId;
+use pdpix::{Heap, Output};
+use slab::Slab;
+
+use super::SessionId;
+use crate::actor::ActorId;
+use crate::codec::Codec;
+
+/// All sessions of a core.
+pub(crate) struct SessionTable {
+    entries: Slab<Rc<Entry>>,
+    generation: u32,
+    heap: Heap,
+}
+
+/// A session, as its coroutine and those who write to it share it.
+pub(crate) struct Entry {
+    pub(crate) id: SessionId,
+    owner: ActorId,
+    codec: TypeId,
+    pub(crate) output: RefCell<Output>,
+    /// Its coroutine, once it runs.
+    pub(crate) coroutine: Cell<Option<CoroutineId>>,
+    pub(crate) paused: Cell<bool>,
+    pub(super) close: Cell<Close>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Close {
+    No,
+    /// When everything written is pushed.
+    Flushed,
+    Now,
+}
+
+impl Entry {
+    /// Whether it can be written to.
+    pub(crate) fn is_open(&self) -> bool {
+        self.close.get() == Close::No
+    }
+}
+
+impl SessionTable {
+    pub(crate) fn new(heap: Heap) -> SessionTable {
+        SessionTable { entries: Slab::new(), generation: 0, heap }
+    }
+
+    pub(crate) fn add<C: Codec>(&mut self, owner: ActorId) -> SessionId {
+        self.generation = self.generation.wrapping_add(1);
+        let vacant = self.entries.vacant_entry();
+        let id = SessionId { index: vacant.key() as u32, generation: self.generation };
+        vacant.insert(Rc::new(Entry {
+            id,
+            owner,
+            codec: TypeId::of::<C>(),
+            output: RefCell::new(Output::new(self.heap.clone())),
+            coroutine: Cell::new(None),
+            paused: Cell::new(false),
+            close: Cell::new(Close::No),
+        }));
+        id
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Rc<Entry>> {
+        self.entries.get(id.index as usize).filter(|entry| entry.id == id)
+    }
+
+    pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
+        self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
+    }
+
+    #[inline]
+    pub(crate) fn pause(&self, id: SessionId, paused: bool) {
+        if let Some(entry) = self.get(id) {
+            entry.paused.set(paused);
+        }
+    }
+
+    /// The session is to be closed, flushed or not. Its coroutine, to be woken.
+    pub(crate) fn close(&self, id: SessionId, flush: bool) -> Option<CoroutineId> {
+        let entry = self.get(id)?;
+        entry.close.set(entry.close.get().max(if flush { Close::Flushed } else { Close::Now }));
+        entry.paused.set(true); // no more messages from it
+        entry.coroutine.get()
+    }
+
+    /// The coroutines of all sessions.
+    pub(crate) fn coroutines(&self) -> Vec<CoroutineId> {
+        self.entries.iter().filter_map(|(_, entry)| entry.coroutine.get()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes written and not yet pushed, on all sessions.
+    pub(crate) fn written(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.output.borrow().len()).sum()
+    }
+
+    /// Sessions of one actor.
+    pub(crate) fn owned_by(&self, owner: ActorId) -> usize {
+        self.entries.iter().filter(|(_, entry)| entry.owner == owner).count()
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) {
+        if self.get(id).is_some() {
+            self.entries.remove(id.index as usize);
+        }
+    }
+}
