@@ -23,8 +23,6 @@ use crate::system::System;
 
 /// Messages that wait for an actor. Beyond that they are refused.
 pub(crate) const MAILBOX_MAX: usize = 1024;
-/// From here on sessions hand over no more than one message each: the rest of the room is for others.
-const MAILBOX_CROWDED: usize = MAILBOX_MAX / 4;
 /// Questions of one actor that are not answered yet.
 pub(crate) const ASKS_MAX: usize = 4096;
 
@@ -127,12 +125,6 @@ impl<A: Actor> ActorCell<A> {
             self.mailbox.borrow_mut().push_back(event);
             system.enqueue(self.clone());
         }
-    }
-
-    /// Whether so much waits that sessions should bring no more.
-    #[inline]
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.mailbox.borrow().len() >= MAILBOX_CROWDED
     }
 
     /// Whether something waits to be handled.

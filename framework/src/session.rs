@@ -393,8 +393,8 @@ impl Conversation {
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         (self.starved, self.full) = (false, false);
         while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
-            // Little that comes in may ask for much that goes out; and what the actor has not got to yet is enough.
-            if self.entry.output.borrow().len() > serving.settings.output_max || serving.cell.is_crowded() {
+            // Little that comes in may ask for much that goes out.
+            if self.entry.output.borrow().len() > serving.settings.output_max {
                 self.full = true;
                 break;
             }
@@ -444,11 +444,7 @@ impl Conversation {
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
         let written = self.entry.output.borrow().len();
         if self.full && self.entry.close.get() == Close::No {
-            return match () {
-                () if written > serving.settings.output_max => Want::Wait,
-                () if serving.cell.is_crowded() => Want::Turn,
-                () => Want::Again,
-            };
+            return if written > serving.settings.output_max { Want::Wait } else { Want::Again };
         }
         if self.entry.close.get() == Close::No
             && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
