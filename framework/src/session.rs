@@ -280,12 +280,10 @@ impl<A: Actor, C: Codec> Serving<A, C> {
         Serving { system, cell, owner, id, codec, wrap, settings }
     }
 
-    /// Tells the actor, if it is still the one that the session belongs to.
+    /// Tells the actor, if it is still the one that the session belongs to. The event's place in the mailbox, if it waits.
     #[inline]
-    fn tell(&self, event: Event<A::Message>) {
-        if self.cell.id() == self.owner {
-            self.cell.dispatch(&self.system, event);
-        }
+    fn tell(&self, event: Event<A::Message>) -> Option<u64> {
+        if self.cell.id() == self.owner { self.cell.dispatch(&self.system, event) } else { None }
     }
 }
 
@@ -305,7 +303,10 @@ pub(crate) fn listen<A: Actor, C: Codec>(
             cell.dispatch(system, Event::Listening { binding, at });
             qd
         }
-        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding, error }),
+        Err(error) => {
+            cell.dispatch(system, Event::ListenFailed { binding, error });
+            return;
+        }
     };
     let (theirs, listener) = (system.clone(), cell.clone());
     let accepting = system.libos().spawn(async move {
@@ -416,6 +417,10 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
     over(serving, why);
 }
 
+/// So many messages of a session may wait in its actor's mailbox, as they do when something else stands there before them;
+/// then they are handled before more are decoded. A peer that sends without end would fill the memory otherwise.
+const MAILED_MAX: usize = 64;
+
 /// What a session's coroutine does next.
 enum Want {
     /// Pop more.
@@ -445,6 +450,9 @@ struct Conversation {
     pushing_since: Instant,
     /// No memory to decode with: tried again after a while.
     starved: bool,
+    /// Messages in the actor's mailbox, and the place of the last of them.
+    mailed: usize,
+    mailed_to: u64,
 }
 
 impl Conversation {
@@ -461,6 +469,8 @@ impl Conversation {
             heard,
             pushing_since: heard,
             starved: false,
+            mailed: 0,
+            mailed_to: 0,
         }
     }
 
@@ -508,9 +518,19 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         self.starved = false;
-        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
+        if self.mailed > 0 && serving.cell.has_handled(self.mailed_to) {
+            self.mailed = 0;
+        }
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get())
+            && self.mailed < MAILED_MAX
+        {
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
-                Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
+                Ok(Some(item)) => {
+                    let message = Event::Message((serving.wrap)(Session::new(serving.id), item));
+                    if let Some(place) = serving.tell(message) {
+                        (self.mailed, self.mailed_to) = (self.mailed + 1, place);
+                    }
+                }
                 Ok(None) => break,
                 Err(CodecError::NoMemory) => {
                     self.starved = true;
@@ -554,10 +574,13 @@ impl Conversation {
     #[inline]
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
         let written = self.entry.output.borrow().len();
-        if self.entry.close.get() == Close::No
-            && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
-        {
-            return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+        if self.entry.close.get() == Close::No && !self.entry.paused.get() {
+            if self.mailed >= MAILED_MAX {
+                return Want::Turn;
+            }
+            if !(self.finished || serving.system.is_draining()) {
+                return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+            }
         }
         self.wants_at_the_end(serving, written == 0 && self.push.is_none())
     }
