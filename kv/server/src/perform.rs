@@ -3,8 +3,7 @@
 use framework::{Outbox, Session, SessionId};
 use kv_engine::command::{Command, Flags, find};
 use kv_engine::connection::{Effect, Host};
-use kv_engine::refusal::Refusal;
-use kv_engine::resp::{Reply, Request};
+use kv_engine::resp::Request;
 use kv_engine::shard::{Plan, plan};
 
 use crate::client::Pending;
@@ -138,11 +137,7 @@ impl Shard {
                 drop(output);
                 out.close(session.id());
             }
-            _ => {
-                let text = Refusal::OutOfMemory.text(None, &Request::default());
-                self.errors.count(&text);
-                Reply::new(&mut output, kv_engine::resp::Protocol::Resp2).error(&text);
-            }
+            _ => client.connection.refuse_unread(&mut self.errors, &mut output),
         }
     }
 
