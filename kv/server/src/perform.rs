@@ -111,6 +111,7 @@ impl Shard {
         }
         while let Some(client) = self.clients.get_mut(id)
             && !client.busy
+            && !client.connection.is_closing()
             && let Some(pending) = client.queue.pop_front()
         {
             let session = client.session;
