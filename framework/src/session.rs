@@ -166,6 +166,8 @@ pub(crate) struct Entry {
     pub(crate) coroutine: Cell<Option<CoroutineId>>,
     pub(crate) paused: Cell<bool>,
     close: Cell<Close>,
+    /// When something came last.
+    heard: Cell<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -200,6 +202,7 @@ impl SessionTable {
             coroutine: Cell::new(None),
             paused: Cell::new(false),
             close: Cell::new(Close::No),
+            heard: Cell::new(Instant::default()),
         }));
         id
     }
@@ -211,6 +214,10 @@ impl SessionTable {
 
     pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
         self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
+    }
+
+    pub(crate) fn heard(&self, id: SessionId) -> Option<Instant> {
+        self.get(id).map(|entry| entry.heard.get())
     }
 
     #[inline]
@@ -445,8 +452,7 @@ struct Conversation {
     push: Option<Redeem>,
     /// The peer has finished, and the actor was told, if it wants to be.
     finished: bool,
-    /// When something came last, and since when the peer has taken nothing.
-    heard: Instant,
+    /// Since when the peer has taken nothing.
     pushing_since: Instant,
     /// No memory to decode with: tried again after a while.
     starved: bool,
@@ -457,7 +463,8 @@ struct Conversation {
 
 impl Conversation {
     fn new(libos: LibOs, qd: Qd, entry: Rc<Entry>) -> Conversation {
-        let heard = libos.now();
+        let now = libos.now();
+        entry.heard.set(now);
         Conversation {
             libos,
             qd,
@@ -466,8 +473,7 @@ impl Conversation {
             pop: None,
             push: None,
             finished: false,
-            heard,
-            pushing_since: heard,
+            pushing_since: now,
             starved: false,
             mailed: 0,
             mailed_to: 0,
@@ -655,7 +661,7 @@ impl Conversation {
 
     #[inline]
     fn popped<A: Actor, C: Codec>(&mut self, sga: Sga, serving: &Serving<A, C>) {
-        self.heard = self.libos.now();
+        self.entry.heard.set(self.libos.now());
         if sga.is_empty() {
             self.finished = true;
             if serving.settings.on_end == OnEnd::Tell {
@@ -670,7 +676,7 @@ impl Conversation {
     /// Until something came, something was pushed, someone wrote or wants an end, or it took too long.
     async fn wait_long<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
         let stalls = self.push.as_ref().map(|_| self.pushing_since + serving.settings.stall);
-        let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.heard + idle);
+        let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.entry.heard.get() + idle);
         let retries = self.starved.then(|| self.libos.now() + Duration::from_millis(1));
         let deadline = [stalls, idles, retries].into_iter().flatten().min();
         let mut sleep: Option<Sleep> = deadline.map(|deadline| self.libos.sleep_until(deadline));

@@ -584,3 +584,30 @@ fn exhausted_memory_is_not_told_to_whom_wants_no_replies() {
         world.run();
     });
 }
+
+/// Who sends a long request slowly is not idle.
+#[test]
+fn a_long_request_is_no_silence() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 1, &[("timeout", "1")]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let stream = stream(&task, to).await;
+            let heap = task.libos().heap().clone();
+            stream.push(Sga::copy(&heap, b"*2\r\n$4\r\nECHO\r\n$10\r\n").unwrap()).await.unwrap();
+            for _ in 0..10 {
+                task.sleep(Duration::from_millis(500)).await;
+                stream.push(Sga::copy(&heap, b"x").unwrap()).await.expect("closed as if it were idle");
+            }
+            stream.push(Sga::copy(&heap, b"\r\n").unwrap()).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < 17 {
+                let popped = stream.pop(100).await.unwrap();
+                assert!(!popped.is_empty(), "closed as if it were idle");
+                got.extend(popped.to_vec());
+            }
+            assert_eq!(got, b"$10\r\nxxxxxxxxxx\r\n");
+        });
+        world.run();
+    });
+}
