@@ -2,7 +2,8 @@
 //!
 //! Always: events are handled one at a time. What comes from a session or another core is handled at once, if the actor
 //! is there and nothing waits in its mailbox; what comes from another actor of the core waits until that one's handler
-//! has returned. Bounds: `MAILBOX_MAX` messages, `ASKS_MAX` open questions (whose answers always fit).
+//! has returned. Bounds: `MAILBOX_MAX` messages and a few of each session, `ASKS_MAX` open questions (whose answers always
+//! fit).
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -45,6 +46,8 @@ pub(crate) struct ActorCell<A: Actor> {
     factory: RefCell<Box<dyn FnMut() -> A>>,
     rng: RefCell<Rng>,
     mailbox: RefCell<VecDeque<Event<A::Message>>>,
+    /// Events that were ever put into it.
+    mailed: Cell<u64>,
     /// It stands in the list of those with mail.
     queued: Cell<bool>,
     asks: RefCell<Slab<Ask>>,
@@ -106,6 +109,7 @@ impl<A: Actor> ActorCell<A> {
             factory: RefCell::new(factory),
             rng: RefCell::new(rng),
             mailbox: RefCell::default(),
+            mailed: Cell::new(0),
             queued: Cell::new(false),
             asks: RefCell::default(),
             asks_asked: Cell::new(0),
@@ -116,15 +120,26 @@ impl<A: Actor> ActorCell<A> {
     }
 
     /// Something for it that always has room: handled now, unless something came before that is not handled yet, or
-    /// another actor's event is just being worked off.
+    /// another actor's event is just being worked off: then its place in the mailbox, for [`ActorCell::has_handled`].
     #[inline]
-    pub(crate) fn dispatch(self: &Rc<Self>, system: &System, event: Event<A::Message>) {
+    pub(crate) fn dispatch(self: &Rc<Self>, system: &System, event: Event<A::Message>) -> Option<u64> {
         if self.mailbox.borrow().is_empty() && !system.is_handling() {
             self.handle(system, event);
-        } else {
-            self.mailbox.borrow_mut().push_back(event);
-            system.enqueue(self.clone());
+            return None;
         }
+        self.put(event);
+        system.enqueue(self.clone());
+        Some(self.mailed.get())
+    }
+
+    fn put(&self, event: Event<A::Message>) {
+        self.mailbox.borrow_mut().push_back(event);
+        self.mailed.set(self.mailed.get() + 1);
+    }
+
+    /// Whether what stood at this place in the mailbox is handled, or was given up.
+    pub(crate) fn has_handled(&self, place: u64) -> bool {
+        self.mailed.get() - self.mailbox.borrow().len() as u64 >= place
     }
 
     /// Whether something waits to be handled.
@@ -137,11 +152,10 @@ impl<A: Actor> ActorCell<A> {
     /// # Errors
     /// The message back: the mailbox is full.
     pub(crate) fn send(&self, message: A::Message) -> Result<(), A::Message> {
-        let mut mailbox = self.mailbox.borrow_mut();
-        if mailbox.len() >= MAILBOX_MAX {
+        if self.mailbox.borrow().len() >= MAILBOX_MAX {
             return Err(message);
         }
-        mailbox.push_back(Event::Message(message));
+        self.put(Event::Message(message));
         Ok(())
     }
 
@@ -287,11 +301,13 @@ impl<A: Actor> AnyCell for ActorCell<A> {
     }
 
     fn notice(&self, notice: Notice) {
-        self.mailbox.borrow_mut().push_back(notice.into_event());
+        self.put(notice.into_event());
     }
 
     fn unsend(&self) {
-        self.mailbox.borrow_mut().pop_back();
+        if self.mailbox.borrow_mut().pop_back().is_some() {
+            self.mailed.set(self.mailed.get() - 1);
+        }
     }
 
     fn set_queued(&self, queued: bool) -> bool {

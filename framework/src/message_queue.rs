@@ -89,7 +89,10 @@ pub(crate) fn bind<A: Actor>(
     let bound = open(system.libos(), at, &settings);
     let (qd, at) = match bound {
         Ok(bound) => bound,
-        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding: id, error }),
+        Err(error) => {
+            cell.dispatch(system, Event::ListenFailed { binding: id, error });
+            return;
+        }
     };
     let port = Rc::new(Port { id, owner: cell.id(), qd, waiting: RefCell::default() });
     let (theirs, pumped, owner) = (system.clone(), cell.clone(), port.clone());

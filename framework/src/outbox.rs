@@ -374,6 +374,15 @@ impl<'a, A: Actor> Outbox<'a, A> {
         sessions.borrow().has_codec::<C>(id).then(|| Session::new(id))
     }
 
+    /// When bytes last came on a session, be they a whole message or not. `None` if it is over.
+    pub fn heard(&self, id: SessionId) -> Option<Instant> {
+        let sessions = match &self.ground {
+            Ground::System { system, .. } => system.sessions(),
+            Ground::Harness(recorder) => recorder.sessions(),
+        };
+        sessions.borrow().heard(id)
+    }
+
     /// Starts another actor on this core.
     pub fn spawn<B: Actor>(
         &mut self,

@@ -8,6 +8,7 @@
 //! for [`SessionSettings::stall`] is given up. `Closed` is the last event, and comes exactly once for each `Opened`.
 
 mod next;
+mod opening;
 mod table;
 
 use std::future::Future;
@@ -18,14 +19,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use libos_runtime::{Begun, LibOs, Redeem, Sleep};
-use pdpix::{Completion, Endpoint, Error, Input, Instant, Outcome, Qd, Sga, SocketKind, SocketOption};
+use pdpix::{Completion, Endpoint, Error, Input, Instant, Outcome, Qd, Sga, SocketOption};
 
-use crate::actor::{Actor, ActorId, BindingId, Event};
+use crate::actor::{Actor, ActorId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::{Codec, CodecError};
 use crate::system::System;
 use next::{Next, Want};
+use opening::CloseOnDrop;
 
+pub(crate) use opening::{connect, listen};
 pub(crate) use table::{Close, Entry, SessionTable};
 
 /// Names a session of this core.
@@ -175,106 +178,11 @@ impl<A: Actor, C: Codec> Serving<A, C> {
         Serving { system, cell, owner, id, codec, wrap, settings }
     }
 
-    /// Tells the actor, if it is still the one that the session belongs to.
+    /// Tells the actor, if it is still the one that the session belongs to. The event's place in the mailbox, if it waits.
     #[inline]
-    fn tell(&self, event: Event<A::Message>) {
-        if self.cell.id() == self.owner {
-            self.cell.dispatch(&self.system, event);
-        }
+    fn tell(&self, event: Event<A::Message>) -> Option<u64> {
+        if self.cell.id() == self.owner { self.cell.dispatch(&self.system, event) } else { None }
     }
-}
-
-/// Sets up a listener of an actor.
-pub(crate) fn listen<A: Actor, C: Codec>(
-    system: &System,
-    cell: Rc<ActorCell<A>>,
-    binding: BindingId,
-    at: Endpoint,
-    settings: SessionSettings,
-    mut codec: impl FnMut() -> C + 'static,
-    wrap: fn(Session<C>, C::In) -> A::Message,
-) {
-    let bound = bind(system.libos(), at, &settings);
-    let qd = match bound {
-        Ok((qd, at)) => {
-            cell.dispatch(system, Event::Listening { binding, at });
-            qd
-        }
-        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding, error }),
-    };
-    let (theirs, listener) = (system.clone(), cell.clone());
-    let accepting = system.libos().spawn(async move {
-        let _closed_with_us = CloseOnDrop { libos: theirs.libos().clone(), qd };
-        loop {
-            let accepted = match theirs.libos().accept(qd) {
-                Ok(qt) => theirs.libos().redeem(qt).await.and_then(|completion| completion.accepted()),
-                Err(error) => Err(error),
-            };
-            match accepted {
-                Ok((qd, peer)) => {
-                    let id = theirs.new_session::<C>(listener.id());
-                    let serving = Serving::new(&theirs, &listener, id, codec(), wrap, settings.clone());
-                    theirs.libos().spawn(serve(serving, qd, peer));
-                }
-                // The listener is gone for good.
-                Err(Error::Canceled | Error::BadDescriptor) => return,
-                // No descriptors or no memory: some may come free. The peers wait in the backlog meanwhile.
-                Err(_) => {
-                    theirs.count_accept_failure();
-                    theirs.libos().sleep(Duration::from_millis(10)).await;
-                }
-            }
-        }
-    });
-    cell.bindings().borrow_mut().push((binding, accepting));
-}
-
-struct CloseOnDrop {
-    libos: LibOs,
-    qd: Qd,
-}
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        let _ = self.libos.close(self.qd);
-    }
-}
-
-fn bind(libos: &LibOs, at: Endpoint, settings: &SessionSettings) -> Result<(Qd, Endpoint), Error> {
-    let qd = libos.socket(SocketKind::Stream, settings.network.as_deref())?;
-    let bound = libos
-        .set_option(qd, SocketOption::Shared(settings.shared))
-        .and_then(|()| libos.bind(qd, at))
-        .and_then(|at| libos.listen(qd, settings.backlog).map(|()| (qd, at)));
-    if bound.is_err() {
-        let _ = libos.close(qd);
-    }
-    bound
-}
-
-/// Makes a connection for an actor.
-pub(crate) fn connect<A: Actor, C: Codec>(system: &System, serving: Serving<A, C>, to: Endpoint) {
-    let libos = system.libos().clone();
-    system.libos().spawn(async move {
-        let connected = async {
-            let qd = libos.socket(SocketKind::Stream, serving.settings.network.as_deref())?;
-            let result = match libos.connect(qd, to) {
-                Ok(qt) => libos.redeem(qt).await.and_then(|completion| completion.done()),
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => Ok(qd),
-                Err(error) => {
-                    let _ = libos.close(qd);
-                    Err(error)
-                }
-            }
-        };
-        match connected.await {
-            Ok(qd) => serve(serving, qd, to).await,
-            Err(error) => over(serving, Closed::Failed(error)),
-        }
-    });
 }
 
 /// The session is over: its last event.
@@ -311,6 +219,10 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
     over(serving, why);
 }
 
+/// So many messages of a session may wait in its actor's mailbox, as they do when something else stands there before them;
+/// then they are handled before more are decoded. A peer that sends without end would fill the memory otherwise.
+const MAILED_MAX: usize = 64;
+
 /// The state of a session's coroutine between its waits.
 struct Conversation {
     libos: LibOs,
@@ -321,18 +233,21 @@ struct Conversation {
     push: Option<Redeem>,
     /// The peer has finished, and the actor was told, if it wants to be.
     finished: bool,
-    /// When something came last, and since when the peer has taken nothing.
-    heard: Instant,
+    /// Since when the peer has taken nothing.
     pushing_since: Instant,
     /// No memory to decode with: tried again after a while.
     starved: bool,
     /// As much is written as may be: what has come waits until the peer has taken some of it.
     full: bool,
+    /// Messages in the actor's mailbox, and the place of the last of them.
+    mailed: usize,
+    mailed_to: u64,
 }
 
 impl Conversation {
     fn new(libos: LibOs, qd: Qd, entry: Rc<Entry>) -> Conversation {
-        let heard = libos.now();
+        let now = libos.now();
+        entry.heard.set(now);
         Conversation {
             libos,
             qd,
@@ -341,10 +256,11 @@ impl Conversation {
             pop: None,
             push: None,
             finished: false,
-            heard,
-            pushing_since: heard,
+            pushing_since: now,
             starved: false,
             full: false,
+            mailed: 0,
+            mailed_to: 0,
         }
     }
 
@@ -392,14 +308,24 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         (self.starved, self.full) = (false, false);
-        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
+        if self.mailed > 0 && serving.cell.has_handled(self.mailed_to) {
+            self.mailed = 0;
+        }
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get())
+            && self.mailed < MAILED_MAX
+        {
             // Little that comes in may ask for much that goes out.
             if self.entry.output.borrow().len() > serving.settings.output_max {
                 self.full = true;
                 break;
             }
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
-                Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
+                Ok(Some(item)) => {
+                    let message = Event::Message((serving.wrap)(Session::new(serving.id), item));
+                    if let Some(place) = serving.tell(message) {
+                        (self.mailed, self.mailed_to) = (self.mailed + 1, place);
+                    }
+                }
                 Ok(None) => break,
                 Err(CodecError::NoMemory) => {
                     self.starved = true;
@@ -443,13 +369,16 @@ impl Conversation {
     #[inline]
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
         let written = self.entry.output.borrow().len();
-        if self.full && self.entry.close.get() == Close::No {
-            return if written > serving.settings.output_max { Want::Wait } else { Want::Again };
-        }
-        if self.entry.close.get() == Close::No
-            && !(self.finished || self.entry.paused.get() || serving.system.is_draining())
-        {
-            return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+        if self.entry.close.get() == Close::No && !self.entry.paused.get() {
+            if self.mailed >= MAILED_MAX {
+                return Want::Turn;
+            }
+            if self.full {
+                return if written > serving.settings.output_max { Want::Wait } else { Want::Again };
+            }
+            if !(self.finished || serving.system.is_draining()) {
+                return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
+            }
         }
         self.wants_at_the_end(serving, written == 0 && self.push.is_none())
     }
@@ -524,7 +453,7 @@ impl Conversation {
 
     #[inline]
     fn popped<A: Actor, C: Codec>(&mut self, sga: Sga, serving: &Serving<A, C>) {
-        self.heard = self.libos.now();
+        self.entry.heard.set(self.libos.now());
         if sga.is_empty() {
             self.finished = true;
             if serving.settings.on_end == OnEnd::Tell {
@@ -539,7 +468,7 @@ impl Conversation {
     /// Until something came, something was pushed, someone wrote or wants an end, or it took too long.
     async fn wait_long<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Result<(), Closed> {
         let stalls = self.push.as_ref().map(|_| self.pushing_since + serving.settings.stall);
-        let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.heard + idle);
+        let idles = serving.settings.idle.filter(|_| !self.finished).map(|idle| self.entry.heard.get() + idle);
         let retries = self.starved.then(|| self.libos.now() + Duration::from_millis(1));
         let deadline = [stalls, idles, retries].into_iter().flatten().min();
         let mut sleep: Option<Sleep> = deadline.map(|deadline| self.libos.sleep_until(deadline));

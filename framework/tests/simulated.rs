@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use framework::pdpix::{Endpoint, Seed, Sga};
+use framework::pdpix::{Endpoint, Heap, Input, Output, Seed, Sga};
 use framework::rpc::{
     CallError, CallId, Client, ClientCodec, ClientSettings, Heard, Retry, Server, ServerCodec, ServerSettings,
     ToClient, ToServer,
 };
 use framework::{
-    Actor, ActorId, Address, Event, Framed, Outbox, Policy, Raw, Session, SessionId, SessionSettings, System,
-    carry_as_it_is, carry_nowhere,
+    Actor, ActorId, Address, Codec, CodecError, Event, Framed, Outbox, Policy, Raw, Session, SessionId,
+    SessionSettings, System, carry_as_it_is, carry_nowhere,
 };
 use libos_sim::{HostId, Settings, World, sweep};
 
@@ -580,5 +580,106 @@ fn sweep_each_session_opens_once_and_closes_once() {
         world.settle(Duration::from_secs(1));
         // A connect that failed was never a session of the server's.
         assert!((1..=lost.get() + 1).contains(&closed.get()), "{} lost, {} closed", lost.get(), closed.get());
+    });
+}
+
+// What comes faster than it is handled.
+
+/// Always has something of its own in its mailbox, and counts what comes from its session in between.
+struct Diligent {
+    heard: usize,
+    since: usize,
+    most: Rc<Cell<usize>>,
+    done: Rc<Cell<bool>>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Own,
+    Byte,
+}
+carry_nowhere!(Job);
+
+/// Each byte is a message.
+struct Bytes;
+
+impl Codec for Bytes {
+    type In = ();
+    type Out = ();
+
+    fn decode(&mut self, input: &mut Input, _: &Heap) -> Result<Option<()>, CodecError> {
+        let some = !input.is_empty();
+        input.advance(usize::from(some));
+        Ok(some.then_some(()))
+    }
+
+    fn encode((): (), _: &mut Output) {}
+}
+
+const BYTES: usize = 200_000;
+
+impl Actor for Diligent {
+    type Message = Job;
+
+    fn handle(&mut self, event: Event<Job>, out: &mut Outbox<'_, Self>) {
+        match event {
+            Event::Started => {
+                out.listen(listen_at(), wary(), || Bytes, |_, ()| Job::Byte);
+                out.send(out.me(), Job::Own);
+            }
+            Event::Message(Job::Own) => {
+                self.most.set(self.most.get().max(self.heard - self.since));
+                self.since = self.heard;
+                self.done.set(self.heard == BYTES);
+                if self.heard < BYTES {
+                    out.send(out.me(), Job::Own);
+                }
+            }
+            Event::Message(Job::Byte) => self.heard += 1,
+            Event::Refused(_) => {
+                self.most.set(usize::MAX); // so full that it finds no room for its own
+                self.done.set(true);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A session stops popping while its actor has more mail than it can handle: the mailbox keeps its bound.
+#[test]
+fn a_flood_does_not_fill_the_mailbox() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let (most, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let theirs = (most.clone(), done.clone());
+        let server = world.add_host("server", 1, move |libos| {
+            let (most, done) = theirs.clone();
+            System::new(libos).spawn(None, Policy::ESSENTIAL, move || Diligent {
+                heard: 0,
+                since: 0,
+                most: most.clone(),
+                done: done.clone(),
+            });
+        });
+        let to = world.endpoint(server, PORT);
+        let client = world.add_host("client", 1, |_| {});
+        world.spawn(client.core(0), "flood", move |libos| {
+            let done = System::new(&libos).task(move |task| async move {
+                let stream = loop {
+                    match task.connect(to, None).await {
+                        Ok(stream) => break stream,
+                        Err(_) => task.sleep(Duration::from_millis(1)).await,
+                    }
+                };
+                for _ in 0..BYTES / 10_000 {
+                    stream.push(Sga::copy(task.libos().heap(), &[0; 10_000]).unwrap()).await.unwrap();
+                }
+                while !stream.pop(1).await.is_ok_and(|popped| popped.is_empty()) {
+                    task.sleep(Duration::from_millis(1)).await;
+                }
+            });
+            async move { _ = done.await }
+        });
+        world.run_until("all is handled", |_| done.get());
+        assert!(most.get() > 0 && most.get() <= 1024, "{} messages stood in the mailbox", most.get());
     });
 }

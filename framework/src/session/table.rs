@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use libos_runtime::CoroutineId;
-use pdpix::{Heap, Output};
+use pdpix::{Heap, Instant, Output};
 use slab::Slab;
 
 use super::SessionId;
@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) coroutine: Cell<Option<CoroutineId>>,
     pub(crate) paused: Cell<bool>,
     pub(super) close: Cell<Close>,
+    /// When something came last.
+    pub(super) heard: Cell<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -63,6 +65,7 @@ impl SessionTable {
             coroutine: Cell::new(None),
             paused: Cell::new(false),
             close: Cell::new(Close::No),
+            heard: Cell::new(Instant::default()),
         }));
         id
     }
@@ -74,6 +77,10 @@ impl SessionTable {
 
     pub(crate) fn has_codec<C: Codec>(&self, id: SessionId) -> bool {
         self.get(id).is_some_and(|entry| entry.codec == TypeId::of::<C>())
+    }
+
+    pub(crate) fn heard(&self, id: SessionId) -> Option<Instant> {
+        self.get(id).map(|entry| entry.heard.get())
     }
 
     #[inline]

@@ -185,13 +185,7 @@ impl Connection {
     /// Finds the command of a request. `None`: it was refused, and that was answered.
     #[inline]
     pub fn admit(&mut self, request: &Request, host: &mut Host<'_>, out: &mut Output) -> Option<&'static Command> {
-        if self.replies != Replies::On {
-            self.replies = match self.replies {
-                Replies::SkipNext => Replies::Skip,
-                Replies::Skip => Replies::On,
-                other => other,
-            };
-        }
+        self.next_reply();
         match command::find(request) {
             Ok(command) if self.authenticated || command.flags.contains(Flags::NO_AUTH) => {
                 self.last_command = command.name;
@@ -199,6 +193,35 @@ impl Connection {
             }
             Ok(_) => self.refuse(Refusal::NoAuth, None, request, host, out),
             Err(refusal) => self.refuse_unknown(refusal, request, host, out),
+        }
+    }
+
+    /// Answers a request that there was no memory to read.
+    #[cold]
+    pub fn refuse_unread(&mut self, errors: &mut ErrorCounts, out: &mut Output) {
+        self.next_reply();
+        self.refuse_for_memory(errors, out);
+    }
+
+    /// Answers a request that was admitted, and that there was no memory to carry out.
+    #[cold]
+    pub fn refuse_for_memory(&mut self, errors: &mut ErrorCounts, out: &mut Output) {
+        let text = Refusal::OutOfMemory.text(None, &Request::default());
+        errors.count(&text);
+        if !self.is_muted() {
+            Reply::new(out, self.session.protocol).error(&text);
+        }
+    }
+
+    /// What CLIENT REPLY SKIP says of the next request is said of this one now.
+    #[inline]
+    fn next_reply(&mut self) {
+        if self.replies != Replies::On {
+            self.replies = match self.replies {
+                Replies::SkipNext => Replies::Skip,
+                Replies::Skip => Replies::On,
+                other => other,
+            };
         }
     }
 

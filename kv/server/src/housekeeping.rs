@@ -67,9 +67,13 @@ impl Shard {
     fn close_idle(&mut self, out: &mut Outbox<'_, Shard>) {
         let Some(seconds) = self.config.idle_seconds_max() else { return };
         let now = out.now();
-        let idle = |heard| now.since(heard).as_secs() > seconds as u64;
-        for client in self.clients.iter().filter(|client| !client.busy && idle(client.heard)) {
-            out.close(client.session.id());
+        for client in self.clients.iter().filter(|client| !client.busy) {
+            let id = client.session.id();
+            // A long request may take long to arrive: that is no silence.
+            let heard = out.heard(id).map_or(client.heard, |heard| heard.max(client.heard));
+            if now.since(heard).as_secs() > seconds as u64 {
+                out.close(id);
+            }
         }
     }
 }

@@ -3,8 +3,7 @@
 use framework::{Outbox, Session, SessionId};
 use kv_engine::command::{Command, Flags, find};
 use kv_engine::connection::{Effect, Host};
-use kv_engine::refusal::Refusal;
-use kv_engine::resp::{Reply, Request};
+use kv_engine::resp::Request;
 use kv_engine::shard::{Plan, plan};
 
 use crate::client::Pending;
@@ -112,6 +111,7 @@ impl Shard {
         }
         while let Some(client) = self.clients.get_mut(id)
             && !client.busy
+            && !client.connection.is_closing()
             && let Some(pending) = client.queue.pop_front()
         {
             let session = client.session;
@@ -138,11 +138,7 @@ impl Shard {
                 drop(output);
                 out.close(session.id());
             }
-            _ => {
-                let text = Refusal::OutOfMemory.text(None, &Request::default());
-                self.errors.count(&text);
-                Reply::new(&mut output, kv_engine::resp::Protocol::Resp2).error(&text);
-            }
+            _ => client.connection.refuse_unread(&mut self.errors, &mut output),
         }
     }
 

@@ -195,6 +195,7 @@ impl Shard {
 
     fn on_closed(&mut self, id: SessionId, _why: Closed) {
         if self.clients.remove(id).is_some() {
+            self.paused.retain(|&paused| paused != id);
             self.args.clients.fetch_sub(1, Ordering::Relaxed);
             self.gate.forget(id);
         }

@@ -129,6 +129,14 @@ impl Shard {
         while let Some(request) = next.take() {
             match request.try_map_bufs(CarriedBuf::new) {
                 Ok(request) => requests.push(request),
+                Err(Exhausted) if requests.is_empty() => {
+                    if let Some(client) = self.clients.get_mut(id)
+                        && let Some(mut output) = out.output(client.session)
+                    {
+                        client.connection.refuse_for_memory(&mut self.errors, &mut output);
+                    }
+                    return;
+                }
                 Err(Exhausted) => {
                     self.clients.get_mut(id).into_iter().for_each(|client| client.queue.push_front(Pending::NoMemory));
                     break;
@@ -137,9 +145,6 @@ impl Shard {
             if requests.len() < RUN_MAX {
                 next = self.take_along(id, shard, out);
             }
-        }
-        if requests.is_empty() {
-            return self.go_on(id, out);
         }
         let task = self.add_task(id, Vec::new(), Work::Run, muted, out);
         let claim = self.claim_of(task);

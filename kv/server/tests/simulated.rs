@@ -546,3 +546,110 @@ fn exhausted_memory_is_an_error_and_not_the_end() {
         world.run();
     });
 }
+
+/// What stands behind the end of a conversation is not carried out, though it has come and waits for its turn.
+#[test]
+fn nothing_is_carried_out_after_the_end() {
+    const ENDS: [&[&[u8]]; 2] = [&[b"QUIT"], &[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"no"]];
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 2, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            for end in ENDS {
+                let mut kv = connected(&task, to).await;
+                let gets: Vec<[&[u8]; 2]> = KEYS.iter().map(|key| [&b"GET"[..], key]).collect();
+                let mut requests: Vec<&[&[u8]]> = gets.iter().map(|get| &get[..]).collect();
+                requests.extend([end, &[b"INCR", b"after"], &[b"INCR", b"and on the other shard"]]);
+                let error = kv.pipeline(&requests).await.unwrap_err();
+                assert!(matches!(error, ClientError::Closed | ClientError::Network(_)), "{error}");
+                let mut other = connected(&task, to).await;
+                assert_eq!(other.exists(&[b"after", b"and on the other shard"]).await, Ok(0), "{end:?}");
+            }
+        });
+        world.run();
+    });
+}
+
+/// A client that goes away while it waits for the end of a pause is not counted, nor kept in mind.
+#[test]
+fn who_vanishes_in_a_pause_waits_no_more() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 1, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let mut kv = connected(&task, to).await;
+            kv.call(&[b"CLIENT", b"PAUSE", b"100000", b"WRITE"]).await.unwrap();
+            for _ in 0..3 {
+                let mut waiting = connected(&task, to).await;
+                let set = waiting.set(b"a", b"1", SetOptions::default());
+                assert!(task.timeout(Duration::from_millis(20), set).await.is_err(), "it was not paused");
+            }
+            assert_eq!(kv.call(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]).await, Ok(Value::Integer(3)));
+            task.sleep(Duration::from_millis(50)).await;
+            let info = kv.call(&[b"INFO", b"clients"]).await.unwrap();
+            let info = String::from_utf8(bulk(&info).to_vec()).unwrap();
+            assert!(info.contains("connected_clients:1\r\n"), "{info}");
+            assert!(info.contains("blocked_clients:0\r\n"), "{info}");
+        });
+        world.run();
+    });
+}
+
+/// Also what there is no memory for is not answered to whom wants no answer.
+#[test]
+fn exhausted_memory_is_not_told_to_whom_wants_no_replies() {
+    sweep!(Settings { heap_size: 8 << 20, ..Settings::default() }, |world: &mut World| {
+        let server = add_server(world, 1, &[]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let heap = task.libos().heap().clone();
+            let stream = stream(&task, to).await;
+            let part = heap.copy(&[b'x'; 1 << 16]).unwrap();
+            for (before, behind) in [("OFF", "CLIENT REPLY ON\r\n"), ("SKIP", "ECHO +OK\r\n")] {
+                let text = format!("CLIENT REPLY {before}\r\n*2\r\n$4\r\nECHO\r\n${}\r\n", 112 << 16);
+                stream.push(Sga::copy(&heap, text.as_bytes()).unwrap()).await.unwrap();
+                for _ in 0..112 {
+                    stream.push(Sga::from(part.clone())).await.unwrap();
+                }
+                let text = format!("\r\n{behind}PING\r\n");
+                stream.push(Sga::copy(&heap, text.as_bytes()).unwrap()).await.unwrap();
+                let mut got = Vec::new();
+                while !got.ends_with(b"+PONG\r\n") {
+                    let popped = stream.pop(100).await.unwrap();
+                    assert!(!popped.is_empty());
+                    got.extend(popped.to_vec());
+                }
+                let got = String::from_utf8(got).unwrap();
+                assert!(["+OK\r\n+PONG\r\n", "$3\r\n+OK\r\n+PONG\r\n"].contains(&&got[..]), "{before}: {got}");
+            }
+        });
+        world.run();
+    });
+}
+
+/// Who sends a long request slowly is not idle.
+#[test]
+fn a_long_request_is_no_silence() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = add_server(world, 1, &[("timeout", "1")]);
+        let to = world.endpoint(server, PORT);
+        converse(world, "client", move |task| async move {
+            let stream = stream(&task, to).await;
+            let heap = task.libos().heap().clone();
+            stream.push(Sga::copy(&heap, b"*2\r\n$4\r\nECHO\r\n$10\r\n").unwrap()).await.unwrap();
+            for _ in 0..10 {
+                task.sleep(Duration::from_millis(500)).await;
+                stream.push(Sga::copy(&heap, b"x").unwrap()).await.expect("closed as if it were idle");
+            }
+            stream.push(Sga::copy(&heap, b"\r\n").unwrap()).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < 17 {
+                let popped = stream.pop(100).await.unwrap();
+                assert!(!popped.is_empty(), "closed as if it were idle");
+                got.extend(popped.to_vec());
+            }
+            assert_eq!(got, b"$10\r\nxxxxxxxxxx\r\n");
+        });
+        world.run();
+    });
+}
