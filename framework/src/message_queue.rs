@@ -119,7 +119,7 @@ pub(crate) fn bind<A: Actor>(
                 Ok(popped) => {
                     let Some(from) = popped.from else { continue };
                     let datagram = Datagram { binding: owner.id, from, data: popped.sga, cut: popped.cut };
-                    pumped.dispatch(&theirs, Event::Message(wrap(datagram)));
+                    deliver(&theirs, &pumped, wrap(datagram)).await;
                 }
                 Err(Error::Canceled | Error::BadDescriptor) => return,
                 Err(_) => theirs.count_lost(), // what an earlier datagram came to
@@ -128,6 +128,15 @@ pub(crate) fn bind<A: Actor>(
     });
     cell.bindings().borrow_mut().push((id, pump));
     cell.dispatch(system, Event::Listening { binding: id, at });
+}
+
+/// Hands a message over. If it has to wait in the mailbox, so does all that would follow: a flood must not fill it.
+async fn deliver<A: Actor>(system: &System, cell: &Rc<ActorCell<A>>, message: A::Message) {
+    if let Some(place) = cell.dispatch(system, Event::Message(message)) {
+        while !cell.has_handled(place) {
+            system.libos().yield_now().await;
+        }
+    }
 }
 
 fn open(libos: &LibOs, at: Endpoint, settings: &DatagramSettings) -> Result<(Qd, Endpoint), Error> {
@@ -167,7 +176,7 @@ impl System {
                     Ok(popped) if popped.sga.is_empty() => return,
                     Ok(popped) => {
                         let Some(cell) = system.typed_cell::<A>(to.id()) else { return };
-                        cell.dispatch(&system, Event::Message(wrap(popped.sga)));
+                        deliver(&system, &cell, wrap(popped.sga)).await;
                     }
                     Err(Error::NoBuffers) => system.libos().sleep(Duration::from_millis(1)).await,
                     Err(_) => return,

@@ -223,6 +223,10 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
 /// then they are handled before more are decoded. A peer that sends without end would fill the memory otherwise.
 const MAILED_MAX: usize = 64;
 
+/// The most bytes of one push. What is longer goes in pieces, so that a peer that takes it slowly is known from one that
+/// takes nothing: a push ends when all of it was taken.
+const PUSH_MAX: usize = 1 << 20;
+
 /// The state of a session's coroutine between its waits.
 struct Conversation {
     libos: LibOs,
@@ -231,6 +235,8 @@ struct Conversation {
     input: Input,
     pop: Option<Redeem>,
     push: Option<Redeem>,
+    /// What is to be pushed before anything that was written since.
+    rest: Sga,
     /// The peer has finished, and the actor was told, if it wants to be.
     finished: bool,
     /// Since when the peer has taken nothing.
@@ -255,6 +261,7 @@ impl Conversation {
             input: Input::new(),
             pop: None,
             push: None,
+            rest: Sga::new(),
             finished: false,
             pushing_since: now,
             starved: false,
@@ -275,7 +282,12 @@ impl Conversation {
         let mut pops_at_once = 0;
         loop {
             self.decode(serving)?;
-            self.send(&serving.system)?;
+            if !self.rest.is_empty() {
+                self.send_rest(&serving.system)?;
+            }
+            if self.rest.is_empty() {
+                self.send(&serving.system)?;
+            }
             match self.wants(serving) {
                 Want::End => return Ok(if self.finished { Closed::ByPeer } else { Closed::ByUs }),
                 Want::Again => continue,
@@ -353,6 +365,27 @@ impl Conversation {
         if written.is_empty() {
             return Ok(());
         }
+        if written.len() > PUSH_MAX {
+            self.rest = written;
+            return self.send_rest(system);
+        }
+        self.push(written, system)
+    }
+
+    /// Pushes the next piece of something long, and the one after it if that was taken at once.
+    #[cold]
+    fn send_rest(&mut self, system: &System) -> Result<(), Closed> {
+        while self.push.is_none() && !self.rest.is_empty() {
+            let count = self.rest.len().min(PUSH_MAX);
+            // Without memory for a list of its buffers the piece is the whole.
+            let piece = self.rest.split_to(count).unwrap_or_else(|_| std::mem::take(&mut self.rest));
+            self.push(piece, system)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, written: Sga, system: &System) -> Result<(), Closed> {
         system.count_sent(written.len());
         match self.libos.begin_push(self.qd, written) {
             Ok(Begun::Done(Ok(_))) => Ok(()),
@@ -380,7 +413,7 @@ impl Conversation {
                 return if written > serving.settings.output_max { Want::Wait } else { Want::Pop };
             }
         }
-        self.wants_at_the_end(serving, written == 0 && self.push.is_none())
+        self.wants_at_the_end(serving, written == 0 && self.push.is_none() && self.rest.is_empty())
     }
 
     #[cold]

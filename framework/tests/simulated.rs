@@ -12,7 +12,7 @@ use framework::rpc::{
     ToClient, ToServer,
 };
 use framework::{
-    Actor, ActorId, Address, Codec, CodecError, Event, Framed, Outbox, Policy, Raw, Session, SessionId,
+    Actor, ActorId, Address, Closed, Codec, CodecError, Event, Framed, Outbox, Policy, Raw, Session, SessionId,
     SessionSettings, System, carry_as_it_is, carry_nowhere,
 };
 use libos_sim::{HostId, Settings, World, sweep};
@@ -681,5 +681,71 @@ fn a_flood_does_not_fill_the_mailbox() {
         });
         world.run_until("all is handled", |_| done.get());
         assert!(most.get() > 0 && most.get() <= 1024, "{} messages stood in the mailbox", most.get());
+    });
+}
+
+// A peer that takes little, but does.
+
+/// Says a lot at once, and gives up a peer that takes nothing for a second.
+struct Talkative {
+    closed: Rc<Cell<Option<Closed>>>,
+}
+
+const SAID: usize = 4 << 20;
+
+impl Actor for Talkative {
+    type Message = Said;
+
+    fn handle(&mut self, event: Event<Said>, out: &mut Outbox<'_, Self>) {
+        match event {
+            Event::Started => {
+                let settings = SessionSettings { stall: Duration::from_secs(1), ..SessionSettings::default() };
+                out.listen(listen_at(), settings, || Raw, Said);
+            }
+            Event::Message(Said(session, _)) => {
+                let large = out.heap().copy(&vec![1; SAID]).unwrap();
+                out.write(session, Sga::from(large));
+            }
+            Event::Closed { why, .. } => self.closed.set(Some(why)),
+            _ => {}
+        }
+    }
+}
+
+/// However long it takes with all that was written: it is the one that takes nothing that is given up.
+#[test]
+fn who_takes_little_is_not_stalled() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let closed = Rc::new(Cell::new(None));
+        let theirs = closed.clone();
+        let server = world.add_host("server", 1, move |libos| {
+            let closed = theirs.clone();
+            System::new(libos).spawn(None, Policy::ESSENTIAL, move || Talkative { closed: closed.clone() });
+        });
+        let to = world.endpoint(server, PORT);
+        let client = world.add_host("client", 1, |_| {});
+        let taken = Rc::new(Cell::new(0));
+        let counted = taken.clone();
+        world.spawn(client.core(0), "slow", move |libos| {
+            let done = System::new(&libos).task(move |task| async move {
+                let stream = loop {
+                    match task.connect(to, None).await {
+                        Ok(stream) => break stream,
+                        Err(_) => task.sleep(Duration::from_millis(1)).await,
+                    }
+                };
+                stream.push(Sga::copy(task.libos().heap(), b"!").unwrap()).await.unwrap();
+                while counted.get() < SAID {
+                    let popped = stream.pop(64 << 10).await.expect("given up");
+                    assert!(!popped.is_empty(), "given up");
+                    counted.set(counted.get() + popped.len());
+                    task.sleep(Duration::from_millis(40)).await;
+                }
+            });
+            async move { done.await.unwrap() }
+        });
+        world.run_until("it is over", |_| closed.get().is_some());
+        assert_ne!(closed.get(), Some(Closed::Stalled));
+        assert_eq!(taken.get(), SAID);
     });
 }

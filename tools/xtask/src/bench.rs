@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let chosen = choose(BENCHMARKS, &options.names)?;
     let rounds = options.rounds.unwrap_or(ROUNDS).max(1);
     let machine = Machine::here();
-    let figures = measure(&chosen, rounds)?;
+    let figures = measure(&chosen, rounds, Show::All)?;
     let (table, all_met) = table(&chosen, &figures)?;
     println!("\n{table}");
     if options.names.is_empty() {
@@ -116,7 +116,7 @@ fn choose<'a>(all: &'a [Benchmark], names: &[String]) -> Result<Vec<&'a Benchmar
 }
 
 /// Runs each program `rounds` times, in turn, so that a slow minute of the machine does not fall on one of them alone.
-fn measure(chosen: &[&Benchmark], rounds: usize) -> Result<Figures> {
+fn measure(chosen: &[&Benchmark], rounds: usize, show: Show) -> Result<Figures> {
     let mut commands: Vec<&[&str]> = chosen.iter().map(|bench| bench.command).collect();
     let mut seen = Vec::new();
     commands.retain(|command| {
@@ -130,7 +130,7 @@ fn measure(chosen: &[&Benchmark], rounds: usize) -> Result<Figures> {
     for _ in 0..rounds {
         for words in &commands {
             let mut command = program(words[0]);
-            let ran = command::run(command.args(&words[1..]), Show::All)?;
+            let ran = command::run(command.args(&words[1..]), show)?;
             ensure!(ran.success, "`{}` failed", words.join(" "));
             for (name, value) in ran.output.lines().filter_map(result) {
                 values.entry(name.to_string()).or_default().push(value);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_program_is_run_and_its_figures_stand_beside_its_floor() {
-        let figures = measure(&[&SWITCH], 1).unwrap();
+        let figures = measure(&[&SWITCH], 1, Show::Nothing).unwrap();
         assert_eq!(figures.of["switch"], Figure { median: 7.25, least: 6.25, greatest: 8.25 });
         let (table, all_met) = table(&[&SWITCH], &figures).unwrap();
         let row = "| coroutine switch | 7.25 ns | 6.25–8.25 | 1.50 (4.83×) |  | ≤ floor + 6 ns | yes |";
@@ -277,11 +277,11 @@ mod tests {
     #[test]
     fn a_missing_program_and_a_missing_line_are_errors() {
         let missing = Benchmark { command: &["no-such-program-here"], ..SWITCH };
-        assert!(measure(&[&missing], 1).is_err());
+        assert!(measure(&[&missing], 1, Show::Nothing).is_err());
         let failing = Benchmark { command: &["sh", "-c", "echo RESULT switch 1 ns; exit 1"], ..SWITCH };
-        assert!(measure(&[&failing], 1).is_err());
+        assert!(measure(&[&failing], 1, Show::Nothing).is_err());
         let silent = Benchmark { command: &["true"], ..SWITCH };
-        let figures = measure(&[&silent], 1).unwrap();
+        let figures = measure(&[&silent], 1, Show::Nothing).unwrap();
         assert!(table(&[&silent], &figures).is_err());
     }
 
@@ -298,7 +298,7 @@ mod tests {
             ..SWITCH
         };
         let hop = Benchmark { name: "hop_ns", floor: None, target: Target::AtMost(1.0), command, ..SWITCH };
-        let figures = measure(&[&rate, &hop], 1).unwrap();
+        let figures = measure(&[&rate, &hop], 1, Show::Nothing).unwrap();
         let (table, all_met) = table(&[&rate, &hop], &figures).unwrap();
         assert!(all_met && table.contains("| 7 ns | 7–7 |  |  | ≥ 2 × peer |  |"), "{table}");
         assert!(table.contains("skipped: one CPU"), "{table}");
