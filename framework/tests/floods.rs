@@ -123,7 +123,7 @@ fn a_flood_does_not_fill_the_mailbox() {
 // A peer that takes little, but does.
 
 /// Bytes that came on a session.
-struct Said(Session<Raw>, Sga);
+struct Said(Session<Raw>);
 carry_nowhere!(Said);
 
 /// Says a lot at once, and gives up a peer that takes nothing for a second.
@@ -140,9 +140,9 @@ impl Actor for Talkative {
         match event {
             Event::Started => {
                 let settings = SessionSettings { stall: Duration::from_secs(1), ..SessionSettings::default() };
-                out.listen(listen_at(), settings, || Raw, Said);
+                out.listen(listen_at(), settings, || Raw, |session, _| Said(session));
             }
-            Event::Message(Said(session, _)) => {
+            Event::Message(Said(session)) => {
                 let large = out.heap().copy(&vec![1; SAID]).unwrap();
                 out.write(session, Sga::from(large));
             }

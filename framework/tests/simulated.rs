@@ -12,7 +12,7 @@ use framework::rpc::{
     ToClient, ToServer,
 };
 use framework::{
-    Actor, ActorId, Address, Codec, Event, Framed, Outbox, Policy, Raw, Session, SessionId, SessionSettings, System,
+    Actor, ActorId, Address, Event, Framed, Outbox, Policy, Raw, Session, SessionId, SessionSettings, System,
     carry_as_it_is, carry_nowhere,
 };
 use libos_sim::{HostId, Settings, World, sweep};
