@@ -11,7 +11,7 @@ use crate::settings::Settings;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendKind {
-    /// The one that measured better (docs/posix.md), or the other one where that is missing or forbidden.
+    /// The one that measured better, which is epoll (docs/posix.md).
     #[default]
     Auto,
     /// Kernel sockets over epoll.
@@ -59,12 +59,7 @@ pub(crate) fn make(settings: &Settings, heap: &Heap) -> Result<(String, Box<dyn 
     };
     let epoll = || -> Result<Box<dyn Network>, Error> { Ok(Box::new(EpollNetwork::new(heap.clone())?)) };
     Ok(match settings.network.backend {
-        BackendKind::Epoll => ("epoll".into(), epoll()?),
+        BackendKind::Auto | BackendKind::Epoll => ("epoll".into(), epoll()?),
         BackendKind::IoUring => ("io_uring".into(), uring()?),
-        BackendKind::Auto => match uring() {
-            Ok(network) => ("io_uring".into(), network),
-            Err(Error::NotSupported | Error::PermissionDenied) => ("epoll".into(), epoll()?),
-            Err(error) => return Err(error),
-        },
     })
 }
