@@ -1,7 +1,7 @@
 //! An actor in its place: the value, its mailbox, its open questions, its bindings; and what happens when it panics.
 //!
-//! Always: events are handled one at a time. What comes from a session or another core is handled at once, if the actor
-//! is there and nothing waits in its mailbox; what comes from another actor of the core waits until that one's handler
+//! Always: events are handled one at a time. What comes from a session or another core is handled at once, after what
+//! waits in the mailbox; what comes from another actor of the core waits until that one's handler
 //! has returned. Bounds: `MAILBOX_MAX` messages and a few of each session, `ASKS_MAX` open questions (whose answers always
 //! fit).
 
@@ -119,17 +119,30 @@ impl<A: Actor> ActorCell<A> {
         }
     }
 
-    /// Something for it that always has room: handled now, unless something came before that is not handled yet, or
-    /// another actor's event is just being worked off: then its place in the mailbox, for [`ActorCell::has_handled`].
+    /// Something for it that always has room: handled now, after what waits in the mailbox. While another event is just
+    /// being handled it goes there itself: then its place, for [`ActorCell::has_handled`].
     #[inline]
     pub(crate) fn dispatch(self: &Rc<Self>, system: &System, event: Event<A::Message>) -> Option<u64> {
-        if self.mailbox.borrow().is_empty() && !system.is_handling() {
-            self.handle(system, event);
-            return None;
+        if system.is_handling() {
+            self.put(event);
+            system.enqueue(self.clone());
+            return Some(self.mailed.get());
         }
-        self.put(event);
-        system.enqueue(self.clone());
-        Some(self.mailed.get())
+        if !self.mailbox.borrow().is_empty() {
+            self.catch_up(system);
+        }
+        self.handle(system, event);
+        None
+    }
+
+    /// Handles what waits now. What that makes it tell itself waits for its turn.
+    #[cold]
+    fn catch_up(self: &Rc<Self>, system: &System) {
+        let waiting = self.mailbox.borrow().len();
+        for _ in 0..waiting {
+            let Some(event) = self.mailbox.borrow_mut().pop_front() else { return };
+            self.handle(system, event);
+        }
     }
 
     fn put(&self, event: Event<A::Message>) {

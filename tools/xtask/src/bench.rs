@@ -214,7 +214,7 @@ fn target(target: Target, unit: &str) -> String {
         Target::AtLeast(limit) => format!("≥ {} {unit}", digits(limit)),
         Target::BeyondFloor(more) => format!("≤ floor + {} {unit}", digits(more)),
         Target::TimesFloor(times) => format!("≤ {times} × floor"),
-        Target::AtMostPeer(times) => format!("≤ {times} × peer"),
+        Target::AtMostPeer(times) => format!("≤ {} × peer", (times * 1000.0).round() / 1000.0),
         Target::AtLeastPeer(times) => format!("≥ {times} × peer"),
     }
 }
