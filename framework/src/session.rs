@@ -223,6 +223,9 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
 /// then they are handled before more are decoded. A peer that sends without end would fill the memory otherwise.
 const MAILED_MAX: usize = 64;
 
+/// When the service stops, so many passes without anything from the queue are the end of what has arrived.
+const QUIET_TURNS: u32 = 3;
+
 /// The most bytes of one push. What is longer goes in pieces, so that a peer that takes it slowly is known from one that
 /// takes nothing: a push ends when all of it was taken.
 const PUSH_MAX: usize = 1 << 20;
@@ -248,6 +251,8 @@ struct Conversation {
     /// Messages in the actor's mailbox, and the place of the last of them.
     mailed: usize,
     mailed_to: u64,
+    /// Passes since the service stops in which nothing came.
+    quiet_turns: u32,
 }
 
 impl Conversation {
@@ -268,6 +273,7 @@ impl Conversation {
             full: false,
             mailed: 0,
             mailed_to: 0,
+            quiet_turns: 0,
         }
     }
 
@@ -448,8 +454,14 @@ impl Conversation {
         };
         match popped {
             Some(popped) if !popped.sga.is_empty() => {
+                self.quiet_turns = 0;
                 self.input.push(popped.sga);
                 Want::Again
+            }
+            // What has arrived may not be known to the queue before its device was looked at.
+            _ if matches!(quiet, Want::End) && self.quiet_turns < QUIET_TURNS => {
+                self.quiet_turns += 1;
+                Want::Turn
             }
             _ => quiet,
         }
