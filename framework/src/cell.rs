@@ -1,8 +1,8 @@
 //! An actor in its place: the value, its mailbox, its open questions, its bindings; and what happens when it panics.
 //!
 //! Always: events are handled one at a time. What comes from a session or another core is handled at once, after what
-//! waits in the mailbox; what comes from another actor of the core waits until that one's handler
-//! has returned. Bounds: `MAILBOX_MAX` messages and a few of each session, `ASKS_MAX` open questions (whose answers always
+//! waits in the mailbox: so a flood from outside cannot fill it. What comes from another actor of the core waits there
+//! until that one's handler has returned. Bounds: `MAILBOX_MAX` messages, `ASKS_MAX` open questions (whose answers always
 //! fit).
 
 use std::any::Any;
@@ -46,8 +46,6 @@ pub(crate) struct ActorCell<A: Actor> {
     factory: RefCell<Box<dyn FnMut() -> A>>,
     rng: RefCell<Rng>,
     mailbox: RefCell<VecDeque<Event<A::Message>>>,
-    /// Events that were ever put into it.
-    mailed: Cell<u64>,
     /// It stands in the list of those with mail.
     queued: Cell<bool>,
     asks: RefCell<Slab<Ask>>,
@@ -109,7 +107,6 @@ impl<A: Actor> ActorCell<A> {
             factory: RefCell::new(factory),
             rng: RefCell::new(rng),
             mailbox: RefCell::default(),
-            mailed: Cell::new(0),
             queued: Cell::new(false),
             asks: RefCell::default(),
             asks_asked: Cell::new(0),
@@ -120,19 +117,17 @@ impl<A: Actor> ActorCell<A> {
     }
 
     /// Something for it that always has room: handled now, after what waits in the mailbox. While another event is just
-    /// being handled it goes there itself: then its place, for [`ActorCell::has_handled`].
+    /// being worked off, it goes there itself.
     #[inline]
-    pub(crate) fn dispatch(self: &Rc<Self>, system: &System, event: Event<A::Message>) -> Option<u64> {
+    pub(crate) fn dispatch(self: &Rc<Self>, system: &System, event: Event<A::Message>) {
         if system.is_handling() {
-            self.put(event);
-            system.enqueue(self.clone());
-            return Some(self.mailed.get());
+            self.mailbox.borrow_mut().push_back(event);
+            return system.enqueue(self.clone());
         }
-        if !self.mailbox.borrow().is_empty() {
+        if self.has_mail() {
             self.catch_up(system);
         }
         self.handle(system, event);
-        None
     }
 
     /// Handles what waits now. What that makes it tell itself waits for its turn.
@@ -145,16 +140,6 @@ impl<A: Actor> ActorCell<A> {
         }
     }
 
-    fn put(&self, event: Event<A::Message>) {
-        self.mailbox.borrow_mut().push_back(event);
-        self.mailed.set(self.mailed.get() + 1);
-    }
-
-    /// Whether what stood at this place in the mailbox is handled, or was given up.
-    pub(crate) fn has_handled(&self, place: u64) -> bool {
-        self.mailed.get() - self.mailbox.borrow().len() as u64 >= place
-    }
-
     /// Whether something waits to be handled.
     pub(crate) fn has_mail(&self) -> bool {
         !self.mailbox.borrow().is_empty()
@@ -165,10 +150,11 @@ impl<A: Actor> ActorCell<A> {
     /// # Errors
     /// The message back: the mailbox is full.
     pub(crate) fn send(&self, message: A::Message) -> Result<(), A::Message> {
-        if self.mailbox.borrow().len() >= MAILBOX_MAX {
+        let mut mailbox = self.mailbox.borrow_mut();
+        if mailbox.len() >= MAILBOX_MAX {
             return Err(message);
         }
-        self.put(Event::Message(message));
+        mailbox.push_back(Event::Message(message));
         Ok(())
     }
 
@@ -314,13 +300,11 @@ impl<A: Actor> AnyCell for ActorCell<A> {
     }
 
     fn notice(&self, notice: Notice) {
-        self.put(notice.into_event());
+        self.mailbox.borrow_mut().push_back(notice.into_event());
     }
 
     fn unsend(&self) {
-        if self.mailbox.borrow_mut().pop_back().is_some() {
-            self.mailed.set(self.mailed.get() - 1);
-        }
+        self.mailbox.borrow_mut().pop_back();
     }
 
     fn set_queued(&self, queued: bool) -> bool {

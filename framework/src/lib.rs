@@ -32,6 +32,7 @@ mod session;
 mod supervise;
 mod system;
 mod task;
+mod turn;
 
 pub use actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Event, Refused, ReplyTo, Ticket, TimerId};
 pub use carry::Carry;

@@ -15,6 +15,7 @@ use pdpix::{Endpoint, Error, Qd, Sga, SocketKind, SocketOption};
 use crate::actor::{Actor, ActorId, Address, BindingId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::system::System;
+use crate::turn::Turn;
 
 /// How a datagram binding behaves.
 #[derive(Clone, Debug)]
@@ -89,17 +90,14 @@ pub(crate) fn bind<A: Actor>(
     let bound = open(system.libos(), at, &settings);
     let (qd, at) = match bound {
         Ok(bound) => bound,
-        Err(error) => {
-            cell.dispatch(system, Event::ListenFailed { binding: id, error });
-            return;
-        }
+        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding: id, error }),
     };
     let port = Rc::new(Port { id, owner: cell.id(), qd, waiting: RefCell::default() });
     let (theirs, pumped, owner) = (system.clone(), cell.clone(), port.clone());
     let pump = system.libos().spawn(async move {
         let _closed_with_us = Unbind { system: theirs.clone(), port: owner.clone() };
         theirs.add_port(owner.clone(), theirs.libos().running());
-        let mut pop: Option<Redeem> = None;
+        let (mut pop, mut turn) = (None::<Redeem>, Turn::default());
         loop {
             if pop.is_none() {
                 match theirs.libos().pop(owner.qd, settings.len_max) {
@@ -119,7 +117,10 @@ pub(crate) fn bind<A: Actor>(
                 Ok(popped) => {
                     let Some(from) = popped.from else { continue };
                     let datagram = Datagram { binding: owner.id, from, data: popped.sga, cut: popped.cut };
-                    deliver(&theirs, &pumped, wrap(datagram)).await;
+                    pumped.dispatch(&theirs, Event::Message(wrap(datagram)));
+                    if turn.is_over() {
+                        theirs.libos().yield_now().await;
+                    }
                 }
                 Err(Error::Canceled | Error::BadDescriptor) => return,
                 Err(_) => theirs.count_lost(), // what an earlier datagram came to
@@ -128,15 +129,6 @@ pub(crate) fn bind<A: Actor>(
     });
     cell.bindings().borrow_mut().push((id, pump));
     cell.dispatch(system, Event::Listening { binding: id, at });
-}
-
-/// Hands a message over. If it has to wait in the mailbox, so does all that would follow: a flood must not fill it.
-async fn deliver<A: Actor>(system: &System, cell: &Rc<ActorCell<A>>, message: A::Message) {
-    if let Some(place) = cell.dispatch(system, Event::Message(message)) {
-        while !cell.has_handled(place) {
-            system.libos().yield_now().await;
-        }
-    }
 }
 
 fn open(libos: &LibOs, at: Endpoint, settings: &DatagramSettings) -> Result<(Qd, Endpoint), Error> {
@@ -167,6 +159,7 @@ impl System {
     pub fn bind_queue<A: Actor>(&self, to: Address<A>, qd: Qd, wrap: fn(Sga) -> A::Message) {
         let system = self.clone();
         self.libos().spawn(async move {
+            let mut turn = Turn::default();
             loop {
                 let popped = match system.libos().pop(qd, usize::MAX) {
                     Ok(qt) => system.libos().redeem(qt).await.and_then(|completion| completion.popped()),
@@ -176,7 +169,10 @@ impl System {
                     Ok(popped) if popped.sga.is_empty() => return,
                     Ok(popped) => {
                         let Some(cell) = system.typed_cell::<A>(to.id()) else { return };
-                        deliver(&system, &cell, wrap(popped.sga)).await;
+                        cell.dispatch(&system, Event::Message(wrap(popped.sga)));
+                        if turn.is_over() {
+                            system.libos().yield_now().await;
+                        }
                     }
                     Err(Error::NoBuffers) => system.libos().sleep(Duration::from_millis(1)).await,
                     Err(_) => return,

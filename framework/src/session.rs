@@ -25,6 +25,7 @@ use crate::actor::{Actor, ActorId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::{Codec, CodecError};
 use crate::system::System;
+use crate::turn::Turn;
 use next::{Next, Want};
 use opening::CloseOnDrop;
 
@@ -178,10 +179,12 @@ impl<A: Actor, C: Codec> Serving<A, C> {
         Serving { system, cell, owner, id, codec, wrap, settings }
     }
 
-    /// Tells the actor, if it is still the one that the session belongs to. The event's place in the mailbox, if it waits.
+    /// Tells the actor, if it is still the one that the session belongs to.
     #[inline]
-    fn tell(&self, event: Event<A::Message>) -> Option<u64> {
-        if self.cell.id() == self.owner { self.cell.dispatch(&self.system, event) } else { None }
+    fn tell(&self, event: Event<A::Message>) {
+        if self.cell.id() == self.owner {
+            self.cell.dispatch(&self.system, event);
+        }
     }
 }
 
@@ -193,9 +196,6 @@ fn over<A: Actor, C: Codec>(serving: Serving<A, C>, why: Closed) {
     }
     serving.tell(Event::Closed { session: serving.id, why });
 }
-
-/// A turn ends after so many pops that were answered at once, so that others get theirs.
-const POPS_A_TURN: usize = 16;
 
 /// The coroutine of a session.
 async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: Endpoint) {
@@ -218,10 +218,6 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
     drop(closing);
     over(serving, why);
 }
-
-/// So many messages of a session may wait in its actor's mailbox, as they do when something else stands there before them;
-/// then they are handled before more are decoded. A peer that sends without end would fill the memory otherwise.
-const MAILED_MAX: usize = 64;
 
 /// When the service stops, so many passes without anything from the queue are the end of what has arrived.
 const QUIET_TURNS: u32 = 3;
@@ -248,9 +244,6 @@ struct Conversation {
     starved: bool,
     /// As much is written as may be: what has come waits until the peer has taken some of it.
     full: bool,
-    /// Messages in the actor's mailbox, and the place of the last of them.
-    mailed: usize,
-    mailed_to: u64,
     /// Passes since the service stops in which nothing came.
     quiet_turns: u32,
 }
@@ -271,8 +264,6 @@ impl Conversation {
             pushing_since: now,
             starved: false,
             full: false,
-            mailed: 0,
-            mailed_to: 0,
             quiet_turns: 0,
         }
     }
@@ -285,7 +276,7 @@ impl Conversation {
     }
 
     async fn converse<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<Closed, Closed> {
-        let mut pops_at_once = 0;
+        let mut turn = Turn::default();
         loop {
             self.decode(serving)?;
             if !self.rest.is_empty() {
@@ -303,8 +294,7 @@ impl Conversation {
                 }
                 Want::Pop if self.pop.is_none() => {
                     if self.begin_pop(serving)? {
-                        pops_at_once += 1;
-                        if pops_at_once % POPS_A_TURN == 0 {
+                        if turn.is_over() {
                             self.libos.yield_now().await;
                         }
                         continue;
@@ -326,24 +316,14 @@ impl Conversation {
     #[inline]
     fn decode<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<(), Closed> {
         (self.starved, self.full) = (false, false);
-        if self.mailed > 0 && serving.cell.has_handled(self.mailed_to) {
-            self.mailed = 0;
-        }
-        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get())
-            && self.mailed < MAILED_MAX
-        {
+        while !(self.input.is_empty() && !serving.codec.has_unread() || self.entry.paused.get()) {
             // Little that comes in may ask for much that goes out.
             if self.entry.output.borrow().len() > serving.settings.output_max {
                 self.full = true;
                 break;
             }
             match serving.codec.decode(&mut self.input, self.libos.heap()) {
-                Ok(Some(item)) => {
-                    let message = Event::Message((serving.wrap)(Session::new(serving.id), item));
-                    if let Some(place) = serving.tell(message) {
-                        (self.mailed, self.mailed_to) = (self.mailed + 1, place);
-                    }
-                }
+                Ok(Some(item)) => serving.tell(Event::Message((serving.wrap)(Session::new(serving.id), item))),
                 Ok(None) => break,
                 Err(CodecError::NoMemory) => {
                     self.starved = true;
@@ -409,9 +389,6 @@ impl Conversation {
     fn wants<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>) -> Want {
         let written = self.entry.output.borrow().len();
         if self.entry.close.get() == Close::No && !self.entry.paused.get() {
-            if self.mailed >= MAILED_MAX {
-                return Want::Turn;
-            }
             if self.full {
                 return if written > serving.settings.output_max { Want::Wait } else { Want::Again };
             }

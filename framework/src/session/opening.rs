@@ -11,6 +11,7 @@ use crate::actor::{Actor, BindingId, Event};
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::Codec;
 use crate::system::System;
+use crate::turn::Turn;
 
 /// Sets up a listener of an actor.
 pub(crate) fn listen<A: Actor, C: Codec>(
@@ -28,14 +29,12 @@ pub(crate) fn listen<A: Actor, C: Codec>(
             cell.dispatch(system, Event::Listening { binding, at });
             qd
         }
-        Err(error) => {
-            cell.dispatch(system, Event::ListenFailed { binding, error });
-            return;
-        }
+        Err(error) => return cell.dispatch(system, Event::ListenFailed { binding, error }),
     };
     let (theirs, listener) = (system.clone(), cell.clone());
     let accepting = system.libos().spawn(async move {
         let _closed_with_us = CloseOnDrop { libos: theirs.libos().clone(), qd };
+        let mut turn = Turn::default();
         loop {
             let accepted = match theirs.libos().accept(qd) {
                 Ok(qt) => theirs.libos().redeem(qt).await.and_then(|completion| completion.accepted()),
@@ -46,6 +45,9 @@ pub(crate) fn listen<A: Actor, C: Codec>(
                     let id = theirs.new_session::<C>(listener.id());
                     let serving = Serving::new(&theirs, &listener, id, codec(), wrap, settings.clone());
                     theirs.libos().spawn(serve(serving, qd, peer));
+                    if turn.is_over() {
+                        theirs.libos().yield_now().await;
+                    }
                 }
                 // The listener is gone for good.
                 Err(Error::Canceled | Error::BadDescriptor) => return,
