@@ -52,18 +52,18 @@ pub(crate) fn make_family<D: Driver>(socket: &mut Socket<D>, address: Endpoint) 
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         socket.fd = new_socket(family, socket.kind)?;
     }
-    apply_settings(socket).map_err(error)
+    apply_options(socket).map_err(error)
 }
 
-pub(crate) fn apply_settings<D: Driver>(socket: &Socket<D>) -> rustix::io::Result<()> {
-    let (fd, settings) = (&socket.fd, &socket.settings);
+pub(crate) fn apply_options<D: Driver>(socket: &Socket<D>) -> rustix::io::Result<()> {
+    let (fd, options) = (&socket.fd, &socket.options);
     if socket.role == Role::Fresh {
-        sockopt::set_socket_reuseport(fd, settings.shared)?;
+        sockopt::set_socket_reuseport(fd, options.shared)?;
     }
     if socket.is_stream() {
-        sockopt::set_tcp_nodelay(fd, settings.no_delay)?;
-        sockopt::set_socket_keepalive(fd, settings.keep_alive.is_some())?;
-        if let Some(idle) = settings.keep_alive {
+        sockopt::set_tcp_nodelay(fd, options.no_delay)?;
+        sockopt::set_socket_keepalive(fd, options.keep_alive.is_some())?;
+        if let Some(idle) = options.keep_alive {
             let idle = idle.max(std::time::Duration::from_secs(1));
             sockopt::set_tcp_keepidle(fd, idle)?;
             // Three probes in the time of one idle period, as Redis does it.

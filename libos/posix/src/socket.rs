@@ -8,9 +8,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
-use pdpix::{Buf, Endpoint, Error, Heap, Instant, OpId, Popped, Purpose, Sga, SocketKind};
+use pdpix::{Buf, Endpoint, Error, Heap, Instant, OpId, Popped, Purpose, Sga, SocketKind, SocketOptions};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, SocketAddrAny, SocketFlags};
 
@@ -39,30 +38,6 @@ pub(crate) enum Finish {
     Done,
 }
 
-/// What was set, and is not the kernel's to know.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) send_budget: usize,
-    pub(crate) receive_budget: usize,
-    pub(crate) linger: Duration,
-    pub(crate) shared: bool,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) no_delay: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            send_budget: 1 << 20,
-            receive_budget: 1 << 20,
-            linger: Duration::from_secs(60),
-            shared: false,
-            keep_alive: None,
-            no_delay: true,
-        }
-    }
-}
-
 /// A push that waits for room in the budget, or, on a datagram socket, for the device.
 pub(crate) struct WaitingPush {
     pub(crate) op: OpId,
@@ -75,7 +50,7 @@ pub struct Socket<D: Driver> {
     pub(crate) fd: OwnedFd,
     pub(crate) kind: SocketKind,
     pub(crate) role: Role,
-    pub(crate) settings: Settings,
+    pub(crate) options: SocketOptions,
     /// The kernel may have something to read, or room to write, that it will not tell again.
     pub(crate) readable: bool,
     pub(crate) writable: bool,
@@ -140,7 +115,7 @@ impl<D: Driver> Socket<D> {
             fd,
             kind,
             role,
-            settings: Settings::default(),
+            options: SocketOptions::default(),
             readable: false,
             writable: true,
             hung_up: false,

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, sockopt};
 use slab::Slab;
 
 use crate::driver::Driver;
-use crate::setup::{apply_settings, bind, make_family, new_socket, reset};
+use crate::setup::{apply_options, bind, make_family, new_socket, reset};
 use crate::socket::{Finish, Read, Role, Sent, Socket, WaitingPush, endpoint, error};
 
 type OpResult = Result<Outcome<Handle>, Error>;
@@ -205,7 +205,7 @@ impl<D: Driver> KernelNetwork<D> {
                 });
             }
         }
-        if !socket.pushes.is_empty() || socket.unsent_pinned >= socket.settings.send_budget {
+        if !socket.pushes.is_empty() || socket.unsent_pinned >= socket.options.send_budget {
             socket.pushes.push_back(WaitingPush { op, sga, to: None });
             return Ok(Submitted::Pending);
         }
@@ -371,7 +371,7 @@ impl<D: Driver> KernelNetwork<D> {
                 socket.pushes.pop_front();
                 Err(fault)
             } else if socket.is_stream() {
-                if socket.unsent_pinned >= socket.settings.send_budget {
+                if socket.unsent_pinned >= socket.options.send_budget {
                     break;
                 }
                 let push = socket.pushes.pop_front().expect("the first");
@@ -429,7 +429,7 @@ impl<D: Driver> KernelNetwork<D> {
             let h = self.zombies[i];
             let socket = self.get(h);
             match socket.closing {
-                Some(Instant::NEVER) => socket.closing = Some(now + socket.settings.linger),
+                Some(Instant::NEVER) => socket.closing = Some(now + socket.options.linger),
                 Some(until) if now >= until => self.table.make_ready(h),
                 _ => {}
             }
@@ -446,40 +446,17 @@ impl<D: Driver> Network for KernelNetwork<D> {
 
     fn set_option(&mut self, h: Handle, option: SocketOption) -> Result<(), Error> {
         let socket = self.get(h);
-        match option {
-            SocketOption::SendBudget(0) | SocketOption::ReceiveBudget(0) => return Err(Error::InvalidArgument),
-            SocketOption::NoDelay(_) | SocketOption::KeepAlive(_) | SocketOption::Linger(_) if !socket.is_stream() => {
-                return Err(Error::NotSupported);
-            }
-            SocketOption::Shared(_) if socket.role != Role::Fresh => return Err(Error::InvalidArgument),
-            SocketOption::SendBudget(budget) => {
-                socket.settings.send_budget = budget;
-                self.table.make_ready_if_awaited(h); // pushes may fit now
-                return Ok(());
-            }
-            SocketOption::ReceiveBudget(budget) => socket.settings.receive_budget = budget,
-            SocketOption::Linger(linger) => socket.settings.linger = linger,
-            SocketOption::Shared(shared) => socket.settings.shared = shared,
-            SocketOption::NoDelay(no_delay) => socket.settings.no_delay = no_delay,
-            SocketOption::KeepAlive(keep_alive) => socket.settings.keep_alive = keep_alive,
+        socket.options.set(option, socket.kind, socket.role != Role::Fresh)?;
+        if let SocketOption::SendBudget(_) = option {
+            self.table.make_ready_if_awaited(h); // pushes may fit now
+            return Ok(());
         }
-        apply_settings(socket).map_err(error)
+        apply_options(socket).map_err(error)
     }
 
     fn option(&self, h: Handle, name: OptionName) -> Result<SocketOption, Error> {
         let socket = &self.table.sockets[h.0 as usize];
-        let settings = &socket.settings;
-        Ok(match name {
-            OptionName::NoDelay | OptionName::KeepAlive | OptionName::Linger if !socket.is_stream() => {
-                return Err(Error::NotSupported);
-            }
-            OptionName::NoDelay => SocketOption::NoDelay(settings.no_delay),
-            OptionName::KeepAlive => SocketOption::KeepAlive(settings.keep_alive),
-            OptionName::Linger => SocketOption::Linger(settings.linger),
-            OptionName::Shared => SocketOption::Shared(settings.shared),
-            OptionName::SendBudget => SocketOption::SendBudget(settings.send_budget),
-            OptionName::ReceiveBudget => SocketOption::ReceiveBudget(settings.receive_budget),
-        })
+        socket.options.get(name, socket.kind)
     }
 
     fn bind(&mut self, h: Handle, at: Endpoint) -> Result<Endpoint, Error> {
@@ -583,7 +560,7 @@ impl<D: Driver> Network for KernelNetwork<D> {
             self.ended.push_back(canceled(op));
             socket.role = Role::Dead;
         }
-        if socket.settings.linger.is_zero() && socket.role == Role::Connected && socket.is_stream() {
+        if socket.options.linger.is_zero() && socket.role == Role::Connected && socket.is_stream() {
             reset(&socket.fd);
             socket.fail(Error::Canceled);
         }

@@ -243,7 +243,7 @@ impl Uring {
         match result {
             0 => socket.arrived_end = true,
             1.. => {
-                let over = socket.arrived_pinned > socket.settings.receive_budget;
+                let over = socket.arrived_pinned > socket.options.receive_budget;
                 if over && socket.driver.receiving && !socket.driver.stopping {
                     socket.driver.stopping = true;
                     self.cancel(Kind::Receive, h);

@@ -4,9 +4,8 @@
 //! in `pushes` has sent nothing. A fault stays: every operation after it ends with it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use pdpix::{Buf, Endpoint, Error, OpId, Popped, Rng, Sga, SocketKind};
+use pdpix::{Buf, Endpoint, Error, OpId, Popped, Rng, Sga, SocketKind, SocketOptions};
 
 /// Names a socket for as long as it exists, and nobody afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,35 +48,11 @@ pub(crate) enum Finish {
     Done,
 }
 
-/// What was set.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    pub(crate) send_budget: usize,
-    pub(crate) receive_budget: usize,
-    pub(crate) linger: Duration,
-    pub(crate) shared: bool,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) no_delay: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            send_budget: 1 << 20,
-            receive_budget: 1 << 20,
-            linger: Duration::from_secs(60),
-            shared: false,
-            keep_alive: None,
-            no_delay: true,
-        }
-    }
-}
-
 pub(crate) struct Socket {
     pub(crate) id: SocketId,
     pub(crate) kind: SocketKind,
     pub(crate) role: Role,
-    pub(crate) options: Options,
+    pub(crate) options: SocketOptions,
     pub(crate) local: Option<Endpoint>,
     pub(crate) peer: Option<Endpoint>,
     pub(crate) arrived: VecDeque<Buf>,
@@ -106,7 +81,7 @@ impl Socket {
             id,
             kind,
             role: Role::Fresh,
-            options: Options::default(),
+            options: SocketOptions::default(),
             local: None,
             peer: None,
             arrived: VecDeque::new(),

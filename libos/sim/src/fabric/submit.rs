@@ -26,49 +26,22 @@ impl Fabric {
 
     pub(crate) fn set_option(&mut self, core: usize, h: Handle, option: SocketOption) -> Result<(), Error> {
         let socket = self.at(core, h);
-        let (id, end) = (socket.id, socket.end());
+        let (id, end, before) = (socket.id, socket.end(), socket.options);
+        socket.options.set(option, socket.kind, !matches!(socket.role, Role::Fresh))?;
         match option {
-            SocketOption::SendBudget(0) | SocketOption::ReceiveBudget(0) => return Err(Error::InvalidArgument),
-            SocketOption::NoDelay(_) | SocketOption::KeepAlive(_) | SocketOption::Linger(_) if !socket.is_stream() => {
-                return Err(Error::NotSupported);
+            SocketOption::SendBudget(_) => self.accept_pushes(id),
+            SocketOption::ReceiveBudget(_) => end.into_iter().for_each(|end| self.window_opened(end)),
+            SocketOption::KeepAlive(Some(every)) if before.keep_alive.is_none() => {
+                self.schedule(every, Event::KeepAlive(id, 0));
             }
-            SocketOption::Shared(_) if !matches!(socket.role, Role::Fresh) => return Err(Error::InvalidArgument),
-            SocketOption::SendBudget(budget) => {
-                socket.options.send_budget = budget;
-                self.accept_pushes(id);
-            }
-            SocketOption::ReceiveBudget(budget) => {
-                socket.options.receive_budget = budget;
-                end.into_iter().for_each(|end| self.window_opened(end));
-            }
-            SocketOption::Linger(linger) => socket.options.linger = linger,
-            SocketOption::Shared(shared) => socket.options.shared = shared,
-            SocketOption::NoDelay(no_delay) => socket.options.no_delay = no_delay,
-            SocketOption::KeepAlive(keep_alive) => {
-                let begins = socket.options.keep_alive.is_none();
-                socket.options.keep_alive = keep_alive;
-                if let (true, Some(every)) = (begins, keep_alive) {
-                    self.schedule(every, Event::KeepAlive(id, 0));
-                }
-            }
+            _ => {}
         }
         Ok(())
     }
 
     pub(crate) fn option(&mut self, core: usize, h: Handle, name: OptionName) -> Result<SocketOption, Error> {
         let socket = self.at(core, h);
-        let options = &socket.options;
-        Ok(match name {
-            OptionName::NoDelay | OptionName::KeepAlive | OptionName::Linger if !socket.is_stream() => {
-                return Err(Error::NotSupported);
-            }
-            OptionName::NoDelay => SocketOption::NoDelay(options.no_delay),
-            OptionName::KeepAlive => SocketOption::KeepAlive(options.keep_alive),
-            OptionName::Linger => SocketOption::Linger(options.linger),
-            OptionName::Shared => SocketOption::Shared(options.shared),
-            OptionName::SendBudget => SocketOption::SendBudget(options.send_budget),
-            OptionName::ReceiveBudget => SocketOption::ReceiveBudget(options.receive_budget),
-        })
+        socket.options.get(name, socket.kind)
     }
 
     pub(crate) fn bind(&mut self, core: usize, h: Handle, at: Endpoint) -> Result<Endpoint, Error> {
