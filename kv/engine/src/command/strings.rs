@@ -176,6 +176,16 @@ impl ExpiryArg {
         None
     }
 
+    /// Takes the place of the one before it. Redis lets an expiry be given twice in the same unit, and the last one counts;
+    /// false: it was in another.
+    fn follow(self, before: &mut Option<ExpiryArg>) -> bool {
+        let fine = before.is_none_or(|before| (before.unit, before.relative) == (self.unit, self.relative));
+        if fine {
+            *before = Some(self);
+        }
+        fine
+    }
+
     /// Milliseconds since 1970.
     fn resolve(self, call: &Call<'_>) -> Result<u64> {
         let value = call.integer(self.index)?;
@@ -188,8 +198,6 @@ impl ExpiryArg {
 fn set_with_options(call: &mut Call<'_>) -> Result {
     let (mut nx, mut xx, mut get, mut keep, mut expiry) = (false, false, false, false, None::<ExpiryArg>);
     call.options(3).each(|options| {
-        // Redis lets an expiry be given twice in the same unit; the last one counts.
-        let expiry_before = expiry.map(|arg| (arg.unit, arg.relative));
         if !xx && options.take("nx") {
             nx = true;
         } else if !nx && options.take("xx") {
@@ -199,10 +207,7 @@ fn set_with_options(call: &mut Call<'_>) -> Result {
         } else if expiry.is_none() && options.take("keepttl") {
             keep = true;
         } else if let Some(arg) = ExpiryArg::take(options).filter(|_| !keep) {
-            if expiry_before.is_some_and(|before| before != (arg.unit, arg.relative)) {
-                return Ok(false);
-            }
-            expiry = Some(arg);
+            return Ok(arg.follow(&mut expiry));
         } else {
             return Err(Refusal::Syntax);
         }
@@ -283,14 +288,10 @@ fn getdel(call: &mut Call<'_>) -> Result {
 fn getex(call: &mut Call<'_>) -> Result {
     let (mut persist, mut expiry) = (false, None::<ExpiryArg>);
     call.options(2).each(|options| {
-        let expiry_before = expiry.map(|arg| (arg.unit, arg.relative));
         if expiry.is_none() && options.take("persist") {
             persist = true;
         } else if let Some(arg) = ExpiryArg::take(options).filter(|_| !persist) {
-            if expiry_before.is_some_and(|before| before != (arg.unit, arg.relative)) {
-                return Ok(false);
-            }
-            expiry = Some(arg);
+            return Ok(arg.follow(&mut expiry));
         } else {
             return Err(Refusal::Syntax);
         }
