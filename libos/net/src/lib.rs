@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod tcp;
 pub mod wire;
 
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};

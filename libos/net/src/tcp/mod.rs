@@ -1,0 +1,7 @@
+//! TCP (RFC 9293): so far the pieces of which a connection is made.
+
+#![allow(dead_code, reason = "the connection that uses the pieces is not here yet")]
+
+mod buf_deque;
+mod send_queue;
+mod seq;
