@@ -3,5 +3,8 @@
 #![allow(dead_code, reason = "the connection that uses the pieces is not here yet")]
 
 mod buf_deque;
+mod reassembly;
+mod receive_queue;
+mod rtt;
 mod send_queue;
 mod seq;

@@ -47,6 +47,7 @@ impl SeqNumber {
     /// `count` further on.
     #[inline]
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "methods only, and const")]
     pub(crate) const fn add(self, count: u32) -> SeqNumber {
         SeqNumber(self.0.wrapping_add(count))
     }
@@ -54,6 +55,7 @@ impl SeqNumber {
     /// `count` further back.
     #[inline]
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "methods only, and const")]
     pub(crate) const fn sub(self, count: u32) -> SeqNumber {
         SeqNumber(self.0.wrapping_sub(count))
     }
