@@ -9,7 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+mod counters;
 mod device;
+mod ip;
+mod udp;
 pub mod wire;
 
+pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use ip::{Cidr, IpLimits, IpSettings};
