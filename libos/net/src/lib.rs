@@ -9,8 +9,13 @@
 
 #![forbid(unsafe_code)]
 
+mod counters;
 mod device;
+mod ip;
 mod tcp;
+mod udp;
 pub mod wire;
 
+pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use ip::{Cidr, IpLimits, IpSettings};

@@ -1,0 +1,1 @@
+//! A UDP socket: soon.
