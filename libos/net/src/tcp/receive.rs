@@ -1,30 +1,25 @@
 //! Receive side of a connection: what has arrived in order, how much more may come, and when to say so.
 //!
 //! Always: `rcv_nxt` ≤ `rcv_adv`, and `rcv_adv`, the right edge of the window that the peer was told, never moves left (RFC
-//! 9293 §3.8.6). What lies inside it is taken: a slow reader closes the window, and nothing is dropped.
-//! Bounds: the budget, in bytes pinned. A slice that is less than half of its chunk is copied to others of its kind once a
-//! second one waits (counted), so a sender of one-byte segments pins what it sends, twice.
+//! 9293 §3.8.6). What lies inside it is taken, unless there is no memory at all: a slow reader closes the window.
+//! Bounds: the budget, in bytes pinned (`receive_queue.rs` says how little that is).
 //! Sources: RFC 9293 §3.8.6.2.2 (silly windows), RFC 1122 §4.2.3.2 (delayed acknowledgements), RFC 2018 §4 (blocks), RFC
 //! 2883 (duplicates). The budget grows as dynamic right-sizing says (Fisk and Feng 2001).
 
-
 use std::time::Duration;
 
-use pdpix::{Buf, BufMut, Heap, Instant, Sga};
+use pdpix::{Buf, Instant, Sga};
 
-use super::buf_deque::BufDeque;
 use super::reassembly::Reassembly;
+use super::receive_queue::ReceiveQueue;
 use super::seq::SeqNumber;
 use crate::wire::SackBlocks;
-use libos_mem::CopyPath;
 
 /// RFC 1122 §4.2.3.2 allows half a second; Linux waits for 40 ms.
 pub(crate) const DELAY: Duration = Duration::from_millis(40);
 /// So many segments of a new connection, and after each disturbance, are acknowledged at once, so that the sender's window
 /// can grow.
 const QUICK: u8 = 16;
-/// Pinned by one coalescing buffer.
-const COALESCE_SIZE: usize = 4096;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -35,12 +30,10 @@ pub(crate) struct Receive {
     adv: SeqNumber,
     /// The shift of the windows that we announce.
     scale: u8,
-    /// What was not popped yet. Mostly there is one buffer, or none.
-    arrived: BufDeque,
-    len: usize,
-    pinned: usize,
-    /// Small segments that wait are copied together here: behind all of `arrived`.
-    small: Option<BufMut>,
+    /// What has just arrived and may be popped at once: as it came, however much it pins.
+    fresh: Option<Buf>,
+    /// What waits before it.
+    queue: ReceiveQueue,
     beyond: Option<Box<Reassembly>>,
     /// Bytes pinned that may be.
     budget: usize,
@@ -56,7 +49,7 @@ pub(crate) struct Receive {
     /// An acknowledgement is to be sent with the next flush; or not later than then.
     due: bool,
     due_at: Option<Instant>,
-    /// Segments' worth of bytes that nobody has been told of.
+    /// Bytes that nobody has been told of.
     unacked: u32,
     quick: u8,
     /// A segment that came twice (RFC 2883).
@@ -70,10 +63,8 @@ impl Receive {
             nxt,
             adv: nxt,
             scale,
-            arrived: BufDeque::new(),
-            len: 0,
-            pinned: 0,
-            small: None,
+            fresh: None,
+            queue: ReceiveQueue::new(),
             beyond: None,
             budget,
             budget_max,
@@ -118,13 +109,14 @@ impl Receive {
 
     /// Bytes pinned.
     pub(crate) fn pinned(&self) -> usize {
-        self.pinned + self.beyond.as_ref().map_or(0, |beyond| beyond.pinned())
+        let fresh = self.fresh.as_ref().map_or(0, Buf::pinned);
+        fresh + self.queue.pinned() + self.beyond.as_ref().map_or(0, |beyond| beyond.pinned())
     }
 
-    /// Bytes that a pop would get.
+    /// Whether a pop would get something.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    pub(crate) fn has_text(&self) -> bool {
+        self.fresh.is_some() || !self.queue.is_empty()
     }
 
     /// Whether everything up to the peer's FIN has arrived.
@@ -136,70 +128,59 @@ impl Receive {
 
 // What comes in.
 impl Receive {
-    /// The next bytes of the stream: `data` begins at RCV.NXT and ends inside the window.
+    /// The next bytes of the stream: `data` begins at RCV.NXT and ends inside the window. False: there is no memory to keep
+    /// it, and it has to come again.
     #[inline]
-    pub(crate) fn take_next(&mut self, data: Buf, heap: &Heap) {
-        self.nxt = self.nxt.add(data.len() as u32);
-        self.unacked += data.len() as u32;
-        self.append(data, heap);
-    }
-
-    #[inline]
-    fn append(&mut self, data: Buf, heap: &Heap) {
-        let (len, pinned) = (data.len(), data.pinned());
+    pub(crate) fn take_next(&mut self, data: Buf) -> bool {
+        let len = data.len() as u32;
         if len >= 512 {
-            self.density = ((len * 256 / pinned.max(1)) as u16).clamp(16, 255);
+            self.density = ((data.len() * 256 / data.pinned().max(1)) as u16).clamp(16, 255);
         }
-        self.len += len;
-        if self.arrived.is_empty() && self.small.is_none() || len * 2 >= pinned {
-            self.end_small();
-            self.pinned += pinned;
-            self.arrived.push_back(data);
-        } else {
-            self.append_small(data, heap);
+        if self.fresh.is_some() && !self.settle() {
+            return false;
         }
+        self.fresh = Some(data);
+        self.nxt = self.nxt.add(len);
+        self.unacked += len;
+        true
     }
 
-    /// A slice that keeps more than twice its length alive does not wait as it is, behind others.
-    #[cold]
-    fn append_small(&mut self, data: Buf, heap: &Heap) {
-        if self.small.as_ref().is_none_or(|small| small.room() < data.len()) {
-            self.end_small();
-            match heap.alloc(COALESCE_SIZE.max(data.len())) {
-                Ok(small) => {
-                    self.pinned += small.pinned();
-                    self.small = Some(small);
+    /// What was not popped at once is to wait, in as little memory as it is worth. False: there is none for that.
+    #[inline]
+    pub(crate) fn settle(&mut self) -> bool {
+        match self.fresh.take() {
+            None => true,
+            Some(fresh) => {
+                let again = fresh.clone();
+                let taken = self.queue.push(fresh).is_ok();
+                if !taken {
+                    self.fresh = Some(again);
                 }
-                // Better pinned than lost: the peer was told that there is room.
-                Err(_) => {
-                    self.pinned += data.pinned();
-                    return self.arrived.push_back(data);
-                }
+                taken
             }
-        }
-        if let Some(small) = &mut self.small {
-            heap.count_copied(CopyPath::Keep, data.len());
-            small.put(&data);
-        }
-    }
-
-    fn end_small(&mut self) {
-        if let Some(small) = self.small.take() {
-            self.arrived.push_back(small.freeze());
         }
     }
 
     /// Bytes beyond a hole. Whoever sent them is told at once (RFC 5681 §4.2).
-    pub(crate) fn take_beyond(&mut self, seq: SeqNumber, data: Buf, heap: &Heap) {
-        self.beyond.get_or_insert_default().insert(self.nxt, seq, data, heap);
+    pub(crate) fn take_beyond(&mut self, seq: SeqNumber, data: Buf) {
+        let pinned_max = self.budget.max(self.window() as usize * 2);
+        let inserted = self.beyond.get_or_insert_default().insert(self.nxt, seq, data, pinned_max);
+        if let Some(duplicate) = inserted.duplicate {
+            self.duplicate = Some(duplicate);
+        }
+        if self.beyond.as_ref().is_some_and(|beyond| beyond.is_empty()) {
+            self.beyond = None;
+        }
         self.disturbed();
     }
 
     /// What lies beyond the hole that was just filled.
-    pub(crate) fn take_ready(&mut self, heap: &Heap) {
+    pub(crate) fn take_ready(&mut self) {
         let Some(mut beyond) = self.beyond.take() else { return };
         while let Some(data) = beyond.take_ready(self.nxt) {
-            self.take_next(data, heap);
+            if !self.take_next(data) {
+                break; // it comes again
+            }
         }
         if !beyond.is_empty() {
             self.beyond = Some(beyond);
@@ -250,40 +231,44 @@ impl Receive {
     /// At most `len_max` bytes, in order. Nothing if there are none.
     #[inline]
     pub(crate) fn pop(&mut self, len_max: usize, now: Instant, rtt: Duration) -> Sga {
-        let mut sga = Sga::new();
-        let mut left = len_max;
-        while left > 0 {
-            if self.arrived.is_empty() {
-                self.end_small();
-            }
-            let Some(mut first) = self.arrived.pop_front() else { break };
-            if first.len() > left {
-                if sga.push(first.slice(..left)).is_ok() {
-                    first.advance(left);
-                    left = 0;
+        let sga = match &mut self.fresh {
+            Some(fresh) if self.queue.is_empty() => {
+                if fresh.len() > len_max {
+                    Sga::from(fresh.split_to(len_max))
+                } else {
+                    self.fresh.take().map(Sga::from).unwrap_or_default()
                 }
-                self.arrived.push_front(first);
-                break;
             }
-            let (len, pinned) = (first.len(), first.pinned());
-            if let Err(first) = sga.push(first) {
-                self.arrived.push_front(first); // no memory for a longer list: what there is, is enough for now
-                break;
-            }
-            left -= len;
-            self.pinned -= pinned;
+            _ => self.pop_queue(len_max),
+        };
+        self.popped += sga.len();
+        if self.budget < self.budget_max {
+            self.right_size(now, rtt);
         }
-        let popped = len_max - left;
-        self.len -= popped;
-        self.popped += popped;
-        self.right_size(now, rtt);
+        sga
+    }
+
+    #[cold]
+    fn pop_queue(&mut self, len_max: usize) -> Sga {
+        let mut sga = self.queue.pop(len_max);
+        let left = len_max - sga.len();
+        if self.queue.is_empty()
+            && left > 0
+            && let Some(mut fresh) = self.fresh.take()
+        {
+            let part = fresh.slice(..fresh.len().min(left));
+            // Without memory for a longer list, what there is, is enough for now.
+            if let Ok(()) = sga.push(part.clone()) {
+                fresh.advance(part.len());
+            }
+            self.fresh = Some(fresh).filter(|fresh| !fresh.is_empty());
+        }
         sga
     }
 
     /// Grows the budget to twice what the user takes in a round trip, so that the sender is never held up by us.
-    #[inline]
     fn right_size(&mut self, now: Instant, rtt: Duration) {
-        if self.budget >= self.budget_max || now.since(self.popped_since) < rtt {
+        if now.since(self.popped_since) < rtt {
             return;
         }
         let wanted = self.popped * 2 * 256 / usize::from(self.density);
@@ -293,10 +278,9 @@ impl Receive {
 
     /// Drops what was not popped; there will be no pop any more. Says whether there was anything.
     pub(crate) fn abandon(&mut self) -> bool {
-        let was_there = self.len > 0;
-        self.arrived = BufDeque::new();
-        (self.small, self.beyond) = (None, None);
-        (self.len, self.pinned) = (0, 0);
+        let was_there = self.has_text();
+        (self.fresh, self.beyond) = (None, None);
+        self.queue = ReceiveQueue::new();
         was_there
     }
 }
@@ -404,9 +388,8 @@ impl Receive {
     /// What must hold.
     pub(crate) fn check(&self) {
         assert!(self.nxt.le(self.adv), "the window ends before what has arrived");
-        let small = self.small.as_ref().map_or(0, |small| small.len());
-        assert_eq!(self.len, self.arrived.iter().map(Buf::len).sum::<usize>() + small, "bytes that wait");
-        let small = self.small.as_ref().map_or(0, |small| small.pinned());
-        assert_eq!(self.pinned, self.arrived.iter().map(Buf::pinned).sum::<usize>() + small, "bytes pinned");
+        if let Some(beyond) = &self.beyond {
+            beyond.check();
+        }
     }
 }

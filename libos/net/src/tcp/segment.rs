@@ -42,7 +42,7 @@ impl Segment {
     /// Reads and checks a packet's segment. The urgent pointer is not read: urgent data is data (RFC 6093 §6).
     #[inline]
     pub(crate) fn parse(packet: Packet) -> Result<Segment, Malformed> {
-        let bytes: &[u8] = &packet.data;
+        let bytes = packet.data();
         let (header, rest) = TcpHeader::ref_from_prefix(bytes).map_err(|_| Malformed::Length)?;
         let header_len = header.header_len();
         let options = rest.get(..header_len.checked_sub(TCP_LEN).ok_or(Malformed::Length)?).ok_or(Malformed::Length)?;
@@ -54,11 +54,12 @@ impl Segment {
             options => TcpOptions::parse(options).ok_or(Malformed::Options)?,
         };
         let header = *header;
-        let mut data = packet.data;
+        let (source, destination, ecn) = (packet.source, packet.destination, packet.ecn);
+        let mut data = packet.into_data();
         data.advance(header_len);
         Ok(Segment {
-            source: packet.source,
-            destination: packet.destination,
+            source,
+            destination,
             source_port: header.source.get(),
             destination_port: header.destination.get(),
             seq: SeqNumber::new(header.sequence.get()),
@@ -66,7 +67,7 @@ impl Segment {
             flags: header.flags,
             window: header.window.get(),
             options,
-            ecn: packet.ecn,
+            ecn,
             data,
         })
     }
@@ -81,6 +82,6 @@ impl Segment {
 /// RFC 9293 §3.1: the checksum over pseudo header, header and text.
 #[inline]
 fn is_right(packet: &Packet) -> bool {
-    let pseudo: Checksum = pseudo_header(packet.source, packet.destination, Protocol::TCP, packet.data.len());
-    pseudo.add(&packet.data).is_right()
+    let pseudo: Checksum = pseudo_header(packet.source, packet.destination, Protocol::TCP, packet.data().len());
+    pseudo.add(packet.data()).is_right()
 }
