@@ -14,3 +14,4 @@ mod tcp;
 pub mod wire;
 
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use tcp::CongestionKind;
