@@ -19,3 +19,4 @@ pub mod wire;
 pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
 pub use ip::{Cidr, IpLimits, IpSettings};
+pub use tcp::CongestionKind;

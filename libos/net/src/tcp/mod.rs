@@ -3,8 +3,12 @@
 #![allow(dead_code, reason = "the connection that uses the pieces is not here yet")]
 
 mod buf_deque;
+mod congestion;
+mod prr;
 mod reassembly;
 mod receive_queue;
 mod rtt;
 mod send_queue;
 mod seq;
+
+pub use congestion::CongestionKind;

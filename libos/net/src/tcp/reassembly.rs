@@ -263,7 +263,7 @@ mod tests {
     quickcheck! {
         /// Against bytes by their offset: any segments, in any order, overlapping, across the wrap.
         fn behaves_as_bytes_by_offset(base: u32, ops: Vec<(u8, u16, u16)>) -> bool {
-            let heap = Heap::alone(16 << 20).unwrap();
+            let heap = Heap::alone(64 << 20).unwrap();
             let base = SeqNumber::new(base | 0xffff_f000);
             let mut reassembly = Reassembly::new();
             let mut model: Vec<Option<u8>> = vec![None; 1 << 14];

@@ -202,7 +202,8 @@ mod tests {
 
     quickcheck! {
         fn behaves_as_bytes(ops: Vec<(u8, u16, u8)>) -> bool {
-            let heap = Heap::alone(4 << 20).unwrap();
+            // Each size of chunk takes a span of its own.
+            let heap = Heap::alone(64 << 20).unwrap();
             let (mut queue, mut model) = (ReceiveQueue::new(), Vec::new());
             for (op, size, byte) in ops {
                 let size = if op & 64 != 0 { size % 8 } else { size % 1900 } as usize + 1;

@@ -225,7 +225,7 @@ mod tests {
     quickcheck! {
         /// Against a `Vec<u8>`: any pushes, slices, copies and acknowledgements.
         fn behaves_as_bytes(ops: Vec<(u8, usize, usize, Vec<Vec<u8>>)>) -> bool {
-            let heap = Heap::alone(4 << 20).unwrap();
+            let heap = Heap::alone(64 << 20).unwrap();
             let (mut queue, mut model) = (SendQueue::new(), Vec::new());
             for (op, offset, len, parts) in ops {
                 let offset = offset % (model.len() + 1);
