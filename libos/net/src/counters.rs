@@ -107,7 +107,7 @@ counters! {
     /// Frames dropped, because there was no memory to put them together.
     tx_no_memory,
     // UDP.
-    /// Datagrams with lengths that do not fit, or port 0.
+    /// Datagrams with lengths that do not fit, or to port 0.
     udp_malformed,
     /// Checksums that are wrong, or zero on IPv6.
     udp_checksum,

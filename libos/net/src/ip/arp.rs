@@ -108,9 +108,9 @@ impl Ip {
     }
 
     /// What a neighbour's timer wants.
-    pub(super) fn on_neighbour_due(&mut self, due: Due, now: Instant, notices: &mut Vec<Notice>) {
+    pub(super) fn on_neighbour_due(&mut self, due: Due, notices: &mut Vec<Notice>) {
         match due {
-            Due::Ask(ask) => self.ask(ask, now),
+            Due::Ask(ask) => self.ask(ask),
             Due::Nothing => {}
             Due::Failed(_, parked) => {
                 self.counters.neighbour_failed += 1;

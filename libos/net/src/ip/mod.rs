@@ -11,15 +11,19 @@
 
 mod arp;
 mod cidr;
+mod extensions;
+mod fragments;
 mod icmp;
 mod interface;
+mod limiter;
 mod ndp;
 mod neighbours;
 mod path;
 mod path_mtu;
 mod receive;
+mod startup;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,15 +31,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use pdpix::{Error, Heap, Instant, Rng, Seed};
 
 pub use cidr::Cidr;
+pub(crate) use icmp::Unreachable;
 pub(crate) use path::Path;
 pub(crate) use receive::{Inbound, Packet};
 
 use crate::Counters;
 use crate::device::{Frame, Link, Received};
 use crate::wire::{Mac, Protocol};
+use fragments::Fragments;
 use interface::Interface;
+use limiter::Limiter;
 use neighbours::{Learned, Neighbours};
 use path_mtu::PathMtus;
+use startup::Startup;
 
 /// Packets to ourselves that may wait to be taken in.
 const LOOPED_MAX: usize = 4096;
@@ -169,6 +177,10 @@ pub(crate) struct Ip {
     interface: Interface,
     looped: VecDeque<Received>,
     path_mtus: PathMtus,
+    fragments: Fragments,
+    error_limit: Limiter,
+    echo_limit: Limiter,
+    startup: Startup,
     settings: IpSettings,
     rng: Rng,
     /// When we last defended an address (RFC 5227 §2.4).
@@ -194,6 +206,10 @@ impl Ip {
             interface,
             looped: VecDeque::new(),
             path_mtus: PathMtus::new(settings.limits.path_mtus, &seed),
+            fragments: Fragments::new(settings.limits.partial_packets, settings.limits.partial_pinned),
+            error_limit: Limiter::new(settings.limits.errors_per_second),
+            echo_limit: Limiter::new(settings.limits.echoes_per_second),
+            startup: Startup::new(),
             settings,
             rng,
             defended: None,
@@ -286,16 +302,25 @@ impl Ip {
         Some(self.receive_from_ourselves(frame, now))
     }
 
-    /// When [`Ip::on_time`] wants to be called.
+    /// When [`Ip::on_time`] wants to be called; the first time at once.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.neighbours.deadline()
+        let all =
+            [self.neighbours.deadline(), self.startup.deadline(), self.fragments.deadline(), self.path_mtus.deadline()];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due. What waited for neighbours that did not answer comes back as notices.
     pub(crate) fn on_time(&mut self, now: Instant) -> Vec<Notice> {
         let mut notices = Vec::new();
         while let Some(due) = self.neighbours.on_time(now) {
-            self.on_neighbour_due(due, now, &mut notices);
+            self.on_neighbour_due(due, &mut notices);
+        }
+        if self.startup.deadline().is_some_and(|at| at <= now) {
+            self.on_startup_time(now);
+        }
+        self.on_fragments_time(now);
+        if self.path_mtus.on_time(now) {
+            self.new_epoch();
         }
         notices
     }

@@ -229,7 +229,7 @@ impl Ip {
                 Sent::Waits(ask, overflows) => {
                     self.counters.parked_overflow += u64::from(overflows);
                     if let Some(ask) = ask {
-                        self.ask(ask, now);
+                        self.ask(ask);
                     }
                 }
                 Sent::Full => self.counters.neighbour_table_full += 1,
@@ -239,10 +239,10 @@ impl Ip {
     }
 
     /// Asks for a neighbour.
-    pub(super) fn ask(&mut self, ask: Ask, now: Instant) {
+    pub(super) fn ask(&mut self, ask: Ask) {
         match ask.address {
             IpAddr::V4(ip) => self.ask_arp(ip, ask.to),
-            IpAddr::V6(ip) => self.ask_ndp(ip, ask.to, now),
+            IpAddr::V6(ip) => self.ask_ndp(ip, ask.to),
         }
     }
 

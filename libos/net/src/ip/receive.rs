@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use pdpix::{Buf, Instant};
 use zerocopy::FromBytes;
 
+use super::icmp::Unreachable;
 use super::interface::Kind;
 use super::{Ip, Notice};
 use crate::device::Received;
@@ -27,27 +28,55 @@ pub(crate) struct Packet {
     pub verified: bool,
     /// From the IP header on, padding cut off.
     whole: Buf,
-    transport_at: u16,
+    transport_at: u32,
+    /// Put together of fragments.
+    joined: bool,
 }
 
 impl Packet {
     /// The transport's header and what follows.
     #[inline]
     pub(crate) fn data(&self) -> &[u8] {
-        &self.whole[usize::from(self.transport_at)..]
+        &self.whole[self.transport_at as usize..]
     }
 
     /// The same, as a buffer that shares the frame's memory.
     #[inline]
     pub(crate) fn into_data(self) -> Buf {
         let mut data = self.whole;
-        data.advance(usize::from(self.transport_at));
+        data.advance(self.transport_at as usize);
         data
     }
 
     /// From the IP header on, as errors quote it.
     pub(super) fn whole(&self) -> &[u8] {
         &self.whole
+    }
+
+    pub(super) fn whole_buf(&self) -> &Buf {
+        &self.whole
+    }
+
+    /// Where [`Packet::data`] begins in it.
+    pub(super) fn transport_at(&self) -> usize {
+        self.transport_at as usize
+    }
+
+    /// A header of the chain was dealt with. There are as many bytes.
+    pub(super) fn skip(&mut self, len: usize) {
+        self.transport_at += len as u32;
+    }
+
+    pub(super) fn is_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// The packet whose first fragment this was, in memory of its own: an IP header, and the transport's from
+    /// `transport_at` on.
+    pub(super) fn join(&self, whole: Buf, transport_at: usize, ecn: Ecn) -> Packet {
+        let (source, destination, group) = (self.source, self.destination, self.group);
+        let transport_at = transport_at as u32;
+        Packet { source, destination, ecn, group, verified: false, whole, transport_at, joined: true }
     }
 }
 
@@ -135,10 +164,11 @@ impl Ip {
             group,
             verified,
             whole: buf,
-            transport_at: header_len as u16,
+            transport_at: header_len as u32,
+            joined: false,
         };
         if fragment & (Ipv4Header::MORE_FRAGMENTS | Ipv4Header::FRAGMENT_OFFSET) != 0 {
-            return self.on_fragment_v4(packet, now);
+            return self.on_fragment_v4(packet, protocol, now);
         }
         self.dispatch(protocol, packet, now)
     }
@@ -171,7 +201,8 @@ impl Ip {
             group,
             verified,
             whole: buf,
-            transport_at: IPV6_LEN as u16,
+            transport_at: IPV6_LEN as u32,
+            joined: false,
         };
         self.dispatch(protocol, packet, now)
     }
@@ -218,13 +249,16 @@ impl Ip {
     }
 
     #[inline(never)]
-    fn dispatch_rest(&mut self, _protocol: Protocol, _packet: Packet, _now: Instant) -> Inbound {
-        self.counters.ip_protocol += 1;
-        Inbound::Taken
-    }
-
-    fn on_fragment_v4(&mut self, _packet: Packet, _now: Instant) -> Inbound {
-        self.counters.fragment_malformed += 1;
+    fn dispatch_rest(&mut self, protocol: Protocol, packet: Packet, now: Instant) -> Inbound {
+        match packet.source {
+            IpAddr::V4(_) if protocol == Protocol::ICMP => return self.on_icmp_v4(packet, now),
+            IpAddr::V4(_) => {
+                self.counters.ip_protocol += 1;
+                self.send_unreachable(&packet, Unreachable::Protocol { at: 9 }, now);
+            }
+            IpAddr::V6(_) if protocol == Protocol::ICMPV6 => return self.on_icmp_v6(packet, now),
+            IpAddr::V6(_) => return self.follow(protocol, packet, now),
+        }
         Inbound::Taken
     }
 

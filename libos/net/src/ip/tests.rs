@@ -8,50 +8,50 @@ use super::*;
 use crate::device::Offloads;
 use crate::wire::{ETHERNET_LEN, Ecn};
 
-pub(super) const MAC_A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
-pub(super) const MAC_B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+pub(crate) const MAC_A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+pub(crate) const MAC_B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
 
-pub(super) fn seconds(seconds: u64) -> Instant {
+pub(crate) fn seconds(seconds: u64) -> Instant {
     Instant::from_nanos(seconds * 1_000_000_000)
 }
 
-pub(super) fn millis(millis: u64) -> Duration {
+pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn settings(addresses: &[&str]) -> IpSettings {
+pub(crate) fn settings(addresses: &[&str]) -> IpSettings {
     IpSettings { addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(), ..IpSettings::default() }
 }
 
-pub(super) fn host_with(settings: IpSettings, mac: Mac, offloads: Offloads) -> Ip {
+pub(crate) fn host_with(settings: IpSettings, mac: Mac, offloads: Offloads) -> Ip {
     let link = Link { mac, mtu: 1500, offloads };
     Ip::new(settings, link, Heap::alone(8 << 20).unwrap(), Seed::new(7), Rng::new(7))
 }
 
 /// 192.0.2.1 and 2001:db8::1, or .2 and ::2.
-pub(super) fn host(last: u8) -> Ip {
+pub(crate) fn host(last: u8) -> Ip {
     let addresses = [format!("192.0.2.{last}/24"), format!("2001:db8::{last}/64")];
     let mac = Mac([2, 0, 0, 0, 0, 9 + last]);
     host_with(settings(&addresses.each_ref().map(String::as_str)), mac, Offloads::NONE)
 }
 
 /// A frame as `to` receives it: in memory of its own heap.
-pub(super) fn arrive(to: &mut Ip, bytes: &[u8], now: Instant) -> Inbound {
+pub(crate) fn arrive(to: &mut Ip, bytes: &[u8], now: Instant) -> Inbound {
     let buf = to.heap.copy(bytes).unwrap();
     to.receive(Received { buf, verified: false }, now)
 }
 
 /// All that a host has to send, as bytes.
-pub(super) fn sent(from: &mut Ip) -> Vec<Vec<u8>> {
+pub(crate) fn sent(from: &mut Ip) -> Vec<Vec<u8>> {
     from.outbound().drain(..).map(|frame| frame.to_vec()).collect()
 }
 
 /// Moves frames both ways until there are none, and gives what reached the transports of `a` and of `b`.
-pub(super) fn exchange(a: &mut Ip, b: &mut Ip, now: Instant) -> (Vec<Inbound>, Vec<Inbound>) {
+pub(crate) fn exchange(a: &mut Ip, b: &mut Ip, now: Instant) -> (Vec<Inbound>, Vec<Inbound>) {
     let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
     loop {
         let (from_a, from_b) = (sent(a), sent(b));
@@ -64,7 +64,7 @@ pub(super) fn exchange(a: &mut Ip, b: &mut Ip, now: Instant) -> (Vec<Inbound>, V
 }
 
 /// Sends a packet of UDP's protocol number with any content.
-pub(super) fn send(from: &mut Ip, to: IpAddr, content: &[u8], now: Instant) -> Result<(), Error> {
+pub(crate) fn send(from: &mut Ip, to: IpAddr, content: &[u8], now: Instant) -> Result<(), Error> {
     let source = from.source_for(to)?;
     let mut path = from.path(source, to)?;
     let mut packet = from.begin(&mut path, Protocol::UDP, Ecn::Capable0, content.len(), content.len())?;
@@ -73,7 +73,7 @@ pub(super) fn send(from: &mut Ip, to: IpAddr, content: &[u8], now: Instant) -> R
     Ok(())
 }
 
-pub(super) fn udp(inbound: &Inbound) -> &Packet {
+pub(crate) fn udp(inbound: &Inbound) -> &Packet {
     match inbound {
         Inbound::Udp(packet) => packet,
         other => panic!("not a datagram: {other:?}"),
