@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use pdpix::Instant;
 
-use super::congestion::{Acked, CongestionKind, Controller};
-use super::prr::Prr;
+use super::congestion::{Acked, CongestionControl, CongestionKind, Controller};
+use super::prr::{Delivered as Arrived, Prr};
 use super::rtt::RttEstimator;
 use super::scoreboard::{Delivered, Scoreboard};
 use super::seq::SeqNumber;
@@ -73,7 +73,7 @@ pub(crate) struct Recovery {
     /// The peer acknowledges selectively.
     sack: bool,
     phase: Phase,
-    prr: Prr,
+    prr: Option<Prr>,
     /// What may be in flight while in recovery.
     recovery_window: u32,
     /// Duplicates in a row, from a peer that does not acknowledge selectively.
@@ -140,7 +140,7 @@ impl Recovery {
             mss,
             sack,
             phase: Phase::Open,
-            prr: Prr::default(),
+            prr: None,
             recovery_window: 0,
             duplicates: 0,
             rack: Rack {
@@ -187,6 +187,20 @@ impl Recovery {
         self.limited = nxt;
     }
 
+    /// The retransmission timeout.
+    pub(crate) fn rto(&self) -> Duration {
+        Duration::from_nanos(self.rtt.rto())
+    }
+
+    /// The smoothed round trip; zero if nobody has seen one.
+    pub(crate) fn round_trip(&self) -> Duration {
+        Duration::from_nanos(self.rtt.srtt().unwrap_or(0))
+    }
+
+    fn min_rtt(&self) -> Duration {
+        Duration::from_nanos(self.rtt.min_rtt().unwrap_or(0))
+    }
+
     /// Whether losses are being repaired.
     pub(crate) fn is_recovering(&self) -> bool {
         self.phase != Phase::Open
@@ -224,8 +238,8 @@ impl Recovery {
             self.timeout_from = now;
         }
         self.board.on_send(len, now);
-        if let Phase::Recovery(_) = self.phase {
-            self.prr.on_send(len);
+        if let Some(prr) = &mut self.prr {
+            prr.on_sent(len);
         }
         self.set_timer(now);
     }
@@ -234,8 +248,8 @@ impl Recovery {
     pub(crate) fn on_resend(&mut self, from: SeqNumber, len: u32, stamp: u32, now: Instant) {
         self.undo.get_or_insert(Undo { stamp });
         self.board.on_resend(from, len, now);
-        if let Phase::Recovery(_) = self.phase {
-            self.prr.on_send(len);
+        if let Some(prr) = &mut self.prr {
+            prr.on_sent(len);
         }
         if self.timer.is_none() {
             self.timeout_from = now;
@@ -253,13 +267,13 @@ impl Recovery {
         let advanced = ack.ack.gt(ack.una);
         let (told_twice, delivered, sample) = self.update_board(ack);
         if let Some(sample) = sample {
-            self.rtt.on_sample(sample, ack.now);
+            let expected = before.div_ceil(2 * self.mss.max(1));
+            self.rtt.sample(sample.as_nanos() as u64, expected, ack.now);
         }
         if advanced {
             self.duplicates = 0;
             self.timeouts = 0;
             self.timeout_from = ack.now;
-            self.rtt.reset_backoff();
             self.undo_if_mistaken(ack);
         } else if ack.is_duplicate && !self.sack && !self.board.is_empty() {
             self.duplicates += 1;
@@ -270,13 +284,13 @@ impl Recovery {
         self.judge_probe(ack, told_twice);
         let lost_before = self.board.lost();
         self.detect(ack.now);
-        let lost = self.board.lost().saturating_sub(lost_before);
+        let is_safe = advanced && self.board.lost() <= lost_before;
         let mut recovered = Recovered::default();
-        self.change_phase(ack, before, delivered, lost);
+        self.change_phase(ack, before, delivered, is_safe);
         if ack.ece && self.echoed.is_none_or(|until| ack.ack.gt(until)) {
             self.echoed = Some(ack.nxt);
             if self.phase == Phase::Open {
-                self.congestion.on_ecn(ack.now, before);
+                self.congestion.on_ecn(before);
             }
             recovered.reduced = true;
         }
@@ -284,12 +298,12 @@ impl Recovery {
             self.congestion.on_ack(&Acked {
                 bytes: ack.ack.since(ack.una),
                 now: ack.now,
-                rtt: sample,
-                srtt: self.rtt.srtt(),
-                min_rtt: self.rtt.min_rtt(),
-                in_flight: before,
+                rtt: sample.map(|sample| sample.as_nanos() as u64),
+                srtt: self.rtt.srtt().unwrap_or(0),
                 cwnd_limited: was_limited,
                 ece: ack.ece,
+                snd_una: ack.ack,
+                snd_nxt: ack.nxt,
             });
         }
         self.set_timer(ack.now);
@@ -299,7 +313,8 @@ impl Recovery {
     /// Marks what has arrived. Gives whether the peer told of a duplicate, how many bytes are new, and a sample of the round
     /// trip: from the segment that was sent last, of those that were sent once (Karn's algorithm, RFC 6298 §3).
     fn update_board(&mut self, ack: &Ack<'_>) -> (bool, u32, Option<Duration>) {
-        let (rack, min_rtt) = (&mut self.rack, self.rtt.min_rtt());
+        let min_rtt = self.min_rtt();
+        let rack = &mut self.rack;
         let (mut delivered, mut sent): (u32, Option<Instant>) = (0, None);
         let mut each = |d: Delivered| {
             delivered += d.len;
@@ -337,7 +352,7 @@ impl Recovery {
         {
             self.congestion.undo();
             self.board.forgive();
-            self.phase = Phase::Open;
+            (self.phase, self.prr) = (Phase::Open, None);
         }
     }
 
@@ -361,7 +376,7 @@ impl Recovery {
         if repaired {
             // The probe repaired a loss that nobody saw: the window shrinks as for any other.
             let in_flight = self.in_flight();
-            self.congestion.on_loss(ack.now, in_flight);
+            self.congestion.on_loss(in_flight);
             self.congestion.on_recovery_exit();
         }
         if repaired || both_arrived {
@@ -394,16 +409,16 @@ impl Recovery {
         if !self.rack.reordering && (self.phase != Phase::Open || self.board.sacked_count() >= DUPLICATES) {
             return Duration::ZERO;
         }
-        let quarter = self.rtt.min_rtt() / 4;
-        (quarter * u32::from(self.rack.widening)).min(self.rtt.srtt())
+        let quarter = self.min_rtt() / 4;
+        (quarter * u32::from(self.rack.widening)).min(self.round_trip())
     }
 
-    fn change_phase(&mut self, ack: &Ack<'_>, before: u32, delivered: u32, newly_lost: u32) {
+    fn change_phase(&mut self, ack: &Ack<'_>, before: u32, delivered: u32, is_safe: bool) {
         match self.phase {
             Phase::Open => {
                 if self.board.lost() > 0 {
-                    self.enter_recovery(ack.nxt, before, ack.now);
-                    self.slide(delivered, before);
+                    self.enter_recovery(ack.nxt, before);
+                    self.slide(delivered, is_safe);
                 }
             }
             Phase::Recovery(point) if ack.ack.ge(point) => {
@@ -415,8 +430,7 @@ impl Recovery {
                 if !self.sack && ack.ack.gt(ack.una) {
                     self.board.mark_first_lost();
                 }
-                let _ = newly_lost;
-                self.slide(delivered, before);
+                self.slide(delivered, is_safe);
             }
             Phase::Loss(point) => {
                 if ack.ack.ge(point) {
@@ -428,24 +442,25 @@ impl Recovery {
         }
     }
 
-    fn enter_recovery(&mut self, nxt: SeqNumber, before: u32, now: Instant) {
+    fn enter_recovery(&mut self, nxt: SeqNumber, before: u32) {
         self.phase = Phase::Recovery(nxt);
         self.undo = None;
         self.probe = None;
-        self.congestion.on_loss(now, before);
-        self.prr.enter(before);
+        self.congestion.on_loss(before);
+        self.prr = Some(Prr::new(self.congestion.ssthresh(), before));
     }
 
-    /// RFC 6937 §3.1: as much leaves as has arrived, in the proportion of the new window to the old one.
-    fn slide(&mut self, delivered: u32, _before: u32) {
+    /// RFC 9937 §6.2: as much leaves as has arrived, in the proportion of the new window to the old one.
+    fn slide(&mut self, delivered: u32, is_safe: bool) {
         let in_flight = self.in_flight();
-        let more = self.prr.on_ack(delivered, in_flight, self.congestion.ssthresh(), self.mss);
-        self.recovery_window = in_flight + more;
+        if let Some(prr) = &mut self.prr {
+            self.recovery_window = prr.on_ack(Arrived { bytes: delivered, in_flight, is_safe }, self.mss);
+        }
     }
 
     fn open(&mut self) {
         self.phase = Phase::Open;
-        self.undo = None;
+        (self.undo, self.prr) = (None, None);
         self.duplicates = 0;
         self.rack.persist = self.rack.persist.saturating_sub(1);
         if self.rack.persist == 0 {
@@ -468,7 +483,7 @@ impl Recovery {
             self.timer = None;
             return;
         }
-        let timeout = (Timer::Timeout, (self.timeout_from + self.rtt.rto()).max(now));
+        let timeout = (Timer::Timeout, (self.timeout_from + self.rto()).max(now));
         self.timer = Some(match self.rack.look_again {
             Some(at) => (Timer::Reorder, at),
             None if self.may_probe() => {
@@ -486,14 +501,14 @@ impl Recovery {
             && self.phase == Phase::Open
             && self.probe.is_none()
             && self.board.sacked() == 0
-            && self.rtt.has_sample()
+            && self.rtt.srtt().is_some()
             && self.timeouts == 0
     }
 
     /// RFC 8985 §7.2: two round trips, and the delay of the peer's acknowledgement if only one segment is in flight.
     fn probe_after(&self) -> Duration {
         let delay = if self.in_flight() <= self.mss { ACK_DELAY_MAX } else { Duration::ZERO };
-        (self.rtt.srtt() * 2 + delay).max(PROBE_MIN)
+        (self.round_trip() * 2 + delay).max(PROBE_MIN)
     }
 
     /// The timer to look again has fired.
@@ -501,10 +516,10 @@ impl Recovery {
         let before = self.in_flight();
         self.detect(now);
         if self.phase == Phase::Open && self.board.lost() > 0 {
-            self.enter_recovery(nxt, before, now);
+            self.enter_recovery(nxt, before);
         }
         if let Phase::Recovery(_) = self.phase {
-            self.slide(0, before);
+            self.slide(0, false);
         }
         self.set_timer(now);
     }
@@ -529,13 +544,13 @@ impl Recovery {
         // Without selective acknowledgements nothing tells what has arrived: all is sent again.
         self.board.mark_lost_on_timeout(|sent| !sack || sent + patience <= now);
         if reacts {
-            self.congestion.on_timeout(now, before, self.timeouts == 0);
+            self.congestion.on_timeout(before);
         }
         if self.timeouts == 0 {
             self.undo = None;
         }
         self.phase = Phase::Loss(nxt);
-        self.probe = None;
+        (self.probe, self.prr) = (None, None);
         self.rack.look_again = None;
         self.timeouts = self.timeouts.saturating_add(1);
         self.rtt.back_off();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::congestion::CongestionKind;
+use super::rtt::RtoBounds;
 
 /// How TCP behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +66,10 @@ impl Default for TcpSettings {
 }
 
 impl TcpSettings {
+    pub(crate) fn rto_bounds(&self) -> RtoBounds {
+        RtoBounds { minimum: self.rto_min, ..RtoBounds::default() }
+    }
+
     /// The shift with which the largest budget can be announced (RFC 7323 §2.2).
     pub(crate) fn window_scale(&self) -> u8 {
         if !self.window_scaling {

@@ -18,7 +18,6 @@ use super::segment::Segment;
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::state::{Event, State, next};
-use crate::counters::Counters;
 use crate::ip::{Ip, Path};
 use crate::wire::{Ecn, Flags, IPV4_LEN, IPV6_LEN, TCP_LEN, Timestamps};
 
@@ -27,7 +26,6 @@ pub(crate) struct Cx<'a> {
     pub(crate) ip: &'a mut Ip,
     pub(crate) heap: &'a Heap,
     pub(crate) settings: &'a TcpSettings,
-    pub(crate) counters: &'a mut Counters,
     pub(crate) now: Instant,
 }
 
@@ -201,7 +199,7 @@ impl Tcb {
 
     fn new(ends: Ends, path: Path, iss: SeqNumber, cx: &mut Cx<'_>) -> Tcb {
         let settings = cx.settings;
-        let rtt = RttEstimator::new(settings.rto_min);
+        let rtt = RttEstimator::new(settings.rto_bounds());
         Tcb {
             ends,
             path,
@@ -245,9 +243,9 @@ impl Tcb {
     fn begin(&mut self, irs: SeqNumber, rtt: Option<Duration>, cx: &mut Cx<'_>) {
         let settings = cx.settings;
         self.mss = self.mss_of_path(cx);
-        let mut estimator = RttEstimator::new(settings.rto_min);
+        let mut estimator = RttEstimator::new(settings.rto_bounds());
         if let Some(rtt) = rtt {
-            estimator.on_sample(rtt, cx.now);
+            estimator.sample(rtt.as_nanos() as u64, 1, cx.now);
         }
         let kind = if self.agreed.ecn { settings.congestion } else { settings.congestion.without_ecn() };
         self.recovery = Recovery::new(self.iss.add(1), self.mss, self.agreed.sack, kind, estimator);
@@ -397,7 +395,7 @@ impl Tcb {
             self.take_ack(&segment, cx);
         }
         if has_text {
-            self.receive.take_next(segment.data, cx.heap);
+            self.receive.take_next(segment.data);
             self.receive.on_text(self.mss, cx.now);
         }
         Fate::Lives
@@ -431,7 +429,7 @@ impl Tcb {
                 self.challenge(cx);
                 return Fate::Lives;
             }
-            cx.counters.tcp_resets_received += 1;
+            cx.ip.counters.tcp_resets_received += 1;
             let refused = self.state == State::SynRcvd;
             return self.die(Some(if refused { Error::ConnectionRefused } else { Error::ConnectionReset }));
         }
@@ -496,7 +494,7 @@ impl Tcb {
         }
         if segment.flags.has(Flags::RST) {
             if has_ack {
-                cx.counters.tcp_resets_received += 1;
+                cx.ip.counters.tcp_resets_received += 1;
                 return self.die(Some(Error::ConnectionRefused));
             }
             return Fate::Lives;
@@ -555,14 +553,14 @@ impl Tcb {
     fn has_fresh_stamp(&mut self, segment: &Segment, cx: &mut Cx<'_>) -> bool {
         let Some(stamps) = &self.stamps else { return true };
         let Some(theirs) = segment.options.timestamps else {
-            cx.counters.tcp_stamps_missing += 1;
+            cx.ip.counters.tcp_stamps_missing += 1;
             return false;
         };
         let is_old = (theirs.value.wrapping_sub(stamps.recent) as i32) < 0;
         if !is_old || cx.now.since(stamps.recent_at) > STAMP_LIFE {
             return true;
         }
-        cx.counters.tcp_stamps_old += 1;
+        cx.ip.counters.tcp_stamps_old += 1;
         self.refuse(segment, cx);
         false
     }
@@ -589,7 +587,7 @@ impl Tcb {
 
     /// A segment from outside of the window: it is told where we are (RFC 9293 §3.10.7.4, first).
     fn refuse(&mut self, segment: &Segment, cx: &mut Cx<'_>) -> Fate {
-        cx.counters.tcp_outside_window += 1;
+        cx.ip.counters.tcp_outside_window += 1;
         if segment.flags.has(Flags::RST) {
             return Fate::Lives;
         }
@@ -598,7 +596,7 @@ impl Tcb {
         }
         let end = segment.seq.add(segment.data.len() as u32);
         if !segment.data.is_empty() && end.le(self.receive.nxt) {
-            cx.counters.tcp_duplicate_bytes += segment.data.len() as u64;
+            cx.ip.counters.tcp_duplicate_bytes += segment.data.len() as u64;
             self.receive.note_duplicate(segment.seq, end);
         } else if segment.len() > 0 {
             self.receive.set_due();
@@ -612,7 +610,7 @@ impl Tcb {
     pub(crate) fn challenge(&mut self, cx: &mut Cx<'_>) {
         if self.challenged_at.is_none_or(|at| cx.now.since(at) >= CHALLENGE_GAP) {
             self.challenged_at = Some(cx.now);
-            cx.counters.tcp_challenges += 1;
+            cx.ip.counters.tcp_challenges += 1;
             self.receive.set_due();
         }
     }
@@ -693,7 +691,7 @@ impl Tcb {
             return;
         }
         let congested = segment.ecn == Ecn::Congested;
-        cx.counters.tcp_congestion_experienced += u64::from(congested);
+        cx.ip.counters.tcp_congestion_experienced += u64::from(congested);
         if cx.settings.congestion.echoes_exactly() {
             if !segment.data.is_empty() && congested != self.echoes_congestion {
                 if self.receive.has_unacked() {
@@ -734,15 +732,15 @@ impl Tcb {
             return self.die(Some(Error::ConnectionReset));
         }
         if seq != self.receive.nxt {
-            cx.counters.tcp_out_of_order += 1;
-            self.receive.take_beyond(seq, text, cx.heap);
+            cx.ip.counters.tcp_out_of_order += 1;
+            self.receive.take_beyond(seq, text);
             // At once, one for each: a peer without selective acknowledgements counts them (RFC 5681 §4.2).
             self.send_ack(cx);
             return Fate::Lives;
         }
-        self.receive.take_next(text, cx.heap);
+        self.receive.take_next(text);
         if self.receive.has_hole() {
-            self.receive.take_ready(cx.heap);
+            self.receive.take_ready();
         }
         self.receive.on_text(self.mss, cx.now);
         Fate::Lives
@@ -850,7 +848,7 @@ impl Tcb {
                 if self.recovery.timeouts() >= cx.settings.retries {
                     return self.die(Some(self.soft_error.unwrap_or(Error::TimedOut)));
                 }
-                cx.counters.tcp_timeouts += 1;
+                cx.ip.counters.tcp_timeouts += 1;
                 // A window that is closed says nothing of congestion.
                 self.recovery.on_timeout(self.snd_nxt, cx.now, self.snd_wnd > 0);
                 self.suspect_black_hole(cx);
@@ -864,7 +862,7 @@ impl Tcb {
     fn suspect_black_hole(&mut self, cx: &mut Cx<'_>) {
         let long = self.recovery.board.first_len() > BLACK_HOLE_MSS;
         if self.recovery.timeouts() >= BLACK_HOLE_TIMEOUTS && long && self.snd_wnd > 0 {
-            cx.counters.tcp_black_holes += 1;
+            cx.ip.counters.tcp_black_holes += 1;
             self.mss = (self.mss / 2).max(BLACK_HOLE_MSS);
             self.recovery.set_mss(self.mss);
             self.long_again_tries = self.long_again_tries.saturating_add(1);
