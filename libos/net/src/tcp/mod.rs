@@ -4,6 +4,8 @@
 
 mod buf_deque;
 mod congestion;
+mod cookie;
+mod isn;
 mod prr;
 mod reassembly;
 mod receive_queue;
