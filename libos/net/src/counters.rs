@@ -106,6 +106,65 @@ counters! {
     tx_linearised,
     /// Frames dropped, because there was no memory to put them together.
     tx_no_memory,
+    // TCP.
+    /// Segments cut short.
+    tcp_malformed,
+    /// Checksums that are wrong.
+    tcp_checksum,
+    /// Options with lengths that do not fit.
+    tcp_options,
+    /// Segments to a group or to everybody.
+    tcp_to_group,
+    /// Segments, and no connection or listener for them.
+    tcp_no_connection,
+    /// Segments taken apart.
+    tcp_segments_received,
+    /// Segments sent, those that were sent again included.
+    tcp_segments_sent,
+    /// Segments sent again.
+    tcp_segments_resent,
+    /// Acknowledgements without text.
+    tcp_acks_sent,
+    /// Resets believed.
+    tcp_resets_received,
+    /// Resets sent.
+    tcp_resets_sent,
+    /// Segments from outside of the window.
+    tcp_outside_window,
+    /// Bytes that had come before.
+    tcp_duplicate_bytes,
+    /// Segments beyond a hole.
+    tcp_out_of_order,
+    /// Segments dropped for want of memory.
+    tcp_no_memory,
+    /// Challenges sent (RFC 5961).
+    tcp_challenges,
+    /// Segments without the timestamp that was agreed on.
+    tcp_stamps_missing,
+    /// Segments whose timestamp is from before (PAWS, RFC 7323 §5).
+    tcp_stamps_old,
+    /// Segments marked as having met congestion.
+    tcp_congestion_experienced,
+    /// Retransmission timeouts.
+    tcp_timeouts,
+    /// Probes of a tail (RFC 8985 §7).
+    tcp_tail_probes,
+    /// Questions for a window that is closed.
+    tcp_window_probes,
+    /// Paths taken for one that swallows long packets (RFC 4821).
+    tcp_black_holes,
+    /// SYNs, and handshakes, not taken because too many connections wait for their accept.
+    tcp_backlog_full,
+    /// Handshakes that nobody finished.
+    tcp_embryos_given_up,
+    /// SYNs answered with a cookie.
+    tcp_cookies_sent,
+    /// Cookies that came back.
+    tcp_cookies_good,
+    /// What looked like one and was not.
+    tcp_cookies_wrong,
+    /// Ends of connections not remembered: there were too many.
+    tcp_time_waits_dropped,
     // UDP.
     /// Datagrams with lengths that do not fit, or to port 0.
     udp_malformed,

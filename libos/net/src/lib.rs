@@ -12,6 +12,10 @@
 mod counters;
 mod device;
 mod ip;
+mod network;
+mod ports;
+mod secret;
+mod stack;
 mod tcp;
 mod udp;
 pub mod wire;
@@ -19,4 +23,5 @@ pub mod wire;
 pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
 pub use ip::{Cidr, IpLimits, IpSettings};
-pub use tcp::CongestionKind;
+pub use network::{NetNetwork, NetSettings};
+pub use tcp::{CongestionKind, TcpSettings};

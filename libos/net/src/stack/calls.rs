@@ -8,7 +8,8 @@ use pdpix::{
 
 use super::socket::{Push, Role, Socket};
 use super::{Flow, Stack};
-use crate::tcp::{Ends, Fate, Fin, FlowKey, Listener, State, Tcb};
+use crate::ports::Ports;
+use crate::tcp::{Ends, Fate, Fin, FlowKey, Listener, State, Tcb, initial_sequence, timestamp_offset};
 use crate::udp::UdpSocket;
 
 /// Any address of the family of `like`.
@@ -74,7 +75,7 @@ impl Stack {
             return Err(Error::AddressNotAvailable);
         }
         let (kind, shared) = (socket.kind, socket.options.shared);
-        let bound = self.ports(kind).bind(at, shared)?;
+        let bound = self.ports(kind).bind(at, shared, |_| true)?;
         let socket = self.at(h);
         socket.bound = Some(bound);
         if kind == SocketKind::Datagram {
@@ -86,7 +87,7 @@ impl Stack {
         Ok(bound)
     }
 
-    fn ports(&mut self, kind: SocketKind) -> &mut crate::ports::PortTable {
+    fn ports(&mut self, kind: SocketKind) -> &mut Ports {
         if kind == SocketKind::Datagram { &mut self.udp_ports } else { &mut self.tcp_ports }
     }
 
@@ -100,13 +101,6 @@ impl Stack {
             if all.is_empty() {
                 by_port.remove(&bound.port());
             }
-        }
-    }
-
-    /// The port of an active open is free again, once its connection is over.
-    pub(super) fn release_port(&mut self, i: u32, _port: u16) {
-        if let Some(bound) = self.sockets[i as usize].bound.take() {
-            self.unbind(i, bound);
         }
     }
 
@@ -194,7 +188,6 @@ impl Stack {
     fn give_up_connect(&mut self, i: u32) {
         self.with_tcb(i, |tcb, cx| tcb.abort(Error::Canceled, cx));
         self.forget_flow(i);
-        self.release_port(i, 0);
         self.sockets[i as usize].role = Role::Dead;
     }
 
@@ -394,13 +387,19 @@ impl Stack {
         let path = self.ip.path(source, to.ip())?;
         let port = match bound {
             Some(bound) => bound.port(),
-            None => self.ephemeral(h, source, to)?,
+            None => {
+                // RFC 6056: a port that nobody can guess, and that no connection to this peer has.
+                let flows = &self.flows;
+                let is_free = |port| !flows.contains_key(&FlowKey::new((source, port), (to.ip(), to.port())));
+                self.tcp_ports.connect(source, to, is_free)?
+            }
         };
         let ends = Ends { local: Endpoint::new(source, port), remote: to };
         if self.flows.contains_key(&FlowKey::of(&ends)) {
             return Err(Error::AddressInUse);
         }
-        let (iss, offset) = (self.isn.generate(&ends, self.now), self.isn.stamp_offset(&ends));
+        let iss = initial_sequence(&self.secret, ends.local, ends.remote, self.now);
+        let offset = timestamp_offset(&self.secret, source, to.ip());
         let mut tcb = Tcb::opening(ends, path, iss, offset, &mut self.cx());
         let socket = &self.sockets[h.0 as usize];
         (tcb.no_delay, tcb.keep_alive) = (socket.options.no_delay, socket.options.keep_alive);
@@ -408,15 +407,6 @@ impl Stack {
             tcb.receive.set_budget(socket.options.receive_budget);
         }
         Ok(tcb)
-    }
-
-    /// A port that nobody can guess (RFC 6056), and that no connection to this peer has.
-    fn ephemeral(&mut self, h: Handle, source: IpAddr, to: Endpoint) -> Result<u16, Error> {
-        let flows = &self.flows;
-        let is_free = |port: u16| !flows.contains_key(&FlowKey::new((source, port), (to.ip(), to.port())));
-        let bound = self.tcp_ports.bind_ephemeral(source, to, is_free)?;
-        self.at(h).bound = Some(bound);
-        Ok(bound.port())
     }
 
     fn connect_datagrams(&mut self, h: Handle, to: Endpoint) -> Result<Submitted, Error> {

@@ -22,9 +22,9 @@ use smallvec::SmallVec;
 
 use crate::device::{Frame, Link, Received};
 use crate::ip::{Inbound, Ip, IpSettings};
-use crate::ports::PortTable;
-use crate::tcp::{Cx, Embryo, Fate, FlowKey, Isn, Output, State, SynCookies, Tcb, TcpSettings, TimeWait};
-use crate::wire::Protocol;
+use crate::ports::Ports;
+use crate::secret::Secret;
+use crate::tcp::{Cx, Embryo, Fate, FlowKey, Output, State, Tcb, TcpSettings, TimeWait};
 use socket::{Role, Socket};
 
 type OpResult = Result<Outcome<Handle>, Error>;
@@ -78,11 +78,9 @@ pub(crate) struct Stack {
     listeners: Map<u16, SmallVec<[u32; 1]>>,
     /// By port: whose datagrams come there.
     datagrams: Map<u16, SmallVec<[u32; 1]>>,
-    tcp_ports: PortTable,
-    udp_ports: PortTable,
-    isn: Isn,
-    cookies: SynCookies,
-    rng: Rng,
+    tcp_ports: Ports,
+    udp_ports: Ports,
+    secret: Secret,
     wheel: Wheel<u32>,
     /// Queues that have something to send.
     dirty: VecDeque<u32>,
@@ -95,6 +93,7 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) fn new(ip: IpSettings, settings: TcpSettings, link: Link, heap: Heap, secret: [u8; 16], seed: u64) -> Stack {
+        let secret = Secret::new(secret);
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
         Stack {
@@ -108,11 +107,9 @@ impl Stack {
             time_waits: Slab::new(),
             listeners: maps.map(),
             datagrams: maps.map(),
-            tcp_ports: PortTable::new(maps.clone(), rng.fork()),
-            udp_ports: PortTable::new(maps, rng.fork()),
-            isn: Isn::new(secret),
-            cookies: SynCookies::new(secret),
-            rng,
+            tcp_ports: Ports::new(secret, &maps),
+            udp_ports: Ports::new(secret, &maps),
+            secret,
             wheel: Wheel::new(),
             dirty: VecDeque::new(),
             ended: VecDeque::new(),
@@ -180,7 +177,7 @@ impl Stack {
         }
         for _ in 0..self.blocked.len() {
             let Some(i) = self.blocked.pop_front() else { break };
-            self.serve_datagrams(i, done);
+            self.serve_blocked(i, done);
         }
     }
 
@@ -325,11 +322,8 @@ impl Stack {
     fn conclude(&mut self, i: u32, done: &mut Completions) {
         let socket = &mut self.sockets[i as usize];
         let Some(tcb) = socket.tcb() else { return };
-        let (key, port, error) = (FlowKey::of(&tcb.ends), tcb.ends.local.port(), tcb.error);
-        if self.flows.get(&key) == Some(&Flow::Socket(i)) {
-            self.flows.remove(&key);
-        }
-        self.release_port(i, port);
+        let error = tcb.error;
+        self.forget_flow(i);
         let socket = &mut self.sockets[i as usize];
         if let Role::Connecting(..) = socket.role {
             if let Role::Connecting(op, _) = std::mem::replace(&mut socket.role, Role::Dead) {
@@ -407,7 +401,27 @@ impl Stack {
             }
             self.mark_dirty(i);
             self.complete(push.op, Ok(Outcome::Pushed), done);
+            self.finish_if_pushed(i);
         }
+    }
+
+    /// The device is gone: all that waits is told, and every connection is over.
+    pub(crate) fn fail(&mut self, done: &mut Completions) {
+        let all: Vec<u32> = self.sockets.iter().map(|(i, _)| i as u32).collect();
+        for i in all {
+            let Some(socket) = self.sockets.get_mut(i as usize) else { continue };
+            let waiting = std::mem::take(&mut socket.waiting).into_iter().map(|(op, _)| op);
+            let pushes = std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op);
+            let mut ops: Vec<OpId> = waiting.chain(pushes).collect();
+            if let Role::Datagram(datagrams) = &mut socket.role {
+                ops.extend(datagrams.close());
+            }
+            ops.into_iter().for_each(|op| self.complete(op, Err(Error::NetworkDown), done));
+            if let Some(fate) = self.with_tcb(i, |tcb, cx| tcb.abort(Error::NetworkDown, cx)) {
+                self.after(i, fate, done);
+            }
+        }
+        self.ip.outbound().clear();
     }
 
     /// What must hold, between calls.
@@ -419,6 +433,5 @@ impl Stack {
         }
         let embryos: usize = self.sockets.iter().map(|(_, s)| if let Role::Listening(l) = &s.role { l.embryos } else { 0 }).sum();
         assert_eq!(embryos, self.embryos.len(), "embryos of listeners");
-        let _ = Protocol::TCP;
     }
 }

@@ -4,12 +4,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pdpix::{Completions, Endpoint, Handle, Instant, Outcome, SocketKind};
+use pdpix::{Completions, Endpoint, Handle, Outcome, SocketKind};
 
 use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
 use crate::ip::Path;
-use crate::tcp::{Agreed, Cookie, Embryo, Ends, Fate, FlowKey, Segment, SeqNumber, State, Tcb, TimeWait, own_mss};
+use crate::tcp::{
+    Agreed, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence, own_mss,
+    timestamp_clock, timestamp_offset,
+};
 use crate::wire::{Flags, TcpOptions, Timestamps};
 
 /// Cookies are looked for so long after the last one was sent: as long as one is good.
@@ -61,8 +64,8 @@ impl Stack {
         let key = FlowKey::of(&ends);
         let number = self.embryos.insert(Embryo {
             listener: Handle(i),
-            iss: self.isn.generate(&ends, self.now),
-            stamp_offset: self.isn.stamp_offset(&ends),
+            iss: initial_sequence(&self.secret, ends.local, ends.remote, self.now),
+            stamp_offset: timestamp_offset(&self.secret, ends.local.ip(), ends.remote.ip()),
             ends,
             path,
             irs: segment.seq,
@@ -106,7 +109,7 @@ impl Stack {
     }
 
     fn stamp_value(&self, offset: u32) -> u32 {
-        offset.wrapping_add((self.now.as_nanos() / 1_000_000) as u32)
+        offset.wrapping_add(timestamp_clock(self.now))
     }
 
     fn send_syn_ack(&mut self, number: u32) {
@@ -278,8 +281,19 @@ impl Stack {
             listener.cookie_at = Some(self.now);
         }
         self.ip.counters.tcp_cookies_sent += 1;
-        let stamp = self.stamp_value(self.isn.stamp_offset(&ends));
-        let (iss, stamp, agreed) = self.cookies.make(&ends, segment.seq, &agreed, stamp, self.now);
+        let stamp = self.stamp_value(timestamp_offset(&self.secret, ends.local.ip(), ends.remote.ip()));
+        let carried = CookieOptions {
+            window_scale: agreed.scales.map(|(theirs, _)| theirs),
+            sack_permitted: agreed.sack,
+            ecn: agreed.ecn,
+        };
+        let carried = agreed.stamp.map(|_| carried);
+        let mss = agreed.peer_mss as u16;
+        let iss = cookie::bake(&self.secret, ends.local, ends.remote, segment.seq, mss, carried, self.now);
+        let stamp = carried.map_or(stamp, |carried| carried.write(stamp));
+        // Without timestamps there is nowhere to keep what is agreed on.
+        let plain = Agreed { peer_mss: agreed.peer_mss, ..Agreed::default() };
+        let agreed = if carried.is_some() { agreed } else { plain };
         let (flags, window, options) = self.syn_ack(&mut path, &agreed, stamp);
         let ports = (ends.local.port(), ends.remote.port());
         self.cx().send_bare(&mut path, ports, (iss, segment.seq.add(1)), flags, window, &options);
@@ -291,8 +305,9 @@ impl Stack {
             remote: Endpoint::new(segment.source, segment.source_port),
         };
         let (iss, irs) = (segment.ack.sub(1), segment.seq.sub(1));
-        let Some(Cookie { agreed }) = self.cookies.check(&ends, iss, irs, &segment, self.settings.window_scale(), self.now)
-        else {
+        let stamps = segment.options.timestamps;
+        let echo = stamps.map(|stamps| stamps.echo);
+        let Some(opened) = cookie::open(&self.secret, ends.local, ends.remote, irs, iss, echo, self.now) else {
             self.ip.counters.tcp_cookies_wrong += 1;
             return self.cx().reset_for(&segment);
         };
@@ -302,7 +317,14 @@ impl Stack {
             return;
         }
         self.ip.counters.tcp_cookies_good += 1;
-        let stamp_offset = self.isn.stamp_offset(&ends);
+        let stamp_offset = timestamp_offset(&self.secret, ends.local.ip(), ends.remote.ip());
+        let agreed = Agreed {
+            peer_mss: opened.mss.into(),
+            scales: opened.options.window_scale.map(|theirs| (theirs, self.settings.window_scale())),
+            sack: opened.options.sack_permitted,
+            stamp: stamps.map(|stamps| stamps.value),
+            ecn: opened.options.ecn,
+        };
         let embryo = Embryo { listener: Handle(i), ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at: self.now };
         self.establish(embryo, None, segment, done);
     }
@@ -323,7 +345,6 @@ impl Stack {
             stamps: tcb.stamps_now(now).map(|stamps| (stamps.echo, tcb.stamp_offset())),
             until: tcb.until.unwrap_or(now),
         };
-        self.release_port(i, ends.local.port());
         self.flows.remove(&FlowKey::of(&ends));
         self.release_if_closed(i);
         if self.time_waits.len() >= self.settings.time_waits_max {
@@ -385,6 +406,3 @@ impl Stack {
         self.cx().send_bare(&mut path, ports, (seq, ack), Flags::ACK, 0, &options);
     }
 }
-
-#[allow(dead_code)]
-fn _types(_: Instant, _: SeqNumber, _: State, _: Fate) {}

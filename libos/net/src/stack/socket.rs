@@ -23,6 +23,8 @@ pub(super) struct Socket {
     pub(super) pushes: VecDeque<Push>,
     /// The end of the stream was told.
     pub(super) ended: bool,
+    /// Our side is to end after the pushes that wait.
+    pub(super) finishing: bool,
     /// The user has closed it.
     pub(super) closing: bool,
     /// It is in the list of those that have something to send.
@@ -63,6 +65,7 @@ impl Socket {
             waiting: VecDeque::new(),
             pushes: VecDeque::new(),
             ended: false,
+            finishing: false,
             closing: false,
             dirty: false,
             armed: None,

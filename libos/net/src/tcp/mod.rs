@@ -9,7 +9,7 @@
 
 mod buf_deque;
 mod congestion;
-mod cookie;
+pub(crate) mod cookie;
 mod flow;
 mod isn;
 mod listener;
@@ -31,9 +31,9 @@ mod tcb;
 pub use congestion::CongestionKind;
 pub use settings::TcpSettings;
 
-pub(crate) use cookie::{Cookie, SynCookies};
+pub(crate) use cookie::CookieOptions;
 pub(crate) use flow::FlowKey;
-pub(crate) use isn::Isn;
+pub(crate) use isn::{initial_sequence, timestamp_clock, timestamp_offset};
 pub(crate) use listener::{Embryo, Listener, TimeWait};
 pub(crate) use segment::{Malformed, Segment};
 pub(crate) use send::{OUTBOUND_MAX, Output, own_mss};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use pdpix::{Buf, Endpoint, Error, Heap, Instant};
 
 use super::TcpSettings;
+use super::isn::timestamp_clock;
 use super::receive::Receive;
 use super::recovery::{Ack, Recovery, Timer};
 use super::rtt::RttEstimator;
@@ -299,7 +300,7 @@ impl Tcb {
 
     #[inline]
     fn stamp_value(&self, stamps: &Stamps, now: Instant) -> u32 {
-        stamps.offset.wrapping_add((now.as_nanos() / 1_000_000) as u32)
+        stamps.offset.wrapping_add(timestamp_clock(now))
     }
 
     /// Our clock of timestamps.

@@ -163,7 +163,7 @@ impl CongestionControl for Cubic {
 
     fn on_ecn(&mut self, flight: u32) {
         let target = self.leave_plateau(flight);
-        self.window.reduce(target);
+        self.window.on_mark(target);
     }
 
     /// §4.9.

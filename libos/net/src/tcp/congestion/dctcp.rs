@@ -89,7 +89,7 @@ impl CongestionControl for Dctcp {
     fn on_ecn(&mut self, _flight: u32) {
         self.slow_start.end();
         let cwnd = u64::from(self.window.cwnd);
-        self.window.reduce((cwnd - cwnd * self.alpha / ONE / 2) as u32);
+        self.window.on_mark((cwnd - cwnd * self.alpha / ONE / 2) as u32);
     }
 
     fn undo(&mut self) {

@@ -251,6 +251,12 @@ impl Window {
         self.recovering = true;
     }
 
+    /// The same because of a mark, which is never undone, nor is what was before it.
+    fn on_mark(&mut self, target: u32) {
+        self.before = None;
+        self.reduce(target);
+    }
+
     fn reduce(&mut self, target: u32) {
         self.ssthresh = target.clamp(self.mss.saturating_mul(2).min(CWND_MAX), CWND_MAX);
         self.set(self.ssthresh);

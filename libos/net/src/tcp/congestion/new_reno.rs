@@ -47,7 +47,7 @@ impl CongestionControl for NewReno {
 
     /// RFC 3168 §6.1.2: as a loss, but that there is nothing to recover.
     fn on_ecn(&mut self, flight: u32) {
-        self.window.reduce(flight / 2);
+        self.window.on_mark(flight / 2);
     }
 
     fn undo(&mut self) {

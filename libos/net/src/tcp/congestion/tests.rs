@@ -154,6 +154,12 @@ fn what_was_no_loss_is_undone() {
         let cwnd = path.controller.cwnd();
         path.controller.undo();
         assert_eq!(path.controller.cwnd(), cwnd, "undone once only");
+        path.controller.on_loss(cwnd);
+        path.controller.on_recovery_exit();
+        path.controller.on_ecn(cwnd);
+        let cwnd = path.controller.cwnd();
+        path.controller.undo();
+        assert_eq!(path.controller.cwnd(), cwnd, "a mark is never undone");
     }
 }
 
