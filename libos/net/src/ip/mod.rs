@@ -239,6 +239,11 @@ impl Ip {
         &self.link
     }
 
+    /// The longest packet that the interface takes, whatever the path to a peer.
+    pub(crate) fn interface_mtu(&self) -> usize {
+        self.mtu
+    }
+
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
     }

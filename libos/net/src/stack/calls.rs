@@ -18,6 +18,11 @@ fn any_like(like: Endpoint) -> Endpoint {
     Endpoint::new(ip, 0)
 }
 
+/// This host, in the family of `like`.
+fn loopback_like(like: Endpoint) -> IpAddr {
+    if like.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
 // Control path.
 impl Stack {
     pub(crate) fn open(&mut self, kind: SocketKind) -> Result<Handle, Error> {
@@ -378,7 +383,7 @@ impl Stack {
             return Err(Error::InvalidArgument);
         }
         // RFC 1122 §4.2.3.7; who connects to any address means this host.
-        let to = if to.ip().is_unspecified() { Endpoint::new(self.ip.loopback_like(to.ip()), to.port()) } else { to };
+        let to = if to.ip().is_unspecified() { Endpoint::new(loopback_like(to), to.port()) } else { to };
         let bound = self.sockets[h.0 as usize].bound;
         let source = match bound.map(|bound| bound.ip()).filter(|ip| !ip.is_unspecified()) {
             Some(ip) => ip,

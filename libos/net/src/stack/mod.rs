@@ -16,7 +16,7 @@ mod socket;
 
 use std::collections::VecDeque;
 
-use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, Wheel};
+use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, TimerKey, Wheel};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -37,31 +37,12 @@ enum Flow {
     TimeWait(u32),
 }
 
-/// Whom a timer is for, in the key of the wheel.
+/// Whom a timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Timed {
     Socket(u32),
     Embryo(u32),
     TimeWait(u32),
-}
-
-impl Timed {
-    fn key(self) -> u32 {
-        match self {
-            Timed::Socket(i) => i,
-            Timed::Embryo(i) => 1 << 30 | i,
-            Timed::TimeWait(i) => 2 << 30 | i,
-        }
-    }
-
-    fn of(key: u32) -> Timed {
-        let i = key & ((1 << 30) - 1);
-        match key >> 30 {
-            0 => Timed::Socket(i),
-            1 => Timed::Embryo(i),
-            _ => Timed::TimeWait(i),
-        }
-    }
 }
 
 /// See the module's head.
@@ -81,7 +62,7 @@ pub(crate) struct Stack {
     tcp_ports: Ports,
     udp_ports: Ports,
     secret: Secret,
-    wheel: Wheel<u32>,
+    wheel: Wheel<Timed>,
     /// Queues that have something to send.
     dirty: VecDeque<u32>,
     /// Ends of operations that there was no room for.
@@ -110,7 +91,7 @@ impl Stack {
             tcp_ports: Ports::new(secret, &maps),
             udp_ports: Ports::new(secret, &maps),
             secret,
-            wheel: Wheel::new(),
+            wheel: Wheel::new(Instant::ZERO),
             dirty: VecDeque::new(),
             ended: VecDeque::new(),
             zombies: 0,
@@ -170,10 +151,10 @@ impl Stack {
                 self.on_notice(notice, done);
             }
         }
-        if self.wheel.next_deadline().is_some_and(|at| at <= now) {
-            let mut due: SmallVec<[u32; 32]> = SmallVec::new();
-            self.wheel.expire(now, |key| due.push(key));
-            due.into_iter().for_each(|key| self.on_timer(Timed::of(key), done));
+        if self.wheel.is_due(now) {
+            while let Some(timed) = self.wheel.pop(now) {
+                self.on_timer(timed, done);
+            }
         }
         for _ in 0..self.blocked.len() {
             let Some(i) = self.blocked.pop_front() else { break };
@@ -250,25 +231,33 @@ impl Stack {
     fn rearm(&mut self, i: u32) {
         let socket = &mut self.sockets[i as usize];
         let armed = socket.armed;
-        let Some(deadline) = socket.tcb().and_then(|tcb| tcb.deadline()) else { return };
-        if armed.is_none_or(|armed| deadline < armed) {
-            self.sockets[i as usize].armed = Some(deadline);
-            self.wheel.insert(deadline, Timed::Socket(i).key());
+        let Some(deadline) = socket.tcb().filter(|tcb| tcb.state != State::Closed).and_then(|tcb| tcb.deadline()) else {
+            return;
+        };
+        match armed {
+            Some((armed, _)) if armed <= deadline => {}
+            _ => self.arm_anew(i, deadline),
+        }
+    }
+
+    fn arm_anew(&mut self, i: u32, deadline: Instant) {
+        self.disarm(i);
+        let key = self.wheel.insert(deadline, Timed::Socket(i));
+        self.sockets[i as usize].armed = Some((deadline, key));
+    }
+
+    fn disarm(&mut self, i: u32) {
+        if let Some((_, key)) = self.sockets[i as usize].armed.take() {
+            self.wheel.cancel(key);
         }
     }
 
     fn on_timer(&mut self, timed: Timed, done: &mut Completions) {
         match timed {
             Timed::Socket(i) => {
-                let now = self.now;
-                let Some(socket) = self.sockets.get_mut(i as usize) else { return };
-                // An older entry, of a later deadline or of another queue of this number, says nothing.
-                if socket.armed.is_none_or(|armed| armed > now) {
-                    return;
-                }
+                let socket = &mut self.sockets[i as usize];
                 socket.armed = None;
-                let is_over = socket.tcb().is_none_or(|tcb| tcb.state == State::Closed);
-                if is_over {
+                if socket.tcb().is_none_or(|tcb| tcb.state == State::Closed) {
                     return;
                 }
                 if let Some(fate) = self.with_tcb(i, Tcb::on_time) {
@@ -323,6 +312,7 @@ impl Stack {
         let socket = &mut self.sockets[i as usize];
         let Some(tcb) = socket.tcb() else { return };
         let error = tcb.error;
+        self.disarm(i);
         self.forget_flow(i);
         let socket = &mut self.sockets[i as usize];
         if let Role::Connecting(..) = socket.role {
@@ -348,6 +338,7 @@ impl Stack {
 
     /// Forgets a queue.
     fn release(&mut self, i: u32) {
+        self.disarm(i);
         if let Some(bound) = self.sockets[i as usize].bound {
             self.unbind(i, bound);
         }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pdpix::{Completions, Endpoint, Handle, Outcome, SocketKind};
+use pdpix::{Completions, Endpoint, Handle, Instant, Outcome, SocketKind};
 
 use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
@@ -72,6 +72,7 @@ impl Stack {
             agreed,
             count: 0,
             sent_at: self.now,
+            timer: None,
         }) as u32;
         self.flows.insert(key, Flow::Embryo(number));
         if let Role::Listening(listener) = &mut self.sockets[i as usize].role {
@@ -123,25 +124,32 @@ impl Stack {
         let (flags, window, options) = self.syn_ack(&mut path, &agreed, stamp);
         let ports = (ends.local.port(), ends.remote.port());
         self.cx().send_bare(&mut path, ports, (iss, irs.add(1)), flags, window, &options);
-        self.wheel.insert(deadline, Timed::Embryo(number).key());
+        let timer = self.wheel.insert(deadline, Timed::Embryo(number));
+        if let Some(old) = self.embryos[number as usize].timer.replace(timer) {
+            self.wheel.cancel(old);
+        }
     }
 
     pub(super) fn on_embryo_timer(&mut self, number: u32) {
-        let (now, settings) = (self.now, self.settings);
-        let Some(embryo) = self.embryos.get(number as usize) else { return };
-        let due = embryo.sent_at + settings.syn_timeout * (1 << (embryo.count - 1).min(6));
-        if due > now {
-            return; // an older entry of this number
-        }
-        if embryo.count > settings.syn_retries {
+        let embryo = &mut self.embryos[number as usize];
+        embryo.timer = None;
+        if embryo.count > self.settings.syn_retries {
             self.ip.counters.tcp_embryos_given_up += 1;
             return self.drop_embryo(number);
         }
         self.send_syn_ack(number);
     }
 
-    fn drop_embryo(&mut self, number: u32) {
+    fn take_embryo(&mut self, number: u32) -> Embryo {
         let embryo = self.embryos.remove(number as usize);
+        if let Some(timer) = embryo.timer {
+            self.wheel.cancel(timer);
+        }
+        embryo
+    }
+
+    fn drop_embryo(&mut self, number: u32) {
+        let embryo = self.take_embryo(number);
         self.flows.remove(&embryo.key());
         if let Some(Role::Listening(listener)) = self.sockets.get_mut(embryo.listener.0 as usize).map(|s| &mut s.role) {
             listener.embryos -= 1;
@@ -200,7 +208,7 @@ impl Stack {
             return;
         }
         let rtt = (embryo.count == 1).then(|| self.now.since(embryo.sent_at));
-        let embryo = self.embryos.remove(number as usize);
+        let embryo = self.take_embryo(number);
         if let Role::Listening(listener) = &mut self.sockets[listener.0 as usize].role {
             listener.embryos -= 1;
         }
@@ -325,7 +333,9 @@ impl Stack {
             stamp: stamps.map(|stamps| stamps.value),
             ecn: opened.options.ecn,
         };
-        let embryo = Embryo { listener: Handle(i), ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at: self.now };
+        let (listener, sent_at) = (Handle(i), self.now);
+        let embryo =
+            Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
         self.establish(embryo, None, segment, done);
     }
 }
@@ -344,6 +354,7 @@ impl Stack {
             rcv_nxt: tcb.receive.nxt,
             stamps: tcb.stamps_now(now).map(|stamps| (stamps.echo, tcb.stamp_offset())),
             until: tcb.until.unwrap_or(now),
+            timer: None,
         };
         self.flows.remove(&FlowKey::of(&ends));
         self.release_if_closed(i);
@@ -354,13 +365,20 @@ impl Stack {
         let until = wait.until;
         let number = self.time_waits.insert(wait) as u32;
         self.flows.insert(FlowKey::of(&ends), Flow::TimeWait(number));
-        self.wheel.insert(until, Timed::TimeWait(number).key());
+        self.arm_time_wait(number, until);
+    }
+
+    fn arm_time_wait(&mut self, number: u32, until: Instant) {
+        let timer = self.wheel.insert(until, Timed::TimeWait(number));
+        self.time_waits[number as usize].timer = Some(timer);
     }
 
     pub(super) fn on_time_wait_timer(&mut self, number: u32) {
-        let Some(wait) = self.time_waits.get(number as usize) else { return };
+        let wait = &mut self.time_waits[number as usize];
+        wait.timer = None;
         if wait.until > self.now {
-            self.wheel.insert(wait.until, Timed::TimeWait(number).key());
+            let until = wait.until;
+            self.arm_time_wait(number, until);
         } else {
             self.end_time_wait(number);
         }
@@ -368,6 +386,9 @@ impl Stack {
 
     fn end_time_wait(&mut self, number: u32) {
         let wait = self.time_waits.remove(number as usize);
+        if let Some(timer) = wait.timer {
+            self.wheel.cancel(timer);
+        }
         self.flows.remove(&FlowKey::of(&wait.ends));
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pdpix::{Endpoint, Instant, OpId, Sga, SocketKind, SocketOptions};
+use pdpix::{Endpoint, Instant, OpId, Sga, SocketKind, SocketOptions, TimerKey};
 
 use crate::tcp::{Listener, Tcb};
 use crate::udp::UdpSocket;
@@ -30,7 +30,7 @@ pub(super) struct Socket {
     /// It is in the list of those that have something to send.
     pub(super) dirty: bool,
     /// When the wheel will look at it.
-    pub(super) armed: Option<Instant>,
+    pub(super) armed: Option<(Instant, TimerKey)>,
 }
 
 /// A push that has not started.

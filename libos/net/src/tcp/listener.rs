@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use pdpix::{Handle, Instant};
+use pdpix::{Handle, Instant, TimerKey};
 
 use super::flow::FlowKey;
 use super::seq::SeqNumber;
@@ -38,6 +38,7 @@ pub(crate) struct Embryo {
     /// Our SYN, ACK was sent so often, and last then.
     pub(crate) count: u8,
     pub(crate) sent_at: Instant,
+    pub(crate) timer: Option<TimerKey>,
 }
 
 impl Embryo {
@@ -55,4 +56,5 @@ pub(crate) struct TimeWait {
     /// TS.Recent (RFC 6191 §2), and what is added to our clock.
     pub(crate) stamps: Option<(u32, u32)>,
     pub(crate) until: Instant,
+    pub(crate) timer: Option<TimerKey>,
 }

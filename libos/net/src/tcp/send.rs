@@ -347,7 +347,8 @@ impl Cx<'_> {
 /// The largest segment that we take: what the link carries, without options (RFC 9293 §3.7.1, RFC 6691).
 pub(crate) fn own_mss(path: &mut Path, cx: &mut Cx<'_>) -> u16 {
     let header = path.head_len() - crate::wire::ETHERNET_LEN + TCP_LEN;
-    u16::try_from(cx.ip.link_mtu(path).saturating_sub(header)).unwrap_or(u16::MAX)
+    let mtu = if path.is_looped() { cx.ip.mtu(path) } else { cx.ip.interface_mtu() };
+    u16::try_from(mtu.saturating_sub(header)).unwrap_or(u16::MAX)
 }
 
 fn write_bare(path: &mut Path, header: &Header<'_>, cx: &mut Cx<'_>) -> Result<(), Error> {

@@ -66,6 +66,11 @@ impl Default for TcpSettings {
 }
 
 impl TcpSettings {
+    /// Whether a SYN of ours asks for congestion notification: DCTCP is nothing without it.
+    pub(crate) fn asks_for_ecn(&self) -> bool {
+        self.ecn || self.congestion == CongestionKind::Dctcp
+    }
+
     pub(crate) fn rto_bounds(&self) -> RtoBounds {
         RtoBounds { minimum: self.rto_min, ..RtoBounds::default() }
     }

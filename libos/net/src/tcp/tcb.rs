@@ -164,7 +164,7 @@ impl Tcb {
             last_ack: SeqNumber::default(),
         });
         tcb.agreed.sack = settings.sack;
-        tcb.agreed.ecn = settings.ecn;
+        tcb.agreed.ecn = settings.asks_for_ecn();
         tcb
     }
 
@@ -306,6 +306,11 @@ impl Tcb {
     /// Our clock of timestamps.
     pub(crate) fn stamp_clock(&self, now: Instant) -> u32 {
         self.stamps.map_or(0, |stamps| self.stamp_value(&stamps, now))
+    }
+
+    /// What is added to the clock of timestamps.
+    pub(crate) fn stamp_offset(&self) -> u32 {
+        self.stamps.map_or(0, |stamps| stamps.offset)
     }
 
     /// An acknowledgement of everything so far has gone out.
@@ -800,7 +805,8 @@ impl Tcb {
 impl Tcb {
     /// What is due by now.
     pub(crate) fn on_time(&mut self, cx: &mut Cx<'_>) -> Fate {
-        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let now = cx.now;
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(self.until) {
             return match self.state {
                 State::TimeWait => {
@@ -870,6 +876,12 @@ impl Tcb {
             let patience = BLACK_HOLE_PATIENCE * (1 << self.long_again_tries.min(6));
             self.long_again_at = Some(cx.now + patience);
         }
+    }
+
+    /// Whether shorter segments than the path's are used.
+    #[inline]
+    pub(crate) fn has_long_again(&self) -> bool {
+        self.long_again_at.is_some()
     }
 
     /// Long segments are tried again.

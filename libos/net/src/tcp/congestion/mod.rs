@@ -38,6 +38,18 @@ pub enum CongestionKind {
     Dctcp,
 }
 
+impl CongestionKind {
+    /// What stands in for it where the peer takes no part in congestion notification (RFC 8257 §3.6).
+    pub(crate) fn without_ecn(self) -> CongestionKind {
+        if self == CongestionKind::Dctcp { CongestionKind::Cubic } else { self }
+    }
+
+    /// Whether each acknowledgement says exactly whether what it acknowledges was marked (RFC 8257 §3.2).
+    pub(crate) fn echoes_exactly(self) -> bool {
+        self == CongestionKind::Dctcp
+    }
+}
+
 /// An acknowledgement of something new.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Acked {
