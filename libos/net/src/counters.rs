@@ -104,6 +104,8 @@ counters! {
     looped_overflow,
     /// Frames put together by copy, because the device does not gather.
     tx_linearised,
+    /// Packets whose route went away before they were sent.
+    tx_no_route,
     /// Frames dropped, because there was no memory to put them together.
     tx_no_memory,
     // TCP.

@@ -340,3 +340,6 @@ fn has_whole_chain(next: Protocol, data: &[u8]) -> bool {
     let is_chain = matches!(last, Protocol::HOP_BY_HOP | Protocol::IPV6_OPTIONS | Protocol::IPV6_ROUTE);
     !is_chain && rest.len() >= header_len_min(last)
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,6 +169,11 @@ impl Interface {
         best.map(|own| own.address()).ok_or(Error::NetworkUnreachable)
     }
 
+    /// Broadcast addresses of our networks.
+    pub(crate) fn broadcasts(&self) -> &[Ipv4Addr] {
+        &self.broadcasts
+    }
+
     /// Addresses of IPv4 and IPv6 that receiving compares with first.
     pub(crate) fn first(&self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let mut first = (None, None);
@@ -223,3 +228,6 @@ pub(crate) fn group_mac(group: IpAddr) -> Mac {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

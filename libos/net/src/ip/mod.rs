@@ -166,6 +166,9 @@ pub(crate) struct Ip {
     link: Link,
     first_v4: [u8; 4],
     first_v6: [u8; 16],
+    /// There is one address of IPv4, and this is its network's broadcast address (or nobody's).
+    has_one_v4: bool,
+    broadcast_v4: Ipv4Addr,
     mtu: usize,
     /// Changes whenever a path may have changed.
     epoch: u32,
@@ -196,6 +199,8 @@ impl Ip {
         Ip {
             first_v4: first.0.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
             first_v6: first.1.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
+            has_one_v4: interface.ipv4().len() == 1,
+            broadcast_v4: interface.broadcasts().first().copied().unwrap_or(Ipv4Addr::BROADCAST),
             mtu: settings.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             epoch: 0,
             link,
@@ -257,6 +262,7 @@ impl Ip {
     fn note_evictions(&mut self) {
         if self.neighbours.evicted != self.counters.neighbour_evicted {
             self.counters.neighbour_evicted = self.neighbours.evicted;
+            self.counters.parked_dropped += std::mem::take(&mut self.neighbours.evicted_parked);
             self.new_epoch();
         }
     }

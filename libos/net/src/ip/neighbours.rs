@@ -145,6 +145,8 @@ pub(crate) struct Neighbours {
     /// Routers that we use: never forgotten.
     pub(crate) routers: Vec<IpAddr>,
     pub(crate) evicted: u64,
+    /// Packets that waited for them.
+    pub(crate) evicted_parked: u64,
 }
 
 impl Neighbours {
@@ -157,6 +159,7 @@ impl Neighbours {
             hand: 0,
             routers: Vec::new(),
             evicted: 0,
+            evicted_parked: 0,
         }
     }
 
@@ -338,6 +341,7 @@ impl Neighbours {
         if self.slots.len() >= self.capacity {
             let victim = self.victim(now)?;
             self.evicted += 1;
+            self.evicted_parked += self.slots[victim as usize].parked.len() as u64;
             self.forget(victim);
         }
         let slot = self.slots.len() as u32;
@@ -414,3 +418,6 @@ fn reachable_time(rng: Option<&mut Rng>) -> Duration {
     let half = REACHABLE.as_millis() as u64 / 2;
     Duration::from_millis(rng.map_or(2 * half, |rng| rng.range(half..=3 * half)))
 }
+
+#[cfg(test)]
+mod tests;

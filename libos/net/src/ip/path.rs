@@ -219,7 +219,7 @@ impl Ip {
     #[inline(never)]
     fn send_slowly(&mut self, path: &mut Path, packet: Parked, now: Instant) {
         if path.epoch != self.epoch && self.refresh(path).is_err() {
-            return;
+            return self.counters.tx_no_route += 1;
         }
         match path.hop {
             Hop::Looped => self.loop_back(packet),

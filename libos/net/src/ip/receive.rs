@@ -149,7 +149,7 @@ impl Ip {
             return Inbound::Taken;
         }
         let mut group = false;
-        if header.destination != self.first_v4 || link.is_group || link.is_looped {
+        if header.destination != self.first_v4 || link.is_group || link.is_looped || !self.is_plain_v4(source) {
             match self.admit(source.into(), destination.into(), link) {
                 Some(is_group) => group = is_group,
                 None => return Inbound::Taken,
@@ -171,6 +171,12 @@ impl Ip {
             return self.on_fragment_v4(packet, protocol, now);
         }
         self.dispatch(protocol, packet, now)
+    }
+
+    /// Whether `admit` would find nothing to say against a source that is not our first address.
+    #[inline]
+    fn is_plain_v4(&self, source: Ipv4Addr) -> bool {
+        self.has_one_v4 && source != self.broadcast_v4
     }
 
     #[inline]

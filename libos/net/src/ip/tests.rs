@@ -4,9 +4,16 @@ use std::time::Duration;
 
 use pdpix::Sga;
 
+use super::neighbours::State;
 use super::*;
 use crate::device::Offloads;
-use crate::wire::{ETHERNET_LEN, Ecn};
+use crate::wire::{Checksum, ETHERNET_LEN, Ecn, EtherType, EthernetHeader, IPV4_LEN, Ipv4Header, Ipv6Header};
+use zerocopy::{FromBytes, IntoBytes};
+
+mod arp;
+mod icmp;
+mod malformed;
+mod ndp;
 
 pub(crate) const MAC_A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
 pub(crate) const MAC_B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -116,4 +123,66 @@ fn padding_is_cut_off() {
     frame.resize(60, 0xee);
     let inbound = arrive(&mut b, &frame, seconds(0));
     assert_eq!((udp(&inbound).data(), udp(&inbound).group), (&b"x"[..], true));
+}
+
+/// A frame to host 1 with an IPv4 packet, its header changed before its checksum is made.
+pub(crate) fn v4_with(
+    protocol: Protocol,
+    source: &str,
+    destination: &str,
+    payload: &[u8],
+    change: impl FnOnce(&mut Ipv4Header),
+) -> Vec<u8> {
+    let mut header = Ipv4Header {
+        version_ihl: 0x45,
+        traffic_class: 0,
+        total_len: ((IPV4_LEN + payload.len()) as u16).into(),
+        identification: 0.into(),
+        flags_fragment: 0.into(),
+        ttl: 64,
+        protocol,
+        checksum: 0.into(),
+        source: source.parse::<Ipv4Addr>().unwrap().octets(),
+        destination: destination.parse::<Ipv4Addr>().unwrap().octets(),
+    };
+    change(&mut header);
+    header.checksum.set(Checksum::new().add(header.as_bytes()).finish());
+    let to = match ip(destination) {
+        group if group.is_multicast() || destination.ends_with(".255") => super::interface::group_mac(group),
+        _ => MAC_A,
+    };
+    let ethernet = EthernetHeader { destination: to, source: MAC_B, ethertype: EtherType::IPV4 };
+    [ethernet.as_bytes(), header.as_bytes(), payload].concat()
+}
+
+pub(crate) fn v4(protocol: Protocol, source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    v4_with(protocol, source, destination, payload, |_| {})
+}
+
+/// A frame to host 1 with an IPv6 packet.
+pub(crate) fn v6(next: Protocol, source: &str, destination: &str, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+    let header = Ipv6Header {
+        version_class_flow: (6 << 28).into(),
+        payload_len: (payload.len() as u16).into(),
+        next_header: next,
+        hop_limit,
+        source: source.parse::<Ipv6Addr>().unwrap().octets(),
+        destination: destination.parse::<Ipv6Addr>().unwrap().octets(),
+    };
+    let to = if ip(destination).is_multicast() { super::interface::group_mac(ip(destination)) } else { MAC_A };
+    let ethernet = EthernetHeader { destination: to, source: MAC_B, ethertype: EtherType::IPV6 };
+    [ethernet.as_bytes(), header.as_bytes(), payload].concat()
+}
+
+/// Lets host 1 know host 2, of both families.
+pub(crate) fn introduce(a: &mut Ip, now: Instant) {
+    let mut b = host(2);
+    for to in ["192.0.2.1", "2001:db8::1"] {
+        send(&mut b, ip(to), b"hello", now).unwrap();
+    }
+    exchange(a, &mut b, now);
+    for to in ["192.0.2.2", "2001:db8::2"] {
+        send(a, ip(to), b"hello", now).unwrap();
+    }
+    exchange(a, &mut b, now);
 }
