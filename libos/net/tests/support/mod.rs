@@ -323,7 +323,7 @@ impl Pair {
         let a = self.nets[A].open(SocketKind::Stream).unwrap();
         let connect = self.begin(A, a, Op::Connect(Endpoint::new(address(B), 7)));
         let accept = self.begin(B, listener, Op::Accept);
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_secs(1200);
         self.wait(A, connect, limit).unwrap();
         let Ok(Outcome::Accepted { queue, .. }) = self.wait(B, accept, limit) else { panic!("no connection") };
         (a, queue, listener)
