@@ -89,7 +89,9 @@ impl Interface {
     pub(crate) fn bring_up(&self) -> Result<(), OpenError> {
         let mut request = self.ask(libc::SIOCGIFFLAGS, "reading the interface's flags")?;
         request.set_flags(request.flags() | libc::IFF_UP);
-        request.carry_out(&self.socket, libc::SIOCSIFFLAGS).map_err(OpenError::of("bringing the interface up", NET_ADMIN))
+        request
+            .carry_out(&self.socket, libc::SIOCSIFFLAGS)
+            .map_err(OpenError::of("bringing the interface up", NET_ADMIN))
     }
 
     /// Gives it an address of the kernel's.

@@ -189,7 +189,8 @@ fn take_slot(slot: &Slot<'_>, heap: &Heap, socket: &OwnedFd, is_vnet: bool, coun
     }
     // Not ready: the kernel left the checksum out, as the frame has not left this host.
     let verified = slot.status & (libc::TP_STATUS_CSUMNOTREADY | libc::TP_STATUS_CSUM_VALID) != 0
-        || is_vnet && slot.before.last_chunk::<VNET_LEN>().and_then(|b| VnetHeader::read(b)).is_some_and(|h| h.is_verified());
+        || is_vnet
+            && slot.before.last_chunk::<VNET_LEN>().and_then(|b| VnetHeader::read(b)).is_some_and(|h| h.is_verified());
     counters.rx_frames += 1;
     Next::Frame(Received { buf, verified })
 }
@@ -353,4 +354,3 @@ fn geometry(settings: &PacketSettings, mtu: usize) -> Result<Geometry, OpenError
     debug_assert!(WHOLE_MAX > slot_size);
     Ok(Geometry { slot_size, slots })
 }
-

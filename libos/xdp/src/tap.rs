@@ -93,7 +93,9 @@ impl Tap {
         rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)
             .map_err(|errno| OpenError::Os { what: "setting the descriptor", source: errno.into() })?;
         let name = request.name();
-        request.carry_out(&fd, libc::SIOCGIFHWADDR).map_err(OpenError::of("reading the interface's address", NET_ADMIN))?;
+        request
+            .carry_out(&fd, libc::SIOCGIFHWADDR)
+            .map_err(OpenError::of("reading the interface's address", NET_ADMIN))?;
         let mtu = settings.mtu.or_else(|| Interface::find(&name).ok()?.mtu().ok()).unwrap_or(1500);
         let frame_len_max = if is_vnet { WHOLE_MAX } else { ETHERNET_LEN + 4 + mtu };
         let offloads = Offloads {

@@ -4,7 +4,6 @@ mod link;
 
 use std::collections::VecDeque;
 use std::net::UdpSocket;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -87,13 +86,9 @@ fn run(kind: Kind, test: &'static str, case: fn(Kind, &Heap, &Link, &mut dyn Dev
 }
 
 fn the_kernel_is_answered(_: Kind, heap: &Heap, link: &Link, device: &mut dyn Device) {
-    let mut ping = link.far_command(&format!("ping -c 5 -i 0.05 -W 5 {OURS}")).stdout(Stdio::null()).spawn().unwrap();
-    let mut status = None;
-    serve(device, heap, |_| {
-        status = ping.try_wait().unwrap();
-        status.is_some()
-    });
-    assert!(status.unwrap().success(), "ping got no answer: {:?}", device.counters());
+    let client = link.ask(5, Duration::ZERO);
+    serve(device, heap, |_| client.is_finished());
+    assert_eq!(client.join().unwrap(), 5, "{:?}", device.counters());
     assert!(counter(device, "rx_frames") >= 6 && counter(device, "tx_frames") >= 6, "{:?}", device.counters());
 }
 
@@ -112,6 +107,9 @@ fn thousands_arrive_and_nothing_is_kept(_: Kind, heap: &Heap, link: &Link, devic
     let sender = std::thread::spawn(move || {
         enter(&far);
         let socket = UdpSocket::bind((KERNELS, 0)).unwrap();
+        // One question first: while the kernel looks for its neighbour it keeps a few frames only.
+        socket.send_to(b"are you there?", (OURS, 7)).unwrap();
+        socket.recv(&mut [0; 64]).unwrap();
         for index in 0..COUNT {
             while index > progress.load(Ordering::Acquire) + 64 {
                 std::thread::yield_now();
@@ -220,9 +218,9 @@ fn a_removed_interface_is_told_once(kind: Kind, heap: &Heap, link: &Link, device
 fn a_device_that_waits_is_woken(_: Kind, heap: &Heap, link: &Link, device: &mut dyn Device) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::os::fd::BorrowedFd;
-    let mut ping = link.far_command(&format!("ping -c 2 -i 0.3 -W 5 {OURS}")).stdout(Stdio::null()).spawn().unwrap();
+    let client = link.ask(3, Duration::from_millis(200));
     let (mut received, mut frames, mut wakes) = (VecDeque::new(), VecDeque::new(), 0);
-    let status = loop {
+    loop {
         let wake = device.arm(now());
         device.receive(now(), &mut received, 64).unwrap();
         frames.extend(received.drain(..).filter_map(|frame| answer(heap, &frame.buf)));
@@ -231,15 +229,72 @@ fn a_device_that_waits_is_woken(_: Kind, heap: &Heap, link: &Link, device: &mut 
             device.flush(now());
             continue;
         }
-        if let Some(status) = ping.try_wait().unwrap() {
-            break status;
+        if client.is_finished() {
+            break;
         }
         let WakeOn::Descriptor(fd) = wake else { panic!("{wake:?}: nothing to sleep on") };
         // SAFETY: open as long as the device is.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let limit = Timespec { tv_sec: 0, tv_nsec: 900_000_000 };
         wakes += poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)).unwrap();
-    };
-    assert!(status.success(), "ping got no answer");
+    }
+    assert_eq!(client.join().unwrap(), 3);
     assert!((2..1000).contains(&wakes), "{wakes} wakes for a few frames");
+}
+
+/// A TCP segment of 20,000 bytes that is never cut up: from a socket that leaves that to the kernel, over veth.
+fn long_segment(heap: &Heap) -> libos_net::Frame {
+    let payload: Vec<u8> = (0..20_000).map(|i| (i / 7) as u8).collect();
+    let mut header = vec![0; 54];
+    header[0..6].copy_from_slice(&KERNEL_MAC.0);
+    header[6..12].copy_from_slice(&OUR_MAC.0);
+    header[12] = 8;
+    header[14] = 0x45;
+    header[16..18].copy_from_slice(&(40 + 20_000_u16).to_be_bytes());
+    (header[22], header[23]) = (64, 6);
+    header[26..30].copy_from_slice(&OURS.octets());
+    header[30..34].copy_from_slice(&KERNELS.octets());
+    let sum = libos_net::wire::Checksum::new().add(&header[14..34]).finish();
+    header[24..26].copy_from_slice(&sum.to_be_bytes());
+    header[46] = 5 << 4;
+    libos_net::Frame {
+        header: heap.copy(&header).unwrap(),
+        payload: heap.copy(&payload).unwrap().into(),
+        checksum: Some(libos_net::ChecksumAt { start: 34, field: 16 }),
+        segment_size: 1448,
+    }
+}
+
+#[test]
+fn a_frame_longer_than_a_slot_arrives_whole() {
+    on_a_thread(|| {
+        let heap = heap();
+        for offload in [false, true] {
+            let Some(link) = Link::veth("a_frame_longer_than_a_slot_arrives_whole") else { return };
+            enter(&link.near);
+            let from = PacketSettings { offload: true, ..PacketSettings::new("near0") };
+            let mut from = PacketSocket::open(from, heap.clone()).unwrap();
+            enter(&link.far);
+            let to = PacketSettings { offload, ..PacketSettings::new("far0") };
+            let mut to = PacketSocket::open(to, heap.clone()).unwrap();
+            let sent = long_segment(&heap).to_vec();
+            let (mut frames, mut received) = (VecDeque::new(), VecDeque::new());
+            for round in 1..=20 {
+                frames.extend((0..3).map(|_| long_segment(&heap)));
+                from.transmit(now(), &mut frames);
+                let end = now() + Duration::from_secs(5);
+                while received.iter().filter(|f: &&libos_net::Received| f.buf.len() == sent.len()).count() < 3 {
+                    assert!(now() < end, "round {round}: {:?} {:?}", from.counters(), to.counters());
+                    to.receive(now(), &mut received, 64).unwrap();
+                }
+                for frame in received.drain(..).filter(|frame| frame.buf.len() == sent.len()) {
+                    assert!(frame.verified, "it never left this host");
+                    assert!(frame.buf[..50] == sent[..50] && frame.buf[52..] == sent[52..], "but for the checksum");
+                }
+            }
+            assert_eq!(counter(&to, "rx_too_long") + counter(&to, "rx_no_memory") + counter(&to, "rx_dropped"), 0);
+        }
+        heap.reclaim();
+        assert_eq!(heap.stats().pinned, 0);
+    });
 }

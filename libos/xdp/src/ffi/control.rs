@@ -111,13 +111,7 @@ pub(crate) fn tap_number(fd: impl AsFd, code: libc::c_ulong, number: libc::c_ulo
 }
 
 /// Gives an interface an address, beside those of other families that it has. `socket` is of the address's family.
-pub(crate) fn add_address(
-    socket: impl AsFd,
-    name: &str,
-    index: u32,
-    address: IpAddr,
-    prefix: u8,
-) -> Result<(), Errno> {
+pub(crate) fn add_address(socket: impl AsFd, name: &str, index: u32, address: IpAddr, prefix: u8) -> Result<(), Errno> {
     match address {
         IpAddr::V4(address) => {
             let mut request = Request::named(name).ok_or(Errno::NODEV)?;

@@ -23,10 +23,6 @@ impl Mapping {
         Ok(Mapping { start: NonNull::new(start.cast()).ok_or(Errno::FAULT)?, len })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// The address of `count` values of `T` at `offset`, all of them inside.
     ///
     /// # Panics

@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
@@ -73,11 +74,24 @@ impl Link {
         Some(link)
     }
 
-    /// Runs a program in the kernel's namespace, and says whether it ended well.
-    pub fn far_command(&self, words: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.far]).args(words.split(' ')).stdin(Stdio::null());
-        command
+    /// Starts a client of the kernel's that asks our port 7 `count` times, `pause` between, and gives how often it was
+    /// answered.
+    pub fn ask(&self, count: usize, pause: Duration) -> JoinHandle<usize> {
+        let far = self.far.clone();
+        std::thread::spawn(move || {
+            enter(&far);
+            let socket = UdpSocket::bind((KERNELS, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut bytes = [0; 2048];
+            let mut ask = |index: usize| {
+                std::thread::sleep(pause);
+                let question = vec![index as u8; 10 + index];
+                socket.send_to(&question, (OURS, 7)).ok()?;
+                let len = socket.recv(&mut bytes).ok()?;
+                (bytes[..len] == question).then_some(())
+            };
+            (0..count).filter_map(&mut ask).count()
+        })
     }
 }
 
@@ -152,7 +166,12 @@ pub fn datagram(heap: &Heap, from: u16, to: u16, pieces: &[&[u8]]) -> Frame {
     let mut ip = ipv4(Protocol::UDP, 8 + payload_len, OURS, KERNELS);
     ip.checksum = Checksum::new().add(ip.as_bytes()).finish().into();
     header.extend(ip.as_bytes());
-    let udp = UdpHeader { source: from.into(), destination: to.into(), len: (8 + payload_len as u16).into(), checksum: 0.into() };
+    let udp = UdpHeader {
+        source: from.into(),
+        destination: to.into(),
+        len: (8 + payload_len as u16).into(),
+        checksum: 0.into(),
+    };
     header.extend(udp.as_bytes());
     let mut payload = Sga::new();
     for piece in pieces {
@@ -190,7 +209,7 @@ pub fn datagram_of(frame: &[u8]) -> Option<(IpAddr, u16, &[u8])> {
     Some((Ipv4Addr::from(ip.destination).into(), udp.destination.get(), payload))
 }
 
-/// What answers on our side of the link: ARP requests for `OURS`, and echo requests.
+/// What answers on our side of the link: ARP requests for `OURS`, and datagrams to its port 7 (RFC 862).
 pub fn answer(heap: &Heap, received: &Buf) -> Option<Frame> {
     let mut bytes = received.to_vec();
     let to_ours = |at: &[u8]| at == OURS.octets();
@@ -203,14 +222,10 @@ pub fn answer(heap: &Heap, received: &Buf) -> Option<Frame> {
             bytes[28..32].copy_from_slice(&OURS.octets());
             bytes[32..42].copy_from_slice(&asker);
         }
-        // RFC 792: an echo request (8) becomes a reply (0); what the sum loses is added to its complement.
-        [0x08, 0x00] if bytes[23] == 1 && bytes[34] == 8 && to_ours(&bytes[30..34]) => {
-            let (source, destination) = (bytes[26..30].to_vec(), bytes[30..34].to_vec());
-            bytes[26..30].copy_from_slice(&destination);
-            bytes[30..34].copy_from_slice(&source);
-            bytes[34] = 0;
-            let sum = u32::from(u16::from_be_bytes([bytes[36], bytes[37]])) + 0x0800;
-            bytes[36..38].copy_from_slice(&((sum + (sum >> 16)) as u16).to_be_bytes());
+        [0x08, 0x00] if bytes[23] == 17 && bytes[36..38] == [0, 7] && to_ours(&bytes[30..34]) => {
+            let back = [&bytes[30..34], &bytes[26..30], &bytes[36..38], &bytes[34..36]].concat();
+            bytes[26..38].copy_from_slice(&back);
+            bytes[40..42].fill(0); // no checksum
         }
         _ => return None,
     }
