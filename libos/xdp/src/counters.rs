@@ -40,6 +40,12 @@ counters! {
     tx_copied_bytes,
     /// System calls that sent frames, or told the kernel that there are some.
     tx_calls,
+    /// Descriptors of the kernel's that made no sense, skipped.
+    rx_bad_descriptors,
+    /// Descriptors of ours that the kernel refused. A bug: what they named is held for ever.
+    tx_bad_descriptors,
+    /// Completions of what was not under way.
+    tx_bad_completions,
     /// Buffers that are never freed, because the hardware may still touch them.
     buried,
 }

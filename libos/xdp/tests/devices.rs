@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libos_mem::{CopyPath, Heap};
 use libos_net::Device;
-use libos_xdp::{PacketSettings, PacketSocket, Tap, TapSettings};
+use libos_xdp::{OpenError, PacketSettings, PacketSocket, ProgramMode, Tap, TapSettings, Xsk, XskSettings};
 use link::*;
 use pdpix::{Error, WakeOn};
 
@@ -19,6 +19,7 @@ use pdpix::{Error, WakeOn};
 enum Kind {
     Tap { offload: bool },
     Packet { offload: bool },
+    Xsk { program: ProgramMode, gathers: usize },
 }
 
 impl Kind {
@@ -45,6 +46,19 @@ impl Kind {
                 let settings = PacketSettings { offload, ..PacketSettings::new("near0") };
                 Some((link, Box::new(PacketSocket::open(settings, heap.clone()).unwrap())))
             }
+            Kind::Xsk { program, gathers } => {
+                if let Err(why) = libos_xdp::is_built() {
+                    return skip(test, why);
+                }
+                let link = Link::veth(test)?;
+                enter(&link.near);
+                let settings = XskSettings::new("near0", &[OURS.into(), OURS_V6.into()]);
+                let settings = XskSettings { program_mode: program, gathers, ..settings };
+                match Xsk::open(settings, heap.clone()) {
+                    Err(OpenError::Unsupported(why)) => skip(test, &why),
+                    xsk => Some((link, Box::new(xsk.unwrap()))),
+                }
+            }
         }
     }
 
@@ -57,11 +71,18 @@ impl Kind {
     }
 }
 
+const XSK: Kind = Kind::Xsk { program: ProgramMode::Auto, gathers: 1 };
+const XSK_GATHER: Kind = Kind::Xsk { program: ProgramMode::Auto, gathers: 8 };
+const XSK_SKB: Kind = Kind::Xsk { program: ProgramMode::Skb, gathers: 1 };
+
 macro_rules! on_every_kind {
     ($($case:ident,)*) => {
         mod tap { $(#[test] fn $case() { super::run(super::Kind::Tap { offload: false }, concat!("tap::", stringify!($case)), super::$case) })* }
         mod tap_offload { $(#[test] fn $case() { super::run(super::Kind::Tap { offload: true }, concat!("tap_offload::", stringify!($case)), super::$case) })* }
         mod packet { $(#[test] fn $case() { super::run(super::Kind::Packet { offload: false }, concat!("packet::", stringify!($case)), super::$case) })* }
+        mod xsk { $(#[test] fn $case() { super::run(super::XSK, concat!("xsk::", stringify!($case)), super::$case) })* }
+        mod xsk_gather { $(#[test] fn $case() { super::run(super::XSK_GATHER, concat!("xsk_gather::", stringify!($case)), super::$case) })* }
+        mod xsk_skb { $(#[test] fn $case() { super::run(super::XSK_SKB, concat!("xsk_skb::", stringify!($case)), super::$case) })* }
         mod packet_offload { $(#[test] fn $case() { super::run(super::Kind::Packet { offload: true }, concat!("packet_offload::", stringify!($case)), super::$case) })* }
     };
 }

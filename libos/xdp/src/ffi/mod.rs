@@ -2,13 +2,16 @@
 //! with us.
 //!
 //! - [`control`]: requests about interfaces.
-//! - [`Batch`]: many frames in one system call.
-//! - [`PacketRing`]: what a packet socket received, in memory shared with the kernel.
+//! - [`batch`]: many frames in one system call.
+//! - [`packet_ring`]: what a packet socket received, in memory shared with the kernel.
+//! - [`xsk`], [`xsk_ring`]: AF_XDP sockets and their rings.
 
 pub(crate) mod batch;
 pub(crate) mod control;
 pub(crate) mod mapping;
 pub(crate) mod packet_ring;
+pub(crate) mod xsk;
+pub(crate) mod xsk_ring;
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
