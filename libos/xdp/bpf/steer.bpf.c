@@ -153,4 +153,44 @@ int margay_steer(struct xdp_md *frame)
     return bpf_redirect_map(&sockets, frame->rx_queue_index, XDP_PASS);
 }
 
+/* Of what the kernel keeps, what we need a copy of where it has our address, too: answers of ARP and of neighbour
+ * discovery, and errors of ICMP. What asks is not copied: the kernel answers for both. A filter of a packet socket, so
+ * frames may lie in pieces. Gives how many bytes of the frame pass. */
+SEC("socket")
+int margay_copies(struct __sk_buff *frame)
+{
+    const int ip_at = sizeof(struct ethhdr);
+    struct ethhdr ethernet;
+    if (bpf_skb_load_bytes(frame, 0, &ethernet, sizeof ethernet))
+        return 0;
+    if (ethernet.h_proto == bpf_htons(ETH_P_ARP)) {
+        struct arp arp;
+        if (bpf_skb_load_bytes(frame, ip_at, &arp, sizeof arp) || arp.operation != bpf_htons(2))
+            return 0;
+        return owner_v4(arp.target) == SHARED ? -1 : 0;
+    }
+    __u8 type;
+    if (ethernet.h_proto == bpf_htons(ETH_P_IP)) {
+        struct ipv4 ip;
+        if (bpf_skb_load_bytes(frame, ip_at, &ip, sizeof ip) || ip.protocol != IPPROTO_ICMP)
+            return 0;
+        if (ip.flags_fragment & bpf_htons(0x1fff) || owner_v4(ip.destination) != SHARED)
+            return 0;
+        if (bpf_skb_load_bytes(frame, ip_at + (ip.version_ihl & 15) * 4, &type, 1))
+            return 0;
+        /* RFC 792: unreachable, time exceeded, parameter problem. */
+        return type == 3 || type == 11 || type == 12 ? -1 : 0;
+    }
+    if (ethernet.h_proto == bpf_htons(ETH_P_IPV6)) {
+        struct ipv6 ip;
+        if (bpf_skb_load_bytes(frame, ip_at, &ip, sizeof ip) || ip.next_header != IPPROTO_ICMPV6)
+            return 0;
+        if (owner_v6(ip.destination) != SHARED || bpf_skb_load_bytes(frame, ip_at + sizeof ip, &type, 1))
+            return 0;
+        /* RFC 4443: errors (unreachable, too big, exceeded, parameter); RFC 4861: an advertisement. */
+        return (type >= 1 && type <= 4) || type == 136 ? -1 : 0;
+    }
+    return 0;
+}
+
 char LICENSE[] SEC("license") = "MIT";

@@ -10,6 +10,7 @@
 //! docs/xdp.md says how to set each of them up, and what was measured.
 
 mod attached;
+mod copies;
 mod counters;
 mod error;
 mod ffi;

@@ -90,7 +90,7 @@ impl PacketSocket {
     /// [`OpenError`]: mostly rights (CAP_NET_RAW), or the name.
     pub fn open(settings: PacketSettings, heap: Heap) -> Result<PacketSocket, OpenError> {
         let interface = Interface::find(&settings.interface)?;
-        let socket = open_socket(&settings, &interface)?;
+        let socket = open_socket(&settings, &interface, |_| Ok(()))?;
         PacketSocket::over(socket, settings, heap)
     }
 
@@ -301,8 +301,13 @@ impl std::fmt::Debug for PacketSocket {
     }
 }
 
-/// Opens a socket on the interface, for this process or another one that has no rights.
-pub(crate) fn open_socket(settings: &PacketSettings, interface: &Interface) -> Result<OwnedFd, OpenError> {
+/// Opens a socket on the interface, for this process or another one that has no rights. Before it hears anything, `prepare`
+/// may set it further.
+pub(crate) fn open_socket(
+    settings: &PacketSettings,
+    interface: &Interface,
+    prepare: impl FnOnce(&OwnedFd) -> Result<(), OpenError>,
+) -> Result<OwnedFd, OpenError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let geometry = geometry(settings, interface.mtu()?)?;
     let what = "opening a packet socket";
@@ -324,6 +329,7 @@ pub(crate) fn open_socket(settings: &PacketSettings, interface: &Interface) -> R
     }
     ffi::set_option(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, geometry.request())
         .map_err(OpenError::of("making the receive ring", RAW))?;
+    prepare(&socket)?;
     let all = (libc::ETH_P_ALL as u16).to_be();
     ffi::bind_packet(&socket, interface.index(), all).map_err(OpenError::of("binding a packet socket", RAW))?;
     if let Some(group) = settings.fanout {

@@ -5,12 +5,14 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::Mac;
 use rustix::io::Errno;
 
 use crate::OpenError;
+use crate::copies::Copies;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
 use crate::interface::Interface;
@@ -102,7 +104,12 @@ struct Shared {
     first: Weak<OwnedFd>,
     /// Sockets that somebody else has opened, by queue.
     granted: Vec<Option<OwnedFd>>,
+    /// And packet sockets for copies, one for each.
+    granted_copies: Vec<OwnedFd>,
 }
+
+/// How often a queue that is busy is asked for again, 10 ms apart.
+const BIND_TRIES: usize = 30;
 
 /// What sockets take.
 const RIGHTS: &str = "CAP_NET_RAW";
@@ -116,7 +123,7 @@ impl Port {
         let interface = Interface::find(&settings.interface)?;
         let (mut steering, notice) = Steering::attach(&interface, settings.program_mode)?;
         steering.claim(&settings.addresses, &settings.share)?;
-        let shared = Shared { steering: Some(steering), first: Weak::new(), granted: Vec::new() };
+        let shared = Shared { steering: Some(steering), first: Weak::new(), granted: Vec::new(), granted_copies: Vec::new() };
         Port::new(settings, interface, reservation, shared, notice)
     }
 
@@ -159,7 +166,8 @@ impl Port {
     pub fn queue(self: &Arc<Port>, queue: u32, heap: Heap) -> Result<Xsk, OpenError> {
         assert!(heap.reservation().base() == self.reservation.base(), "a heap of another reservation");
         let (socket, rings) = self.bound_socket(queue)?;
-        let xsk = Xsk::over(socket.clone(), rings, self.clone(), queue, heap)?;
+        let copies = self.copies(&socket, &heap)?;
+        let xsk = Xsk::over(socket.clone(), rings, copies, self.clone(), queue, heap)?;
         let steered = self.lock().steering.as_mut().map_or(Ok(()), |steering| steering.set_socket(queue, &socket));
         drop(socket); // so that the device, if it goes now, has the only count
         steered.map(|()| xsk)
@@ -192,6 +200,21 @@ impl Port {
         Ok((socket, rings))
     }
 
+    /// What is to be copied, where the kernel has our addresses.
+    fn copies(&self, socket: &OwnedFd, heap: &Heap) -> Result<Option<Copies>, OpenError> {
+        if self.settings.share == Share::Addresses {
+            return Ok(None);
+        }
+        let mut shared = self.lock();
+        let none = || OpenError::BadSettings("no socket for copies was granted".into());
+        let fd = match &mut shared.steering {
+            Some(steering) => Copies::open_descriptor(&self.interface, |socket| steering.filter_copies(socket))?,
+            None => shared.granted_copies.pop().ok_or_else(none)?,
+        };
+        drop(shared);
+        Copies::over(fd, socket, &self.interface, heap.clone()).map(Some)
+    }
+
     fn register(&self, socket: &OwnedFd) -> Result<(), OpenError> {
         xsk::register(socket, &self.reservation, self.chunk_size as u32).map_err(|errno| match errno {
             Errno::NOBUFS | Errno::NOMEM => OpenError::Forbidden {
@@ -212,7 +235,16 @@ impl Port {
         let gathers = if self.settings.gathers > 1 { libc::XDP_USE_SG } else { 0 };
         let flags = if first.is_some() { 0 } else { mode | gathers | libc::XDP_USE_NEED_WAKEUP };
         let (index, name) = (self.interface.index(), self.interface.name());
-        xsk::bind(socket, index, queue, flags, first).map_err(|errno| match errno {
+        let mut bound = xsk::bind(socket, index, queue, flags, first);
+        // A socket that was closed a moment ago lets go of its queue a little later.
+        for _ in 0..BIND_TRIES {
+            if bound != Err(Errno::BUSY) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            bound = xsk::bind(socket, index, queue, flags, first);
+        }
+        bound.map_err(|errno| match errno {
             Errno::BUSY => taken(self, queue),
             Errno::OPNOTSUPP => OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)")),
             Errno::INVAL if queue > 0 => OpenError::BadSettings(format!("{name} has no queue {queue}")),

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{Array, HashMap, MapData, XskMap};
-use aya::programs::{ProgramError, Xdp, XdpMode};
+use aya::programs::{ProgramError, SocketFilter, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
 
 use crate::OpenError;
@@ -19,6 +19,8 @@ use crate::interface::Interface;
 
 /// The program's name in the kernel, by which one that was left behind is recognised.
 const NAME: &str = "margay_steer";
+/// The filter's in its source.
+const COPIES: &str = "margay_copies";
 
 #[cfg(has_program)]
 const BUILT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o")));
@@ -85,7 +87,7 @@ pub(crate) struct Steering {
     addresses: HashMap<MapData, [u8; 16], u32>,
     ports: Array<MapData, u64>,
     /// Holds the program and its link. Dropping it detaches.
-    _program: Ebpf,
+    program: Ebpf,
 }
 
 impl Steering {
@@ -98,13 +100,13 @@ impl Steering {
             sockets: XskMap::try_from(take(&mut program, "sockets")).map_err(EbpfError::from).map_err(load_error)?,
             addresses: HashMap::try_from(take(&mut program, "addresses")).map_err(EbpfError::from).map_err(load_error)?,
             ports: Array::try_from(take(&mut program, "ports")).map_err(EbpfError::from).map_err(load_error)?,
-            _program: program,
+            program,
         };
         steering.start(interface, mode)
     }
 
     fn start(mut self, interface: &Interface, mode: ProgramMode) -> Result<(Steering, Option<String>), OpenError> {
-        let program: &mut Xdp = self._program.program_mut(NAME).expect("named in its source").try_into().expect("XDP");
+        let program: &mut Xdp = self.program.program_mut(NAME).expect("named in its source").try_into().expect("XDP");
         program.load().map_err(|error| load_error(error.into()))?;
         let first = if mode == ProgramMode::Skb { XdpMode::Skb } else { XdpMode::Driver };
         let mut notice = None;
@@ -131,6 +133,18 @@ impl Steering {
     /// Gives them to the kernel again.
     pub(crate) fn unset_socket(&mut self, queue: u32) {
         let _ = self.sockets.unset(queue); // it may have been gone with its socket
+    }
+
+    /// Lets a packet socket hear only copies of what we share with the kernel.
+    pub(crate) fn filter_copies(&mut self, socket: &OwnedFd) -> Result<(), OpenError> {
+        let filter = self.program.program_mut(COPIES).expect("named in its source");
+        let filter: &mut SocketFilter = filter.try_into().expect("a socket filter");
+        match filter.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(load_error(error.into())),
+        }
+        // It goes with the socket.
+        filter.attach(socket).map_err(|error| load_error(error.into()))
     }
 
     /// Claims addresses, or ports of them.

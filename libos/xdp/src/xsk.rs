@@ -22,6 +22,7 @@ use libos_net::{Device, Frame, Link, Offloads, Received};
 use pdpix::{Error, Instant, WakeOn};
 use rustix::io::Errno;
 
+use crate::copies::Copies;
 use crate::counters::Counters;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
@@ -58,6 +59,8 @@ pub struct Xsk {
     port: Arc<Port>,
     queue: u32,
     rings: Rings,
+    /// Where our addresses are the kernel's as well.
+    copies: Option<Copies>,
     filled: Filled,
     /// What the kernel may read from, in the order of the transmit ring. `None`: it has come back before those before it.
     sent: VecDeque<Option<Sent>>,
@@ -95,6 +98,7 @@ impl Xsk {
     pub(crate) fn over(
         socket: Arc<OwnedFd>,
         rings: Rings,
+        copies: Option<Copies>,
         port: Arc<Port>,
         queue: u32,
         heap: Heap,
@@ -114,6 +118,7 @@ impl Xsk {
             filled: Filled::new(&heap, chunk_size),
             socket: Some(socket),
             rings,
+            copies,
             sent: VecDeque::with_capacity(settings.ring_size as usize),
             in_flight: 0,
             ring_size: settings.ring_size,
@@ -308,6 +313,11 @@ impl Device for Xsk {
             return Ok(());
         }
         self.is_short_of_memory = false;
+        let before = into.len();
+        if let Some(copies) = &mut self.copies {
+            copies.receive(now, into, room);
+        }
+        let room = room - (into.len() - before);
         let mut taken = 0;
         while taken < room {
             let Some(desc) = self.rings.rx.read() else { break };
@@ -385,7 +395,8 @@ impl Device for Xsk {
         } else if self.is_short_of_memory || self.is_busy || self.in_flight > 0 {
             WakeOn::Nap
         } else {
-            WakeOn::Descriptor(self.socket().as_fd().as_raw_fd())
+            let own = || self.socket().as_fd().as_raw_fd();
+            WakeOn::Descriptor(self.copies.as_ref().map_or_else(own, Copies::wakes_on))
         }
     }
 
