@@ -22,7 +22,11 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-xdp", to: &["libos-net"], why: "it moves frames, and knows nothing of who wants them" },
     Arrows { from: "libos-sim", to: &["libos-runtime", "libos-net"], why: "the simulator is a shell like any other" },
     Arrows { from: "libos-conformance", to: &["libos-runtime"], why: "one suite for all backends knows none of them" },
-    Arrows { from: "libos-boot", to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp"], why: "it puts backends together" },
+    Arrows {
+        from: "libos-boot",
+        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp"],
+        why: "it puts backends together",
+    },
     Arrows { from: "framework", to: &["libos-runtime"], why: "actors know no backend" },
     Arrows { from: "services", to: &["framework"], why: "a service knows actors, and no backend" },
     Arrows { from: "kv-server", to: &["kv-engine", "framework"], why: "a service knows its core and actors" },
