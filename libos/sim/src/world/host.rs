@@ -40,8 +40,10 @@ pub struct Attached {
     pub cores: usize,
     /// The host's addresses, IPv4 and IPv6; all hosts are neighbours, in a network of 24 and of 64 bits.
     pub addresses: [IpAddr; 2],
-    /// Chance.
+    /// Chance, for this core alone; and one number that all cores of the host have, another one after each boot.
     pub seed: u64,
+    /// See [`Attached::seed`].
+    pub host_seed: u64,
 }
 
 pub(super) type Boot = Box<dyn FnMut(&LibOs)>;

@@ -171,6 +171,7 @@ impl World {
         let plan = Plan { heaps: cores, heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
         let reservation = Reservation::new(plan).expect("memory for a simulated host");
         let ports = mesh(cores, MeshKind::Stepped).expect("stepped cores need nothing of the system");
+        let host_seed = self.rng.clone().fork().fork().next_u64();
         for (ports, (index, this)) in ports.into_iter().zip(host.cores.iter_mut().enumerate()) {
             let heap = reservation.heap(index).expect("each heap is taken once");
             let seed = self.rng.next_u64();
@@ -186,6 +187,7 @@ impl World {
                     cores,
                     addresses,
                     seed: Rng::new(seed).next_u64(),
+                    host_seed,
                 }),
             };
             let parts = CoreParts {
