@@ -2,18 +2,16 @@
 //! not read, and one seed is one course of events.
 
 mod talker;
+mod topology;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use libos_net::wire::Mac;
-use libos_net::{LineSettings, Loss, Offloads};
-use libos_sim::{HostId, Interface, Plug, Settings, SwitchId, World, sweep};
+use libos_net::{LineSettings, Offloads};
+use libos_sim::{HostId, Interface, Plug, Settings, World, sweep};
 use pdpix::{Error, Rng};
 use talker::{Talk, Unsent, add};
-
-const MS: Duration = Duration::from_millis(1);
-const US: Duration = Duration::from_micros(1);
+use topology::{MS, US, faulty, pick, random_line, random_switches};
 
 /// A line that does nothing to frames, and takes a little.
 fn plain() -> LineSettings {
@@ -307,51 +305,16 @@ fn a_frame_in_pieces_for_a_card_that_cannot_gather_is_found() {
     world.run_for(MS);
 }
 
-/// Hosts in a tree of switches, over lines of any kind.
+/// Hosts in a tree of switches, over lines of any kind, with room for what the sweeps send.
 fn random_tree(world: &mut World, rng: &mut Rng) -> Vec<(HostId, Talk)> {
-    let switches: Vec<SwitchId> = (0..rng.range(1..=4)).map(|_| world.add_switch()).collect();
-    for (i, &switch) in switches.iter().enumerate().skip(1) {
-        let other = switches[rng.below(i as u64) as usize];
-        let settings = [random_line(rng), random_line(rng)];
-        world.join_switches(switch, other, settings);
-    }
+    let line = |rng: &mut Rng| LineSettings { mark_above: None, ..random_line(rng, 1000, 10_000) };
+    let switches = random_switches(world, rng, line);
     let host = |i| {
-        let switch = switches[rng.below(switches.len() as u64) as usize];
-        let interface =
-            Interface { out: random_line(rng), back: random_line(rng), ..Interface::plugged(Plug::Switch(switch)) };
+        let plug = Plug::Switch(*pick(&switches, rng));
+        let interface = Interface { out: line(rng), back: line(rng), ..Interface::plugged(plug) };
         add(world, &format!("host {i}"), interface)
     };
     (0..5).map(host).collect()
-}
-
-/// Without faults, and with room for what the sweeps send.
-fn random_line(rng: &mut Rng) -> LineSettings {
-    let from = US * rng.range(1..=1000) as u32;
-    LineSettings {
-        latency: from..=from + US * rng.range(0..=300) as u32,
-        bandwidth: rng.chance(0.7).then(|| rng.range(50_000_000..=10_000_000_000)),
-        queue_frames: 10_000,
-        ..LineSettings::default()
-    }
-}
-
-fn faulty(settings: LineSettings, rng: &mut Rng, strays: bool) -> LineSettings {
-    let loss = match rng.below(3) {
-        0 => Loss::None,
-        1 => Loss::Each(0.1),
-        _ => Loss::Bursts { begins: 0.02, ends: 0.2, inside: 0.8, outside: 0.0 },
-    };
-    LineSettings {
-        loss,
-        duplication: if rng.chance(0.5) { 0.05 } else { 0.0 },
-        strays: if strays { 0.1 } else { 0.0 },
-        stray_by: US..=MS,
-        corruption: if rng.chance(0.3) { 0.05 } else { 0.0 },
-        truncation: if rng.chance(0.3) { 0.05 } else { 0.0 },
-        down: rng.chance(0.05),
-        frame_len_max: rng.chance(0.1).then_some(700),
-        ..settings
-    }
 }
 
 /// Everybody sends to everybody, frames of any length, over some time.
