@@ -3,15 +3,19 @@
 //!
 //! - [`Device`]: the contract of what moves frames.
 //! - [`wire`]: layouts of headers.
+//! - [`Line`]: one direction of a wire with everything that can befall frames; [`Bridge`]: two of them between two devices.
+//! - [`Pcap`], [`Faults`], [`Counted`]: devices around devices.
 //!
 //! Zero-copy both ways: a pushed `Buf` is referenced until it is acknowledged, and retransmitted from where it lies; a
 //! received payload is a slice of the frame that it came in.
 
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod counters;
 mod device;
 mod ip;
+mod line;
 mod network;
 mod ports;
 mod secret;
@@ -19,9 +23,13 @@ mod stack;
 mod tcp;
 mod udp;
 pub mod wire;
+mod wrap;
 
+pub use bridge::Bridge;
 pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
 pub use ip::{Cidr, IpLimits, IpSettings};
+pub use line::{Carried, Line, LineCounters, LineSettings, Loss};
 pub use network::{NetNetwork, NetSettings};
 pub use tcp::{CongestionKind, TcpSettings};
+pub use wrap::{Counted, FaultSettings, Faults, Pcap, Traffic};

@@ -173,7 +173,9 @@ impl Core {
         for named in inner.networks.borrow_mut().iter_mut() {
             let wake = named.network.arm(now);
             busy |= wake.on == WakeOn::Now;
-            deadline = earlier(deadline, wake.deadline);
+            // One that cannot say is looked at after a nap.
+            let nap = (wake.on == WakeOn::Nap).then(|| now + inner.idle.next_nap());
+            deadline = earlier(earlier(deadline, wake.deadline), nap);
         }
         Step { busy, deadline }
     }

@@ -53,6 +53,16 @@ fn a_result_may_come_at_once_or_later_and_looks_the_same() {
     assert_eq!((counters.completed_at_once, counters.completed_later, counters.pops), (1, 1, 2));
 }
 
+#[test]
+fn a_stepped_core_looks_again_after_a_nap_if_a_network_cannot_wake_it() {
+    let (core, scripted, _) = connected();
+    assert_eq!(core.step().deadline, None);
+    scripted.0.borrow_mut().naps = true;
+    let naps: Vec<Duration> = (0..8).map(|_| core.step().deadline.unwrap().since(core.libos().now())).collect();
+    assert!(naps[0] > Duration::ZERO && naps.is_sorted(), "{naps:?}");
+    assert!(*naps.last().unwrap() <= Duration::from_millis(1), "{naps:?}");
+}
+
 /// Catches the planted bug `pop_loses_on_cancel`.
 #[test]
 fn data_of_a_token_that_was_dropped_comes_first() {

@@ -5,6 +5,9 @@
 //! - [`SimNetwork`]: messages directly at the [`Network`](pdpix::Network) contract. Streams are cut at seeded places, pops
 //!   come short, windows close, completions come late and in any order between queues; hosts are apart for a while, in
 //!   one or both directions, connections break, hosts crash and boot again.
+//! - [`SimDevice`]: frames, under whatever is made of them ([`NetKind`]): hosts have interfaces, in switches or joined to each
+//!   other, over lines with every fault that [`libos_net::Line`] knows; cards with rings, that read and write memory at
+//!   seeded times. Hosts pause, crash and boot again.
 //! - [`sweep!`]: a test's body over many seeds. A failure prints the one command that makes it again:
 //!   `MARGAY_SEED=0x... cargo test -p CRATE TEST`.
 //!
@@ -52,20 +55,22 @@
 //! # }
 //! ```
 //!
-//! To run a `framework::System` on a core, make it in the boot closure of [`World::add_host`]. Not here: frames and disks.
+//! To run a `framework::System` on a core, make it in the boot closure of [`World::add_host`]. Not here: disks.
 
 #![forbid(unsafe_code)]
 
 mod clock;
 mod fabric;
+mod frames;
 mod network;
 mod settings;
 mod sweep;
 mod trace;
 mod world;
 
+pub use frames::{Interface, LineId, Plug, PortCounters, SimDevice, SwitchId};
 pub use network::SimNetwork;
 pub use settings::Settings;
 #[doc(hidden)]
 pub use sweep::{Place, run_sweep};
-pub use world::{CoreId, HostId, Turn, World};
+pub use world::{Attached, CoreId, HostId, MakeNetwork, NetKind, Turn, World};

@@ -68,6 +68,8 @@ pub struct Script {
     /// Pops of this handle end at once with these.
     pub at_once: HashMap<Handle, VecDeque<Sga>>,
     pub next_handle: u32,
+    /// It says that it cannot say when there is something.
+    pub naps: bool,
 }
 
 /// A network in which everything stays pending until the test says otherwise; a cancel ends the operation by the next
@@ -185,7 +187,12 @@ impl Network for Scripted {
     fn flush(&mut self, _: Instant) {}
 
     fn arm(&mut self, _: Instant) -> Wake {
-        let on = if self.0.borrow().ends.is_empty() { WakeOn::Nothing } else { WakeOn::Now };
+        let script = self.0.borrow();
+        let on = match (script.ends.is_empty(), script.naps) {
+            (false, _) => WakeOn::Now,
+            (true, true) => WakeOn::Nap,
+            (true, false) => WakeOn::Nothing,
+        };
         Wake { deadline: None, on }
     }
 

@@ -9,9 +9,11 @@ pub(crate) mod socket;
 mod stream;
 mod submit;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Duration;
 
 use pdpix::{Endpoint, Error, Handle, Heap, Instant, OpId, Outcome, Rng, Sga, SocketKind};
@@ -108,7 +110,7 @@ struct CoreNet {
 pub(crate) struct Fabric {
     pub(crate) settings: Settings,
     pub(crate) now: Instant,
-    pub(crate) trace: WorldTrace,
+    trace: Rc<RefCell<WorldTrace>>,
     rng: Rng,
     events: BinaryHeap<Timed>,
     sequence: u64,
@@ -124,10 +126,10 @@ pub(crate) struct Fabric {
 
 // Hosts, and what is between them.
 impl Fabric {
-    pub(crate) fn new(settings: Settings, rng: Rng) -> Fabric {
+    pub(crate) fn new(settings: Settings, rng: Rng, trace: Rc<RefCell<WorldTrace>>) -> Fabric {
         Fabric {
             now: Instant::ZERO,
-            trace: WorldTrace::new(settings.keep_trace),
+            trace,
             settings,
             rng,
             events: BinaryHeap::new(),
@@ -286,7 +288,7 @@ impl Fabric {
     }
 
     pub(crate) fn note(&mut self, core: usize, what: &'static str, first: u64, second: u64) {
-        self.trace.note(self.now, core, what, first, second);
+        self.trace.borrow_mut().note(self.now, core, what, first, second);
     }
 }
 

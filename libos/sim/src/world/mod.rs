@@ -1,4 +1,7 @@
-//! The world: hosts, their cores, and the clock; who is stepped next, and what befalls them.
+//! The world: hosts, their cores, and the clock; who is stepped next.
+
+mod faults;
+mod host;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -7,13 +10,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
-use libos_runtime::{Core, CoreParts, Coroutine, IdlePolicy, LibOs, MeshKind, mesh};
-use pdpix::{Endpoint, Instant, Rng};
+use libos_net::LineSettings;
+use libos_net::wire::Mac;
+use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, mesh};
+use pdpix::{Endpoint, Instant, Network, Rng};
 
 use crate::clock::HostClock;
 use crate::fabric::Fabric;
+use crate::frames::{FrameNet, SimDevice, SwitchId};
 use crate::network::SimNetwork;
 use crate::settings::Settings;
+use crate::trace::WorldTrace;
+pub use host::{Attached, MakeNetwork, NetKind};
+use host::{Host, HostCore, HostNet, Task};
 
 /// Names a host of a world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,31 +44,6 @@ pub struct CoreId {
     pub index: usize,
 }
 
-type Boot = Box<dyn FnMut(&LibOs)>;
-
-struct Host {
-    name: String,
-    clock: HostClock,
-    cores: Vec<HostCore>,
-    boot: Boot,
-}
-
-struct HostCore {
-    /// Its number in the world.
-    number: usize,
-    core: Option<Core>,
-    heap: Option<Heap>,
-    /// It has something to do now; or at this time of the world.
-    due: bool,
-    deadline: Option<Instant>,
-}
-
-struct Task {
-    name: String,
-    at: CoreId,
-    coroutine: Coroutine<()>,
-}
-
 /// What [`World::turn`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
@@ -76,11 +60,17 @@ pub struct World {
     seed: u64,
     settings: Settings,
     clock: Rc<Cell<Instant>>,
+    trace: Rc<RefCell<WorldTrace>>,
     fabric: Rc<RefCell<Fabric>>,
+    frames: Rc<RefCell<FrameNet>>,
     /// The order of steps, and the seeds of cores.
     rng: Rng,
     hosts: Vec<Host>,
     tasks: Vec<Task>,
+    /// Cores by their number in the world.
+    cores: Vec<CoreId>,
+    /// Those that are stepped in this turn.
+    due: Vec<CoreId>,
     passes: u64,
 }
 
@@ -89,59 +79,121 @@ impl World {
     /// A world without hosts.
     pub fn new(seed: u64, settings: Settings) -> World {
         let mut rng = Rng::new(seed);
-        let fabric = Fabric::new(settings.clone(), rng.fork());
+        let trace = Rc::new(RefCell::new(WorldTrace::new(settings.keep_trace)));
+        let fabric = Fabric::new(settings.clone(), rng.fork(), trace.clone());
+        // Its chance is its own: what a world of messages does is no matter of what frames would.
+        let frames = FrameNet::new(Rng::new(seed ^ u64::from_le_bytes(*b"ethernet")), trace.clone());
         World {
             seed,
             settings,
             clock: Rc::default(),
+            trace,
             fabric: Rc::new(RefCell::new(fabric)),
+            frames: Rc::new(RefCell::new(frames)),
             rng,
             hosts: Vec::new(),
             tasks: Vec::new(),
+            cores: Vec::new(),
+            due: Vec::new(),
             passes: 0,
         }
     }
 
-    /// A host, which boots at once: `boot` runs for each of its cores, now and after each restart, and starts there what
-    /// is to run.
+    /// A host over messages, which boots at once: `boot` runs for each of its cores, now and after each restart, and starts
+    /// there what is to run.
     ///
     /// # Panics
     /// If the system gives no memory.
     pub fn add_host(&mut self, name: &str, cores: usize, boot: impl FnMut(&LibOs) + 'static) -> HostId {
-        let number = self.hosts.len() as u8 + 1;
-        let mut fabric = self.fabric.borrow_mut();
-        let ipv6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number));
-        let host = fabric.add_host([IpAddr::V4(Ipv4Addr::new(10, 0, 0, number)), IpAddr::V6(ipv6)]);
-        let cores = (0..cores).map(|_| HostCore {
-            number: fabric.add_core(host),
-            core: None,
-            heap: None,
-            due: true,
-            deadline: None,
-        });
-        let cores = cores.collect();
-        drop(fabric);
+        self.add_host_on(NetKind::Messages, name, cores, boot)
+    }
+
+    /// A host over this kind of network; see [`World::add_host`].
+    ///
+    /// # Panics
+    /// If the system gives no memory.
+    pub fn add_host_on(
+        &mut self,
+        net: NetKind,
+        name: &str,
+        cores: usize,
+        boot: impl FnMut(&LibOs) + 'static,
+    ) -> HostId {
+        let id = HostId(self.hosts.len());
+        let numbers: Vec<usize> = {
+            let mut fabric = self.fabric.borrow_mut();
+            let host = fabric.add_host([self.address(id), self.address_v6(id)]);
+            (0..cores).map(|_| fabric.add_core(host)).collect()
+        };
+        self.cores.extend((0..cores).map(|index| id.core(index)));
+        let net = match net {
+            NetKind::Messages => HostNet::Messages,
+            NetKind::Frames(interface, make) => {
+                let port = self.frames.borrow_mut().add_port(id.0, self.mac(id), &numbers, *interface);
+                HostNet::Frames(port, make)
+            }
+        };
+        let of_number = |number| HostCore { number, core: None, heap: None, due: true, deadline: None };
+        let cores = numbers.into_iter().map(of_number).collect();
         let clock = HostClock { world: self.clock.clone(), origin: Duration::from_micros(self.rng.below(1 << 40)) };
-        self.hosts.push(Host { name: name.to_string(), clock, cores, boot: Box::new(boot) });
-        self.boot(HostId(host));
-        HostId(host)
+        self.hosts.push(Host { name: name.to_string(), clock, cores, net, is_paused: false, boot: Box::new(boot) });
+        self.boot(id);
+        id
+    }
+
+    /// A switch, for interfaces of hosts and for other switches.
+    pub fn add_switch(&mut self) -> SwitchId {
+        self.frames.borrow_mut().add_switch()
+    }
+
+    /// A cable between two switches, of two lines: from the first to the second, and back.
+    ///
+    /// # Panics
+    /// If there is a way between them already.
+    pub fn join_switches(&mut self, a: SwitchId, b: SwitchId, settings: [LineSettings; 2]) {
+        self.frames.borrow_mut().join_switches(a, b, settings);
+    }
+
+    /// A cable straight between two hosts whose interfaces are open ([`Plug::Open`](crate::Plug::Open)).
+    ///
+    /// # Panics
+    /// If one of them is plugged in already.
+    pub fn join(&mut self, a: HostId, b: HostId, settings: [LineSettings; 2]) {
+        let (a, b) = (self.port(a), self.port(b));
+        self.frames.borrow_mut().join_ports(a, b, settings);
     }
 
     fn boot(&mut self, id: HostId) {
-        let host = &mut self.hosts[id.0];
         let heap_size = self.settings.heap_size;
-        let reserves = Reserves::usual(heap_size);
-        let plan = Plan { heaps: host.cores.len(), heap_size, reserves, source: Source::Ordinary };
+        let addresses = [self.address(id), self.address_v6(id)];
+        let host = &mut self.hosts[id.0];
+        let cores = host.cores.len();
+        let plan = Plan { heaps: cores, heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
         let reservation = Reservation::new(plan).expect("memory for a simulated host");
-        let ports = mesh(host.cores.len(), MeshKind::Stepped).expect("stepped cores need nothing of the system");
+        let ports = mesh(cores, MeshKind::Stepped).expect("stepped cores need nothing of the system");
+        let host_seed = self.rng.clone().fork().fork().next_u64();
         for (ports, (index, this)) in ports.into_iter().zip(host.cores.iter_mut().enumerate()) {
             let heap = reservation.heap(index).expect("each heap is taken once");
-            let incarnation = self.fabric.borrow_mut().start_core(this.number, heap.clone());
-            let network = SimNetwork::new(self.fabric.clone(), this.number, incarnation);
+            let seed = self.rng.next_u64();
+            let network: Box<dyn Network> = match &mut host.net {
+                HostNet::Messages => {
+                    let incarnation = self.fabric.borrow_mut().start_core(this.number, heap.clone());
+                    Box::new(SimNetwork::new(self.fabric.clone(), this.number, incarnation))
+                }
+                HostNet::Frames(port, make) => make(Attached {
+                    device: SimDevice::new(&self.frames, *port, index, heap.clone()),
+                    heap: heap.clone(),
+                    core: id.core(index),
+                    cores,
+                    addresses,
+                    seed: Rng::new(seed).next_u64(),
+                    host_seed,
+                }),
+            };
             let parts = CoreParts {
-                networks: vec![("sim".to_string(), Box::new(network))],
+                networks: vec![("sim".to_string(), network)],
                 idle: IdlePolicy::Stepped,
-                seed: self.rng.next_u64(),
+                seed,
                 ..CoreParts::new(heap.clone(), Box::new(host.clock.clone()), ports)
             };
             (this.core, this.heap) = (Some(Core::new(parts)), Some(heap));
@@ -201,6 +253,11 @@ impl World {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.0 as u16 + 1))
     }
 
+    /// The address of its interface, where it has one.
+    pub fn mac(&self, host: HostId) -> Mac {
+        Mac([2, 0, 0, 0, 0, host.0 as u8 + 1])
+    }
+
     /// A port of a host.
     pub fn endpoint(&self, host: HostId, port: u16) -> Endpoint {
         Endpoint::new(self.address(host), port)
@@ -213,12 +270,12 @@ impl World {
 
     /// The last lines of the trace: all, if the settings say that it is kept.
     pub fn trace(&self, last: usize) -> String {
-        self.fabric.borrow().trace.lines(last)
+        self.trace.borrow().lines(last)
     }
 
     /// A number that stands for everything that has happened: worlds that differ in anything differ in it.
     pub fn fingerprint(&self) -> u64 {
-        self.fabric.borrow().trace.fingerprint()
+        self.trace.borrow().fingerprint()
     }
 }
 
@@ -233,16 +290,18 @@ impl World {
     /// to the next thing that happens, but not beyond `until`.
     pub fn turn(&mut self, until: Instant) -> Turn {
         self.run_events();
-        let mut due: Vec<CoreId> = self.due().collect();
+        let mut due = std::mem::take(&mut self.due);
+        due.clear();
+        due.extend(self.cores.iter().filter(|&&at| self.is_due(at)));
         if due.is_empty() {
+            self.due = due;
             return self.wait(until);
         }
         for i in (1..due.len()).rev() {
             due.swap(i, self.rng.below(i as u64 + 1) as usize);
         }
-        for at in due {
-            self.step(at);
-        }
+        due.iter().for_each(|&at| self.step(at));
+        self.due = due;
         self.set_now(self.now() + self.settings.pass);
         self.passes += 1;
         assert!(self.passes < self.settings.passes_max, "{} passes, and no end: {}", self.passes, self.who_waits());
@@ -260,16 +319,20 @@ impl World {
         fabric.run_events();
         let woken = std::mem::take(&mut fabric.woken);
         for this in self.hosts.iter_mut().flat_map(|host| &mut host.cores) {
-            this.due |= woken.contains(&this.number) || this.deadline.is_some_and(|deadline| deadline <= now);
+            this.due |= this.deadline.is_some_and(|deadline| deadline <= now);
+        }
+        let mut frames = self.frames.borrow_mut();
+        frames.run_events(now);
+        for number in woken.into_iter().chain(frames.woken.drain(..)) {
+            let at = self.cores[number];
+            self.hosts[at.host.0].cores[at.index].due = true;
         }
     }
 
-    fn due(&self) -> impl Iterator<Item = CoreId> {
-        let of = |(host, this): (usize, &Host)| {
-            let due = this.cores.iter().enumerate().filter(|(_, core)| core.due && core.core.is_some());
-            due.map(|(index, _)| HostId(host).core(index)).collect::<Vec<_>>()
-        };
-        self.hosts.iter().enumerate().flat_map(of)
+    fn is_due(&self, at: CoreId) -> bool {
+        let host = &self.hosts[at.host.0];
+        let this = &host.cores[at.index];
+        this.due && this.core.is_some() && !host.is_paused
     }
 
     fn step(&mut self, at: CoreId) {
@@ -288,8 +351,9 @@ impl World {
 
     /// When the next thing happens by itself.
     fn next(&self) -> Option<Instant> {
-        let deadlines = self.hosts.iter().flat_map(|host| &host.cores).filter(|this| this.core.is_some());
-        deadlines.filter_map(|this| this.deadline).chain(self.fabric.borrow().next_event()).min()
+        let cores = self.hosts.iter().filter(|host| !host.is_paused).flat_map(|host| &host.cores);
+        let deadlines = cores.filter(|this| this.core.is_some()).filter_map(|this| this.deadline);
+        deadlines.chain(self.fabric.borrow().next_event()).chain(self.frames.borrow().next_event()).min()
     }
 
     fn wait(&mut self, until: Instant) -> Turn {
@@ -332,7 +396,13 @@ impl World {
     pub fn run(&mut self) {
         self.run_until("all tasks have ended", |world| world.tasks.iter().all(|task| task.coroutine.has_ended()));
         self.tasks.clear();
+        self.check();
+    }
+
+    /// What must hold between any two turns.
+    fn check(&self) {
         self.fabric.borrow().check();
+        self.frames.borrow().check();
     }
 
     /// Goes on until nothing happens any more within `quiet`, but no longer than for ten times as long.
@@ -340,8 +410,9 @@ impl World {
         let end = self.now() + quiet * 10;
         while self.now() < end {
             self.run_events();
-            if self.due().next().is_none() && self.next().is_none_or(|next| next > self.now() + quiet) {
-                return self.fabric.borrow().check();
+            let is_idle = !self.cores.iter().any(|&at| self.is_due(at));
+            if is_idle && self.next().is_none_or(|next| next > self.now() + quiet) {
+                return self.check();
             }
             self.turn(end);
         }
@@ -356,74 +427,21 @@ impl World {
     }
 }
 
-// What befalls them.
+// The end.
 impl World {
-    /// Nothing passes between two hosts any more, in either direction.
-    pub fn partition(&mut self, a: HostId, b: HostId) {
-        self.partition_one_way(a, b);
-        self.partition_one_way(b, a);
-    }
-
-    /// Nothing that `from` sends reaches `to` any more.
-    pub fn partition_one_way(&mut self, from: HostId, to: HostId) {
-        self.note("partition", from, to);
-        self.fabric.borrow_mut().set_cut(from.0, to.0, true);
-    }
-
-    /// Everything passes again between two hosts.
-    pub fn heal(&mut self, a: HostId, b: HostId) {
-        self.note("heal", a, b);
-        [(a, b), (b, a)].into_iter().for_each(|(from, to)| self.fabric.borrow_mut().set_cut(from.0, to.0, false));
-    }
-
-    /// Breaks the connections between two hosts; says how many there were.
-    pub fn break_connections(&mut self, a: HostId, b: HostId) -> usize {
-        self.note("break connections", a, b);
-        self.fabric.borrow_mut().reset_between(a.0, b.0)
-    }
-
-    /// A host stops in the middle of everything: its peers are told nothing, its memory is gone.
-    pub fn crash(&mut self, id: HostId) {
-        self.fabric.borrow_mut().crash(id.0);
-        self.tasks.retain(|task| task.at.host != id);
-        for this in &mut self.hosts[id.0].cores {
-            (this.core, this.heap, this.due, this.deadline) = (None, None, false, None);
-        }
-    }
-
-    /// A host that has crashed boots again, with nothing but what its boot closure has kept.
-    ///
-    /// # Panics
-    /// If it is up.
-    pub fn restart(&mut self, id: HostId) {
-        assert!(!self.is_up(id), "{} is up", self.hosts[id.0].name);
-        self.note("restart", id, id);
-        self.boot(id);
-    }
-
-    /// The process of a core ends: what it had open is closed by its system, as far as that can be done in order.
-    pub fn end_core(&mut self, at: CoreId) {
-        self.tasks.retain(|task| task.at != at);
-        let this = &mut self.hosts[at.host.0].cores[at.index];
-        (this.core, this.due, this.deadline) = (None, false, None);
-    }
-
-    fn note(&self, what: &'static str, a: HostId, b: HostId) {
-        self.fabric.borrow_mut().note(usize::MAX, what, a.0 as u64, b.0 as u64);
-    }
-
     /// The end of the world: all cores are dropped.
     ///
     /// # Panics
     /// If a buffer was not given back. (Who holds one from outside has to drop it before.)
     pub fn end(mut self) {
         self.tasks.clear();
-        self.fabric.borrow().check();
+        self.check();
         let cores = || self.hosts.iter().flat_map(|host| &host.cores);
         let heaps: Vec<(usize, Heap)> = cores().filter_map(|this| Some((this.number, this.heap.clone()?))).collect();
         let hosts = std::mem::take(&mut self.hosts);
         drop(hosts);
-        *self.fabric.borrow_mut() = Fabric::new(self.settings.clone(), Rng::new(0));
+        *self.fabric.borrow_mut() = Fabric::new(self.settings.clone(), Rng::new(0), self.trace.clone());
+        self.frames.borrow_mut().clear();
         // What was lent comes home, perhaps over several cores.
         for _ in 0..2 {
             heaps.iter().for_each(|(_, heap)| heap.exchange_returns());

@@ -1,0 +1,12 @@
+//! Devices around devices: what goes through is written down ([`Pcap`]), harmed ([`Faults`]), or counted ([`Counted`]).
+//! They stack in any order; each is a [`Device`](crate::Device) over any other.
+
+mod count;
+#[cfg(test)]
+pub(crate) mod fake;
+mod fault;
+mod pcap;
+
+pub use count::{Counted, Traffic};
+pub use fault::{FaultSettings, Faults};
+pub use pcap::Pcap;

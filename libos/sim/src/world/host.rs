@@ -1,0 +1,81 @@
+//! A host of a world, and what its cores are attached to.
+
+use std::net::IpAddr;
+
+use libos_mem::Heap;
+use libos_runtime::{Core, Coroutine, LibOs};
+use pdpix::{Instant, Network};
+
+use super::CoreId;
+use crate::clock::HostClock;
+use crate::frames::{Interface, SimDevice};
+
+/// What a host's cores have for a network.
+pub enum NetKind {
+    /// Messages directly at the contract ([`SimNetwork`](crate::SimNetwork)).
+    Messages,
+    /// Whatever the closure makes of an interface that moves frames: for each core, when the host boots.
+    Frames(Box<Interface>, MakeNetwork),
+}
+
+impl NetKind {
+    /// An interface, and what makes a network of it.
+    pub fn frames(interface: Interface, make: impl FnMut(Attached) -> Box<dyn Network> + 'static) -> NetKind {
+        NetKind::Frames(Box::new(interface), Box::new(make))
+    }
+}
+
+/// Makes the network of one core.
+pub type MakeNetwork = Box<dyn FnMut(Attached) -> Box<dyn Network>>;
+
+/// What the network of a core is made of.
+pub struct Attached {
+    /// Its end of the host's interface. All frames that arrive come to the first core; every core can send.
+    pub device: SimDevice,
+    /// Its memory.
+    pub heap: Heap,
+    /// Which core it is.
+    pub core: CoreId,
+    /// How many the host has.
+    pub cores: usize,
+    /// The host's addresses, IPv4 and IPv6; all hosts are neighbours, in a network of 24 and of 64 bits.
+    pub addresses: [IpAddr; 2],
+    /// Chance, for this core alone; and one number that all cores of the host have, another one after each boot.
+    pub seed: u64,
+    /// See [`Attached::seed`].
+    pub host_seed: u64,
+}
+
+pub(super) type Boot = Box<dyn FnMut(&LibOs)>;
+
+pub(super) struct Host {
+    pub(super) name: String,
+    pub(super) clock: HostClock,
+    pub(super) cores: Vec<HostCore>,
+    pub(super) net: HostNet,
+    /// No core of it is stepped.
+    pub(super) is_paused: bool,
+    pub(super) boot: Boot,
+}
+
+pub(super) enum HostNet {
+    Messages,
+    /// The number of its interface.
+    Frames(usize, MakeNetwork),
+}
+
+pub(super) struct HostCore {
+    /// Its number in the world.
+    pub(super) number: usize,
+    pub(super) core: Option<Core>,
+    pub(super) heap: Option<Heap>,
+    /// It has something to do now; or at this time of the world.
+    pub(super) due: bool,
+    pub(super) deadline: Option<Instant>,
+}
+
+pub(super) struct Task {
+    pub(super) name: String,
+    pub(super) at: CoreId,
+    pub(super) coroutine: Coroutine<()>,
+}
