@@ -123,7 +123,8 @@ impl Port {
         let interface = Interface::find(&settings.interface)?;
         let (mut steering, notice) = Steering::attach(&interface, settings.program_mode)?;
         steering.claim(&settings.addresses, &settings.share)?;
-        let shared = Shared { steering: Some(steering), first: Weak::new(), granted: Vec::new(), granted_copies: Vec::new() };
+        let shared =
+            Shared { steering: Some(steering), first: Weak::new(), granted: Vec::new(), granted_copies: Vec::new() };
         Port::new(settings, interface, reservation, shared, notice)
     }
 
@@ -246,7 +247,9 @@ impl Port {
         }
         bound.map_err(|errno| match errno {
             Errno::BUSY => taken(self, queue),
-            Errno::OPNOTSUPP => OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)")),
+            Errno::OPNOTSUPP => {
+                OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)"))
+            }
             Errno::INVAL if queue > 0 => OpenError::BadSettings(format!("{name} has no queue {queue}")),
             errno => OpenError::of("binding an AF_XDP socket", RIGHTS)(errno),
         })
@@ -254,7 +257,8 @@ impl Port {
 
     fn set_busy_poll(&self, socket: &OwnedFd) -> Result<(), OpenError> {
         let Some(busy_poll) = self.settings.busy_poll else { return Ok(()) };
-        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
+        let options =
+            [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
         for (name, value) in options {
             ffi::set_option(socket, libc::SOL_SOCKET, name, value)
                 .map_err(OpenError::of("setting busy polling", "CAP_NET_ADMIN"))?;

@@ -2,9 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use pdpix::{
-    Endpoint, Error, Handle, Op, OpId, OptionName, Outcome, Sga, SocketKind, SocketOption, Submitted,
-};
+use pdpix::{Endpoint, Error, Handle, Op, OpId, OptionName, Outcome, Sga, SocketKind, SocketOption, Submitted};
 
 use super::socket::{Push, Role, Socket};
 use super::{Flow, Stack};
@@ -209,7 +207,8 @@ impl Stack {
         let i = h.0;
         let socket = self.at(h);
         let waiting = std::mem::take(&mut socket.waiting).into_iter().map(|(op, _)| op);
-        let ops: Vec<OpId> = waiting.chain(std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op)).collect();
+        let ops: Vec<OpId> =
+            waiting.chain(std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op)).collect();
         self.ended.extend(ops.into_iter().map(|op| (op, Err(Error::Canceled))));
         match &mut self.at(h).role {
             Role::Fresh | Role::Dead => self.release(i),
