@@ -77,6 +77,20 @@ impl SendQueue {
     #[inline]
     pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         assert!(offset + len <= self.len, "a slice beyond the end");
+        let place = self.find(offset);
+        let from = offset - place.start;
+        if let Some(buf) = self.bufs.get(place.index)
+            && from + len <= buf.len()
+        {
+            let piece = buf.slice(from..from + len);
+            self.remember(place);
+            return Ok(Sga::from(piece));
+        }
+        self.gather(offset, len)
+    }
+
+    /// A slice of several buffers.
+    fn gather(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         let mut sga = Sga::new();
         self.walk(offset, len, |buf, from, to| sga.push(buf.slice(from..to)).map_err(|_| Exhausted))?;
         Ok(sga)
@@ -118,6 +132,10 @@ impl SendQueue {
     #[inline]
     pub(crate) fn free(&mut self, count: usize) {
         assert!(count <= self.len, "more is acknowledged than was pushed");
+        if count == self.len {
+            *self = SendQueue::new();
+            return;
+        }
         let (mut left, mut freed) = (count, 0);
         while left > 0 {
             let Some(front) = self.bufs.front_mut() else { break };
@@ -159,20 +177,24 @@ impl SendQueue {
             from = 0;
         }
         debug_assert!(left == 0, "the buffers are shorter than their length");
+        self.remember(place);
+        Ok(())
+    }
+
+    #[inline]
+    fn remember(&mut self, place: Place) {
         if place.start >= self.furthest.start {
             self.furthest = place;
         } else {
             self.again = place;
         }
-        Ok(())
     }
 
     /// The buffer that holds the byte at `offset`, from the nearest place that is known.
     #[inline]
     fn find(&self, offset: usize) -> Place {
-        let known = [self.furthest, self.again, Place::default()];
-        let nearest = known.into_iter().min_by_key(|place| place.start.abs_diff(offset));
-        let mut place = nearest.unwrap_or_default();
+        // New data mostly.
+        let mut place = if offset >= self.furthest.start { self.furthest } else { self.nearest(offset) };
         while place.start > offset {
             place.index -= 1;
             place.start -= self.bufs.get(place.index).map_or(place.start, Buf::len);
@@ -183,6 +205,11 @@ impl SendQueue {
             place = Place { index: place.index + 1, start: place.start + buf.len() };
         }
         place
+    }
+
+    fn nearest(&self, offset: usize) -> Place {
+        let known = [self.furthest, self.again, Place::default()];
+        known.into_iter().min_by_key(|place| place.start.abs_diff(offset)).unwrap_or_default()
     }
 
     /// What must hold between calls.
@@ -262,9 +289,7 @@ mod tests {
     /// Counts the steps that `find` takes, by asking how far each place is from those remembered.
     fn steps(queue: &SendQueue, offset: usize) -> usize {
         let target = queue.find(offset).index;
-        let known = [queue.furthest, queue.again, Place::default()];
-        let nearest = known.into_iter().min_by_key(|place| place.start.abs_diff(offset)).unwrap();
-        nearest.index.abs_diff(target)
+        queue.nearest(offset).index.abs_diff(target)
     }
 
     #[test]
