@@ -77,19 +77,27 @@ impl SendQueue {
     #[inline]
     pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         assert!(offset + len <= self.len, "a slice beyond the end");
-        let place = self.find(offset);
-        let from = offset - place.start;
+        // Mostly new data, in the buffer in which the last slice ended, or at the start of the next one.
+        let mut place = self.furthest;
         if let Some(buf) = self.bufs.get(place.index)
-            && from + len <= buf.len()
+            && place.start + buf.len() == offset
         {
+            place = Place { index: place.index + 1, start: offset };
+        }
+        if offset >= place.start
+            && let Some(buf) = self.bufs.get(place.index)
+            && offset + len <= place.start + buf.len()
+        {
+            let from = offset - place.start;
             let piece = buf.slice(from..from + len);
-            self.remember(place);
+            self.furthest = place;
             return Ok(Sga::from(piece));
         }
         self.gather(offset, len)
     }
 
-    /// A slice of several buffers.
+    /// A slice from anywhere, of any number of buffers.
+    #[inline(never)]
     fn gather(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         let mut sga = Sga::new();
         self.walk(offset, len, |buf, from, to| sga.push(buf.slice(from..to)).map_err(|_| Exhausted))?;
@@ -133,9 +141,16 @@ impl SendQueue {
     pub(crate) fn free(&mut self, count: usize) {
         assert!(count <= self.len, "more is acknowledged than was pushed");
         if count == self.len {
-            *self = SendQueue::new();
+            self.bufs.clear();
+            (self.len, self.pinned) = (0, 0);
+            (self.furthest, self.again) = (Place::default(), Place::default());
             return;
         }
+        self.free_part(count);
+    }
+
+    #[inline(never)]
+    fn free_part(&mut self, count: usize) {
         let (mut left, mut freed) = (count, 0);
         while left > 0 {
             let Some(front) = self.bufs.front_mut() else { break };
