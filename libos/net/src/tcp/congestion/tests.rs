@@ -187,10 +187,11 @@ fn the_window_stays_when_it_is_not_the_limit_in_recovery_and_when_marked() {
 fn idleness_restarts_with_the_initial_window_and_remembers_the_old_one() {
     for kind in KINDS {
         let mut path = Path::after_loss(kind, ms(50), 200);
-        let cwnd = path.controller.cwnd();
+        path.controller.window_mut().set(400 * MSS);
         path.controller.on_idle();
         assert_eq!(path.controller.cwnd(), 10 * MSS, "{kind:?}");
-        assert!(path.controller.ssthresh() >= cwnd / 4 * 3 && path.controller.is_in_slow_start());
+        assert_eq!(path.controller.ssthresh(), 300 * MSS, "three quarters, though it was less after the loss");
+        assert!(path.controller.is_in_slow_start());
         path.controller.window_mut().set(3 * MSS);
         path.controller.on_idle();
         assert_eq!(path.controller.cwnd(), 3 * MSS, "it does not grow by waiting");
