@@ -77,17 +77,19 @@ impl Cubic {
             return;
         }
         let t = acked.now.as_nanos().saturating_sub(stage.start.as_nanos());
-        let acked_part = f64::from(acked.bytes) / cwnd;
+        // What is more than a window was sent in a larger one, before a reduction: it is no more than one round trip.
+        let acked_part = (f64::from(acked.bytes) / cwnd).min(1.0);
         // §4.3: once it is as large as before the reduction, Reno's slope is 1.
         let alpha = if stage.w_est < curve.cwnd_prior { ALPHA } else { 1.0 };
         stage.w_est += alpha * mss * acked_part;
-        let grown = if stage.at(t, mss) < stage.w_est {
-            stage.w_est.max(cwnd)
+        let cubic = if stage.at(t, mss) < stage.w_est {
+            cwnd
         } else {
             // §4.4, §4.5: towards where the curve will be after one round trip, but not faster than half a window.
             let target = stage.at(t.saturating_add(acked.srtt), mss).clamp(cwnd, 1.5 * cwnd);
-            cwnd + (target - cwnd) * acked_part.min(1.0)
+            cwnd + (target - cwnd) * acked_part
         };
+        let grown = cubic.max(stage.w_est);
         let whole = grown.min(f64::from(super::CWND_MAX));
         self.window.set(whole as u32);
         self.fraction = whole - f64::from(whole as u32);

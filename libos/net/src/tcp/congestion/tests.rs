@@ -232,6 +232,20 @@ fn cubic_is_no_slower_than_reno_where_round_trips_are_short() {
 }
 
 #[test]
+fn an_acknowledgement_of_many_windows_is_one_round_trip_to_cubic() {
+    let mut path = Path::after_loss(CongestionKind::Cubic, ms(10), 20);
+    path.controller.on_timeout(4 * MSS);
+    (0..2).for_each(|_| path.round());
+    let before = path.segments();
+    assert!(!path.controller.is_in_slow_start() && before < 5.0);
+    // All that had been sent before the time-out.
+    path.controller.on_ack(&ack(&path, 1000 * MSS, true, false));
+    assert!(path.segments() <= before + 1.0, "{} from {before}", path.segments());
+    path.round();
+    assert!(path.segments() <= before + 3.0, "nor later: {} from {before}", path.segments());
+}
+
+#[test]
 fn cubic_makes_room_when_its_window_shrinks() {
     let mut path = Path::after_loss(CongestionKind::Cubic, ms(100), 1000);
     // At 800, below the 1000 of before: W_max = 800 * 0.85 = 680, and 560 remain: K is the cube root of 120 / 0.4.
