@@ -11,10 +11,14 @@
 
 mod counters;
 mod device;
+#[allow(dead_code, reason = "the stack over it is being built")]
 mod ip;
+#[allow(dead_code, reason = "the stack over it is being built")]
 mod udp;
 pub mod wire;
 
 pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+#[doc(hidden)]
+pub use ip::FuzzedHost;
 pub use ip::{Cidr, IpLimits, IpSettings};

@@ -112,7 +112,7 @@ impl Ip {
         match due {
             Due::Ask(ask) => self.ask(ask),
             Due::Nothing => {}
-            Due::Failed(_, parked) => {
+            Due::Failed(parked) => {
                 self.counters.neighbour_failed += 1;
                 self.new_epoch();
                 self.drop_parked(&parked, notices);

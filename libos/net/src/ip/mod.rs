@@ -13,6 +13,7 @@ mod arp;
 mod cidr;
 mod extensions;
 mod fragments;
+mod fuzz;
 mod icmp;
 mod interface;
 mod limiter;
@@ -31,6 +32,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use pdpix::{Error, Heap, Instant, Rng, Seed};
 
 pub use cidr::Cidr;
+#[doc(hidden)]
+pub use fuzz::FuzzedHost;
 pub(crate) use icmp::Unreachable;
 pub(crate) use path::Path;
 pub(crate) use receive::{Inbound, Packet};
