@@ -288,7 +288,7 @@ fn send(
     let is_linear = len - UDP_LEN <= PUSH_COPY_MAX || !ip.gathers(1 + payload.segments().len());
     let head_len = if is_linear { len } else { UDP_LEN };
     let mut memory = ip.begin(path, Protocol::UDP, Ecn::NotCapable, len, head_len)?;
-    let pseudo = pseudo_header(path.source(), path.destination(), Protocol::UDP, len);
+    let pseudo = path.pseudo_header(Protocol::UDP, len);
     let mut header = UdpHeader {
         source: source.into(),
         destination: destination.into(),
