@@ -87,6 +87,40 @@ fn fragment_v6(id: u32, offset: usize, more: bool, next: Protocol, payload: &[u8
 }
 
 quickcheck! {
+    /// Whatever the cuts and the order, and though each comes twice: a packet of an honest sender comes out once, whole.
+    fn honest_fragments_come_together(payload: Vec<u8>, cuts: Vec<u8>, order: u64, is_v6: bool) -> bool {
+        let payload: Vec<u8> = payload.into_iter().cycle().take(400).collect();
+        let mut host = host(1);
+        let mut ends: Vec<usize> = cuts.iter().map(|&cut| 8 * usize::from(cut % 49 + 1)).collect();
+        ends.extend([8, payload.len()]);
+        ends.sort_unstable();
+        ends.dedup();
+        let ends: Vec<usize> = ends.into_iter().filter(|&end| end <= payload.len()).collect();
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let mut pieces: Vec<(usize, usize)> = starts.zip(ends.iter().copied()).collect();
+        let mut rng = pdpix::Rng::new(order);
+        for i in (1..pieces.len()).rev() {
+            pieces.swap(i, rng.below(i as u64 + 1) as usize);
+        }
+        let mut came = Vec::new();
+        for (i, &(start, end)) in pieces.iter().enumerate() {
+            let (more, bytes) = (end < payload.len(), &payload[start..end]);
+            let frame = match is_v6 {
+                false => fragment_v4(7, start, more, bytes),
+                true => fragment_v6(7, start, more, Protocol::UDP, bytes),
+            };
+            // The last one twice would begin another packet.
+            for _ in 0..if i + 1 < pieces.len() { 2 } else { 1 } {
+                match arrive(&mut host, &frame, NOW) {
+                    Inbound::Udp(packet) => came.push(packet.data().to_vec()),
+                    other => assert!(matches!(other, Inbound::Taken)),
+                }
+            }
+        }
+        let duplicates = host.counters.fragment_duplicate as usize;
+        payload.is_empty() || came == [payload] && duplicates == pieces.len() - 1
+    }
+
     /// In any order, twice, overlapping, contradicting: what comes out is what the model makes of it, and at the end
     /// nothing is pinned.
     fn it_is_what_the_model_says(pieces: Vec<Piece>, is_v6: bool) -> bool {
