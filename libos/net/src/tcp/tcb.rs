@@ -853,7 +853,7 @@ impl Tcb {
                 }
                 cx.ip.counters.tcp_timeouts += 1;
                 // A window that is closed says nothing of congestion.
-                self.recovery.on_timeout(self.snd_nxt, cx.now, self.snd_wnd > 0);
+                self.recovery.on_timeout(self.snd_una, self.snd_nxt, cx.now, self.snd_wnd > 0);
                 self.suspect_black_hole(cx);
             }
         }
