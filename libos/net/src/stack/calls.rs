@@ -8,7 +8,7 @@ use super::socket::{Push, Role, Socket};
 use super::{Flow, Stack};
 use crate::ports::Ports;
 use crate::tcp::{Ends, Fate, Fin, FlowKey, Listener, State, Tcb, initial_sequence, timestamp_offset};
-use crate::udp::UdpSocket;
+use crate::udp::DatagramSocket;
 
 /// Any address of the family of `like`.
 fn any_like(like: Endpoint) -> Endpoint {
@@ -82,7 +82,7 @@ impl Stack {
         let socket = self.at(h);
         socket.bound = Some(bound);
         if kind == SocketKind::Datagram {
-            let mut datagrams = UdpSocket::new();
+            let mut datagrams = DatagramSocket::new();
             (datagrams.local, datagrams.options) = (Some(bound), socket.options);
             socket.role = Role::Datagram(Box::new(datagrams));
             self.datagrams.entry(bound.port()).or_default().push(h.0);

@@ -16,7 +16,7 @@ mod socket;
 
 use std::collections::VecDeque;
 
-use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, TimerKey, Wheel};
+use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, Wheel};
 use slab::Slab;
 use smallvec::SmallVec;
 
