@@ -12,12 +12,24 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod counters;
 mod device;
+mod ip;
 mod line;
+mod network;
+mod ports;
+mod secret;
+mod stack;
+mod tcp;
+mod udp;
 pub mod wire;
 mod wrap;
 
 pub use bridge::Bridge;
+pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use ip::{Cidr, IpLimits, IpSettings};
 pub use line::{Carried, Line, LineCounters, LineSettings, Loss};
+pub use network::{NetNetwork, NetSettings};
+pub use tcp::{CongestionKind, TcpSettings};
 pub use wrap::{Counted, FaultSettings, Faults, Pcap, Traffic};

@@ -23,6 +23,7 @@ pub mod storage;
 mod stream;
 mod time;
 mod token;
+mod wheel;
 
 pub use block::BlockDevice;
 pub use completion::{Completion, Completions, Done, Outcome, Popped, Submitted};
@@ -37,5 +38,6 @@ pub use storage::Storage;
 pub use stream::{Input, Output, OutputMark};
 pub use time::{Instant, WallTime};
 pub use token::{Generation, QToken, Qd};
+pub use wheel::{TimerKey, Wheel};
 
 pub use libos_mem::{Buf, BufMut, Exhausted, Heap, Purpose, Region};

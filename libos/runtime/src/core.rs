@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use libos_mem::Heap;
-use pdpix::{Completions, Error, Generation, Instant, Network, Rng, Seed, WakeOn};
+use pdpix::{Completions, Error, Generation, Instant, Network, Rng, Seed, WakeOn, Wheel};
 
 use crate::clock::Clock;
 use crate::counters::{Counters, count};
@@ -21,7 +21,6 @@ use crate::scheduler::Scheduler;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::token::TokenTable;
 use crate::trace::{Event, Trace};
-use crate::wheel::Wheel;
 
 /// The most operations that one poll ends.
 const BURST_MAX: usize = 256;

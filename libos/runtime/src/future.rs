@@ -7,13 +7,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pdpix::{Completion, Error, Instant, QToken};
+use pdpix::{Completion, Error, Instant, QToken, TimerKey};
 
 use crate::libos::LibOs;
 use crate::scheduler::{Place, Yield};
 use crate::token::Waiter;
 use crate::trace::Event;
-use crate::wheel::TimerKey;
 
 impl LibOs {
     /// The future of a token. Dropped before its end, it cancels the operation, and what that brings goes back to its

@@ -2,7 +2,7 @@
 //!
 //! - [`LibOs`]: the calls of PDPIX. [`Core`]: its owner, and the loop.
 //! - Between cores: [`mesh()`] makes the rings; values travel as [`Parcel`]s, buffers as [`CarriedBuf`]s.
-//! - [`Wheel`]: timers, also for those above. [`Trace`]: what happened last.
+//! - [`Wheel`], from `pdpix`: timers, also for those above. [`Trace`]: what happened last.
 //!
 //! Always: nothing is shared between cores but rings and doorbells; a user's call never blocks but in `wait*`; in the
 //! steady state no operation allocates. Nothing here names a backend.
@@ -31,7 +31,6 @@ mod sync;
 mod token;
 mod trace;
 mod wait;
-mod wheel;
 
 pub use carried::{CARRIED_INLINE_MAX, CarriedBuf, CarriedSga};
 pub use clock::{Clock, KernelClock};
@@ -45,6 +44,6 @@ pub use operations::Begun;
 pub use parcel::{Deliver, Parcel};
 pub use ring::{RingReceiver, RingSender, ring};
 pub use trace::{Event, Trace, TraceEvent, read_trace};
-pub use wheel::{TimerKey, Wheel};
 
 pub use pdpix;
+pub use pdpix::{TimerKey, Wheel};

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use libos_mem::{BufMut, Heap};
-use pdpix::{Completions, Error, Instant, Network, Qd, Rng, Seed, WallTime};
+use pdpix::{Completions, Error, Instant, Network, Qd, Rng, Seed, WallTime, Wheel};
 
 use crate::clock::Clock;
 use crate::counters::{CounterReading, Counters};
@@ -19,7 +19,6 @@ use crate::queue::QueueTable;
 use crate::scheduler::Scheduler;
 use crate::token::{TokenTable, Waiter};
 use crate::trace::{Event, Trace};
-use crate::wheel::Wheel;
 
 /// What to do with messages from other cores that are not the runtime's own.
 pub type CoreReceiver = Box<dyn FnMut(u8, Parcel)>;

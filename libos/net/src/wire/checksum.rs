@@ -18,6 +18,7 @@ impl Checksum {
     /// And these bytes, which begin at an even place.
     #[inline]
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "one of three ways to add")]
     pub fn add(self, bytes: &[u8]) -> Checksum {
         // Two sums of halves cannot overflow within 2^32 words, and vectorise.
         let mut sum = self.0;

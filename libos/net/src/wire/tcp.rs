@@ -165,7 +165,7 @@ impl TcpOptions {
             (WINDOW_SCALE, &[shift]) => self.window_scale = Some(shift.min(14)),
             (SACK_PERMITTED, []) => self.sack_permitted = true,
             (TIMESTAMPS, data) if data.len() == 8 => self.timestamps = parse_timestamps(data),
-            (SACK, data) if data.len() % 8 == 0 && data.len() <= 8 * SACK_BLOCKS_MAX => {
+            (SACK, data) if data.len().is_multiple_of(8) && data.len() <= 8 * SACK_BLOCKS_MAX => {
                 let word = |at: &[u8]| u32::from_be_bytes([at[0], at[1], at[2], at[3]]);
                 self.sack = data.chunks_exact(8).map(|block| (word(block), word(&block[4..]))).collect();
             }
@@ -263,7 +263,7 @@ mod tests {
         fn what_is_written_is_read(options: TcpOptions) -> bool {
             let mut bytes = [0xaa; TCP_OPTIONS_MAX];
             let len = options.write(&mut bytes);
-            len == options.len() && len % 4 == 0 && TcpOptions::parse(&bytes[..len]) == Some(options)
+            len == options.len() && len.is_multiple_of(4) && TcpOptions::parse(&bytes[..len]) == Some(options)
         }
 
         fn no_bytes_make_it_panic(bytes: Vec<u8>) -> bool {

@@ -7,7 +7,7 @@
 //! Always: timers of one tick fire in the order in which they came to its slot; the wheel is a function of what was
 //! called. Pure. Source: Varghese and Lauck (SOSP'87), scheme 7.
 
-use pdpix::Instant;
+use crate::time::Instant;
 
 const TICK_BITS: u32 = 10;
 const SLOT_BITS: u32 = 6;
@@ -64,6 +64,9 @@ struct Entry<T> {
     tick: u64,
     value: Option<T>,
 }
+
+// 100,000 connections with a timer each: 3.2 MB.
+const _: () = assert!(size_of::<Entry<u32>>() == 32);
 
 const DUE: u16 = u16::MAX;
 const FREE: u16 = u16::MAX - 1;
