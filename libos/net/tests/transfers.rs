@@ -32,8 +32,9 @@ fn lossy(loss: f64, len: usize, seed: u64) -> Duration {
         loss,
         ..Faults::default()
     };
-    let mut pair = Pair::new(Options { seed, faults: [faults; 2], ..Options::default() });
+    let mut pair = Pair::new(Options { seed, ..Options::default() });
     let (a, b, listener) = pair.connect();
+    [A, B].into_iter().for_each(|side| pair.set_faults(side, faults));
     let time = pair.transfer(A, a, B, b, &pattern(len, seed), LONG);
     pair.nets[A].close(a);
     pair.nets[B].close(b);
