@@ -123,7 +123,9 @@ pub async fn transfer(libos: LibOs, to: Endpoint, what: Transfer, seed: u64) -> 
     result
 }
 
-/// A host whose address nobody answers for is unreachable for now: it is tried again.
+/// A host whose address nobody answers for is unreachable for now, and is tried again. So is one that does not answer: where
+/// bits flip, an answer of ARP, which has no checksum, may have told us a wrong address, and that is believed for longer
+/// than a SYN is repeated.
 async fn connect(libos: &LibOs, to: Endpoint) -> Result<Qd, Error> {
     loop {
         let qd = libos.socket(SocketKind::Stream, None)?;
@@ -131,7 +133,7 @@ async fn connect(libos: &LibOs, to: Endpoint) -> Result<Qd, Error> {
             Ok(()) => return Ok(qd),
             Err(fault) => {
                 libos.close(qd)?;
-                if fault != Error::HostUnreachable {
+                if !matches!(fault, Error::HostUnreachable | Error::TimedOut) {
                     return Err(fault);
                 }
                 libos.sleep(Duration::from_millis(100)).await;
