@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use libos_net::{Cidr, IpSettings, LineSettings, NetNetwork, NetSettings, Offloads};
-use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SwitchId, World, sweep};
-use pdpix::{Endpoint, Error, Network, Rng};
+use libos_net::{Cidr, Device, IpSettings, LineSettings, NetNetwork, NetSettings, Offloads, Pcap};
+use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SimDevice, SwitchId, World, sweep};
+use pdpix::{Endpoint, Error, Network, Rng, WallTime};
 use topology::{MS, faulty, pick, random_line, random_switches};
 use transfer::{PORT, Served, Transfer, check_nothing_is_left, serve, transfer};
 
@@ -26,7 +26,18 @@ fn stack(attached: Attached) -> Box<dyn Network> {
     let mut secret = [0; 16];
     Rng::new(host_seed).fill(&mut secret);
     let ip = IpSettings { addresses: own, answers: core.index == 0, ..IpSettings::default() };
-    Box::new(NetNetwork::new(Box::new(device), heap, NetSettings { ip, secret, seed, ..NetSettings::default() }))
+    let settings = NetSettings { ip, secret, seed, ..NetSettings::default() };
+    Box::new(NetNetwork::new(captured(device, &format!("{}", addresses[0])), heap, settings))
+}
+
+/// With `MARGAY_PCAP=folder` what each host sends and receives is written there, for Wireshark: together with `MARGAY_SEED`,
+/// so that it is of one world. A host that boots again begins a new file.
+fn captured(device: SimDevice, name: &str) -> Box<dyn Device> {
+    let Ok(folder) = std::env::var("MARGAY_PCAP") else { return Box::new(device) };
+    let named = |i: u32| std::path::Path::new(&folder).join(format!("{name}-{i}.pcapng"));
+    let path = (0..).map(named).find(|path| !path.exists()).expect("there are names enough");
+    let file = std::fs::File::create(path).expect("the folder that MARGAY_PCAP names is there");
+    Box::new(Pcap::new(device, file, 0, WallTime::default()))
 }
 
 /// Hosts in a tree of switches, and the transfers among them.
