@@ -1,44 +1,23 @@
 //! TCP over the network of frames: whatever befalls the lines and the hosts, what arrives is what was sent, nothing is left
 //! over, and when everything is healed no connection is stuck.
 
+mod stack;
 mod topology;
 mod transfer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use libos_net::{Cidr, Device, IpSettings, LineSettings, NetNetwork, NetSettings, Offloads, Pcap};
-use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SimDevice, SwitchId, World, sweep};
-use pdpix::{Endpoint, Error, Network, Rng, WallTime};
+use libos_net::{LineSettings, Offloads};
+use libos_sim::{HostId, Interface, NetKind, Plug, Settings, SwitchId, World, sweep};
+use pdpix::{Endpoint, Error, Rng, SocketKind};
 use topology::{MS, faulty, pick, random_line, random_switches};
 use transfer::{PORT, Served, Transfer, check_nothing_is_left, serve, transfer};
 
 const SEC: Duration = Duration::from_secs(1);
 /// Longer than anything takes when nothing is wrong any more: two retransmissions at their slowest, and TIME-WAIT.
 const CALM: Duration = Duration::from_secs(300);
-
-/// The stack, as a host has it.
-fn stack(attached: Attached) -> Box<dyn Network> {
-    let Attached { device, heap, core, addresses, seed, host_seed, .. } = attached;
-    let lens = addresses.map(|address| if address.is_ipv4() { 24 } else { 64 });
-    let own = addresses.into_iter().zip(lens).map(|(address, len)| Cidr::new(address, len).unwrap()).collect();
-    let mut secret = [0; 16];
-    Rng::new(host_seed).fill(&mut secret);
-    let ip = IpSettings { addresses: own, answers: core.index == 0, ..IpSettings::default() };
-    let settings = NetSettings { ip, secret, seed, ..NetSettings::default() };
-    Box::new(NetNetwork::new(captured(device, &format!("{}", addresses[0])), heap, settings))
-}
-
-/// With `MARGAY_PCAP=folder` what each host sends and receives is written there, for Wireshark: together with `MARGAY_SEED`,
-/// so that it is of one world. A host that boots again begins a new file.
-fn captured(device: SimDevice, name: &str) -> Box<dyn Device> {
-    let Ok(folder) = std::env::var("MARGAY_PCAP") else { return Box::new(device) };
-    let named = |i: u32| std::path::Path::new(&folder).join(format!("{name}-{i}.pcapng"));
-    let path = (0..).map(named).find(|path| !path.exists()).expect("there are names enough");
-    let file = std::fs::File::create(path).expect("the folder that MARGAY_PCAP names is there");
-    Box::new(Pcap::new(device, file, 0, WallTime::default()))
-}
 
 /// Hosts in a tree of switches, and the transfers among them.
 struct Scene {
@@ -56,7 +35,7 @@ impl Scene {
         let served = Rc::new(RefCell::new(Served::default()));
         let hosts = (0..hosts).map(|i| {
             let (served, interface) = (served.clone(), interface(&switches, rng));
-            let net = NetKind::frames(interface, stack);
+            let net = NetKind::frames(interface, stack::stack);
             world.add_host_on(net, &format!("host {i}"), 1, move |libos| serve(libos, &served))
         });
         Scene { hosts: hosts.collect(), served, whole: Rc::default(), failed: Rc::default(), started: 0 }
@@ -190,4 +169,61 @@ fn sweep_what_arrives_is_right_though_hosts_crash_and_later_transfers_are_whole(
         scene.finish(world);
         assert_eq!((scene.whole.borrow().len(), &scene.failed.borrow()[..]), (before + 4, &[][..]));
     });
+}
+
+/// The last segments of a connection are lost, on one side or on both: nobody waits longer than a few timeouts.
+#[test]
+fn a_fin_that_is_lost_is_sent_again_though_its_sender_has_closed() {
+    for lossy in [[true, false], [false, true], [true, true]] {
+        let mut world = World::new(1, Settings::default());
+        let switch = world.add_switch();
+        let ended = Rc::new(Cell::new(false));
+        let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), stack::stack);
+        let (note, release) = (ended.clone(), Rc::new(Cell::new(false)));
+        let server = world.add_host_on(net(), "server", 1, move |libos| {
+            let (theirs, ended) = (libos.clone(), note.clone());
+            libos.spawn(async move {
+                let listener = theirs.socket(SocketKind::Stream, None).unwrap();
+                theirs.bind(listener, Endpoint::new([0; 4].into(), PORT)).unwrap();
+                theirs.listen(listener, 64).unwrap();
+                let (qd, _) = theirs.redeem(theirs.accept(listener).unwrap()).await.unwrap().accepted().unwrap();
+                theirs.finish(qd).unwrap();
+                let end = theirs.redeem(theirs.pop(qd, 1).unwrap()).await.unwrap().popped().unwrap();
+                assert!(end.sga.is_empty());
+                theirs.close(qd).unwrap();
+                ended.set(true);
+            });
+        });
+        let client = world.add_host_on(net(), "client", 1, |_| {});
+        let (to, released) = (world.endpoint(server, PORT), release.clone());
+        world.spawn(client.core(0), "a client", async move |libos| {
+            let qd = libos.socket(SocketKind::Stream, None).unwrap();
+            libos.redeem(libos.connect(qd, to).unwrap()).await.unwrap().done().unwrap();
+            let end = libos.redeem(libos.pop(qd, 1).unwrap()).await.unwrap().popped().unwrap();
+            assert!(end.sga.is_empty());
+            while !released.get() {
+                libos.sleep(MS).await;
+            }
+            libos.close(qd).unwrap();
+        });
+        world.run_for(MS * 50);
+        let lines = [world.line_from(client), world.line_to(client)];
+        let is_down = |world: &mut World, down: bool| {
+            for (&line, _) in lines.iter().zip(lossy).filter(|(_, lossy)| *lossy) {
+                world.change_line(line, |line| line.down = down);
+            }
+        };
+        is_down(&mut world, true);
+        release.set(true);
+        world.run_for(MS * 500);
+        is_down(&mut world, false);
+        world.run_for(SEC * 5);
+        assert!(ended.get(), "{lossy:?}: the server still waits for the end");
+        world.run_for(CALM);
+        let left = [(server, 1), (client, 0)].map(|(host, queues)| {
+            let libos = world.libos(host.core(0));
+            (libos.queues_in_use() - queues, libos.zombies(), libos.heap().stats().pinned)
+        });
+        assert_eq!(left, [(0, 0, 0); 2], "{lossy:?}");
+    }
 }
