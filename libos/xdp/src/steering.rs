@@ -15,8 +15,8 @@ use aya::{Ebpf, EbpfError};
 use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
-use crate::attached::Attached;
 use crate::interface::Interface;
+use crate::rtnetlink::Attached;
 
 /// The program's name in the kernel, by which one that was left behind is recognised.
 const NAME: &str = "margay_steer";
@@ -102,7 +102,9 @@ impl Steering {
         let mut program = Ebpf::load(object).map_err(load_error)?;
         let steering = Steering {
             sockets: XskMap::try_from(take(&mut program, "sockets")).map_err(EbpfError::from).map_err(load_error)?,
-            addresses: HashMap::try_from(take(&mut program, "addresses")).map_err(EbpfError::from).map_err(load_error)?,
+            addresses: HashMap::try_from(take(&mut program, "addresses"))
+                .map_err(EbpfError::from)
+                .map_err(load_error)?,
             ports: Array::try_from(take(&mut program, "ports")).map_err(EbpfError::from).map_err(load_error)?,
             program,
         };
@@ -255,9 +257,7 @@ fn attach_error(interface: &Interface, error: &ProgramError) -> OpenError {
     let name = interface.name();
     match os_error(error).and_then(std::io::Error::raw_os_error) {
         Some(libc::EPERM | libc::EACCES) => OpenError::Forbidden { what: "attaching the XDP program", right: RIGHTS },
-        Some(libc::EBUSY | libc::EEXIST) => {
-            OpenError::BadSettings(format!("{name} has an XDP program on it already"))
-        }
+        Some(libc::EBUSY | libc::EEXIST) => OpenError::BadSettings(format!("{name} has an XDP program on it already")),
         Some(libc::ERANGE) => OpenError::BadSettings(format!(
             "the MTU of {name} is too large for XDP in its driver: lower it, or run the program before the kernel's stack (skb mode)"
         )),
