@@ -5,6 +5,7 @@
 mod bench;
 mod core_args;
 mod echo;
+mod grant;
 mod kv;
 mod load;
 mod pingpong;
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
+    /// Opens what takes rights, for a service that has none.
+    Grant(grant::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Pingpong(arguments) => pingpong::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Grant(arguments) => grant::run(arguments),
     };
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
