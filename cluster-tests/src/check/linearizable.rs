@@ -68,7 +68,8 @@ pub enum Outcome<S> {
     Stuck {
         /// The operation whose return cannot be explained: the history up to there, and no shorter one, has no order.
         at: usize,
-        /// The states in which the object could have been before it (each was tried).
+        /// The states in which the object could have been just before that return (each was tried). None, if already what
+        /// came before could only be explained by this operation, and not with the reply that it has.
         states: Vec<S>,
     },
     /// The budget is spent: this much of it.
@@ -191,8 +192,50 @@ struct Search<'a, M: Model> {
     states: HashSet<M::State>,
 }
 
-/// Looks for an order.
-pub fn search<M: Model>(model: &M, entries: &[Entry<M::Call, M::Reply>], budget: Budget) -> Outcome<M::State> {
+/// Looks for an order. If there is none, looks for the smallest prefix of the history that has none.
+pub fn search<M: Model>(model: &M, entries: &[Entry<M::Call, M::Reply>], budget: Budget) -> Outcome<M::State>
+where
+    M::Call: Clone,
+    M::Reply: Clone,
+{
+    let found = search_all(model, entries, budget);
+    let Outcome::Stuck { at, .. } = found else { return found };
+    // A prefix of what has an order has one, too. What returns later is open in a prefix, and may explain there what its own
+    // reply does not let it explain in the whole history: so the place where the search was stuck is only where to begin.
+    let mut ends: Vec<u64> = entries.iter().filter_map(|entry| Some(entry.returned.as_ref()?.0)).collect();
+    ends.sort_unstable();
+    let begin = entries[at].returned.as_ref().map_or(0, |(end, _)| *end);
+    let (mut low, mut high) = (ends.partition_point(|&end| end < begin), ends.len() - 1);
+    let mut smallest = None;
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        match search_all(model, &prefix(entries, ends[middle]), budget) {
+            Outcome::Linearizable => low = middle + 1,
+            Outcome::Stuck { at, states } => {
+                smallest = Some((middle, at, states));
+                if middle == low {
+                    break;
+                }
+                high = middle - 1;
+            }
+            exhausted => return exhausted,
+        }
+    }
+    let (end, stuck, states) = smallest.expect("the whole history is a prefix of itself, and has no order");
+    // Calls are kept from the front, so the indexes of a prefix are those of the history.
+    let at = entries.iter().position(|entry| entry.returned.as_ref().is_some_and(|(at, _)| *at == ends[end]));
+    let at = at.expect("it is one of theirs");
+    Outcome::Stuck { at, states: if stuck == at { states } else { Vec::new() } }
+}
+
+/// The history up to an event: later calls come too late to matter, and what had not returned is open.
+fn prefix<C: Clone, R: Clone>(entries: &[Entry<C, R>], last: u64) -> Vec<Entry<C, R>> {
+    let cut =
+        |entry: &Entry<C, R>| Entry { returned: entry.returned.clone().filter(|(at, _)| *at <= last), ..entry.clone() };
+    entries.iter().map(cut).collect()
+}
+
+fn search_all<M: Model>(model: &M, entries: &[Entry<M::Call, M::Reply>], budget: Budget) -> Outcome<M::State> {
     let mut search = Search {
         model,
         entries,
@@ -282,7 +325,7 @@ impl<M: Model> Search<'_, M> {
         }
     }
 
-    /// Every return before the furthest one was got past, by a configuration that had reached it; none got past that one.
+    /// Where this search, which knows all replies, got stuck.
     fn stuck(&mut self) -> Outcome<M::State> {
         match self.list.nodes[self.furthest] {
             Node::Return(at) => Outcome::Stuck { at, states: self.states.drain().collect() },

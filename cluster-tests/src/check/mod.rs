@@ -34,7 +34,8 @@ pub struct Violation {
     pub operation: Operation,
     /// The smallest prefix of the history that is wrong: up to this index, which is the end of the operation.
     pub prefix: u64,
-    /// What the key could have been just before it, as far as the search went: the values that do not explain it.
+    /// What the key could have been just before it: the values that do not explain it. None, if what was seen before could
+    /// be explained only by another result of this operation.
     pub states: Vec<String>,
     /// The operations on the key around it, in the order of their beginnings.
     pub around: Vec<Operation>,
@@ -119,7 +120,10 @@ impl fmt::Display for Violation {
         let Violation { key, operation, prefix, states, around } = self;
         writeln!(f, "INVALID: key {key} is not linearizable up to event {prefix}; before that event it is")?;
         writeln!(f, "this cannot be explained: {operation}")?;
-        writeln!(f, "the key could only have been: {}", states.join(", "))?;
+        match states.is_empty() {
+            true => writeln!(f, "and without it nor can what was seen before")?,
+            false => writeln!(f, "the key could only have been: {}", states.join(", "))?,
+        }
         write!(f, "around it:")?;
         for near in around {
             let mark = if near == operation { "->" } else { "  " };
