@@ -42,6 +42,8 @@ struct Host {
     clock: HostClock,
     cores: Vec<HostCore>,
     boot: Boot,
+    /// It stands still.
+    paused: bool,
 }
 
 struct HostCore {
@@ -122,7 +124,7 @@ impl World {
         let cores = cores.collect();
         drop(fabric);
         let clock = HostClock { world: self.clock.clone(), origin: Duration::from_micros(self.rng.below(1 << 40)) };
-        self.hosts.push(Host { name: name.to_string(), clock, cores, boot: Box::new(boot) });
+        self.hosts.push(Host { name: name.to_string(), clock, cores, boot: Box::new(boot), paused: false });
         self.boot(HostId(host));
         HostId(host)
     }
@@ -266,7 +268,7 @@ impl World {
 
     fn due(&self) -> impl Iterator<Item = CoreId> {
         let of = |(host, this): (usize, &Host)| {
-            let due = this.cores.iter().enumerate().filter(|(_, core)| core.due && core.core.is_some());
+            let due = this.cores.iter().enumerate().filter(|(_, core)| core.due && core.core.is_some() && !this.paused);
             due.map(|(index, _)| HostId(host).core(index)).collect::<Vec<_>>()
         };
         self.hosts.iter().enumerate().flat_map(of)
@@ -288,7 +290,8 @@ impl World {
 
     /// When the next thing happens by itself.
     fn next(&self) -> Option<Instant> {
-        let deadlines = self.hosts.iter().flat_map(|host| &host.cores).filter(|this| this.core.is_some());
+        let running = self.hosts.iter().filter(|host| !host.paused);
+        let deadlines = running.flat_map(|host| &host.cores).filter(|this| this.core.is_some());
         deadlines.filter_map(|this| this.deadline).chain(self.fabric.borrow().next_event()).min()
     }
 
@@ -382,9 +385,22 @@ impl World {
         self.fabric.borrow_mut().reset_between(a.0, b.0)
     }
 
+    /// A host stands still: its programs do nothing, its network goes on, time passes.
+    pub fn pause(&mut self, id: HostId) {
+        self.note("pause", id, id);
+        self.hosts[id.0].paused = true;
+    }
+
+    /// A host that stood still goes on as if nothing had been.
+    pub fn resume(&mut self, id: HostId) {
+        self.note("resume", id, id);
+        self.hosts[id.0].paused = false;
+    }
+
     /// A host stops in the middle of everything: its peers are told nothing, its memory is gone.
     pub fn crash(&mut self, id: HostId) {
         self.fabric.borrow_mut().crash(id.0);
+        self.hosts[id.0].paused = false;
         self.tasks.retain(|task| task.at.host != id);
         for this in &mut self.hosts[id.0].cores {
             (this.core, this.heap, this.due, this.deadline) = (None, None, false, None);
