@@ -20,7 +20,7 @@ pub enum Verdict {
     /// A correct service could have done this.
     Valid,
     /// No correct service does this.
-    Invalid(Violation),
+    Invalid(Box<Violation>),
     /// It was not found out, for this reason. Neither a pass nor a failure of the service.
     Unknown(String),
 }
@@ -85,7 +85,7 @@ fn check_key(key: &str, operations: &[Operation], budget: Budget) -> Verdict {
             let mut states: Vec<String> = states.iter().map(|state| strings::describe(state.as_deref())).collect();
             states.sort();
             let around = around(operations, at, prefix);
-            Verdict::Invalid(Violation { key: key.to_string(), operation, prefix, states, around })
+            Verdict::Invalid(Box::new(Violation { key: key.to_string(), operation, prefix, states, around }))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A cache and its clients on hosts of the simulator. A run is a function of the world and the seed.
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,9 +30,10 @@ pub fn settings(world: &World) -> Settings {
 /// # Panics
 /// If the service panics, or does not give its memory back.
 pub fn run(world: &World, seed: u64) -> Played {
-    let mut simulation = Simulation::new(seed, settings(world));
+    // After a panic it stands in the middle of something: it is not even dropped.
+    let mut simulation = ManuallyDrop::new(Simulation::new(seed, settings(world)));
     let played = play(world, &mut simulation);
-    simulation.end();
+    ManuallyDrop::into_inner(simulation).end();
     played
 }
 

@@ -9,6 +9,7 @@ mod kv;
 mod load;
 mod pingpong;
 mod relay;
+mod test;
 mod trace;
 
 use std::process::ExitCode;
@@ -41,6 +42,11 @@ enum Command {
     Pingpong(pingpong::Arguments),
     /// Measures what this machine gives, in about ten seconds.
     Bench(bench::Arguments),
+    /// Runs a cluster, breaks it, and says whether what its clients saw was right.
+    Test(test::Arguments),
+    /// A client of `margay test` in a process of its own.
+    #[command(hide = true)]
+    TestClient(test::ClientArguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
 }
@@ -53,6 +59,8 @@ fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
+        Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
     };
     match result {
