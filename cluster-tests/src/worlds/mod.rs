@@ -166,14 +166,15 @@ impl World {
                 length: millis(4_000),
                 longest: millis(1_200),
                 patience: millis(400),
-                pause_min: millis(1),
-                pause_max: millis(20),
+                pause_min: Duration::from_micros(100),
+                pause_max: millis(4),
                 settling: millis(15_000),
             },
         }
     }
 
-    fn schedule(&self, seed: u64) -> Schedule {
+    /// What befalls it with this seed.
+    pub fn schedule(&self, seed: u64) -> Schedule {
         let Tempo { length, longest, .. } = self.tempo();
         let extent = Extent { kinds: self.faults, clients: self.clients, length, longest };
         Schedule::draw(&mut Rng::new(seed), extent)

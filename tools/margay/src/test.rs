@@ -13,8 +13,10 @@ use cluster_tests::check::linearizable::Budget;
 use cluster_tests::check::{Verdict, cache};
 use cluster_tests::history::{History, Kind};
 use cluster_tests::timeline;
-use cluster_tests::worlds::namespaces::client;
-use cluster_tests::worlds::{Means, Run, WORLDS, World};
+use cluster_tests::worlds::namespaces::{client, remove_own};
+use cluster_tests::worlds::{Means, Run, Stage, WORLDS, World};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// All is as it must be.
 const PASSED: i32 = 0;
@@ -74,6 +76,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         println!("SKIP {name}: {reason}");
         return Ok(UNKNOWN);
     }
+    if world.stage == Stage::Namespaces {
+        clean_up_on_signals()?;
+    }
     let means = Means { margay: std::env::current_exe().context("where this program is")?, revision: revision() };
     let first = arguments.seed.unwrap_or_else(any_seed);
     let mut worst = PASSED;
@@ -83,6 +88,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         worst = if worst == FAILED || code == PASSED { worst } else { code };
     }
     Ok(worst)
+}
+
+/// A run that is interrupted leaves nothing behind.
+fn clean_up_on_signals() -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            remove_own();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 fn run_one(world: &'static World, seed: u64, means: &Means, out: &Path, keeps: bool) -> anyhow::Result<i32> {

@@ -3,8 +3,9 @@
 //! The server is `margay kv`, a client is `margay test-client` ([`client`]). A hub, which is one more namespace, joins them
 //! ([`network`]); nothing of it lies in the namespace of whoever runs this. [`wire`] is what brings faults to frames.
 //!
-//! Everything that is made goes again: at the end, on an error, on a panic by `Drop`; the processes die with the thread that
-//! started them; and what a run that was killed has left is removed by the next one.
+//! Everything that is made goes again: at the end, on an error and on a panic by `Drop`; on a signal by [`remove_own`], which
+//! is the program's to call; the processes die with the thread that started them, whatever ends it; and namespaces that a
+//! run has left because it was killed are removed by the next one.
 
 pub mod client;
 mod network;
@@ -18,6 +19,7 @@ use pdpix::Endpoint;
 
 use self::client::{ClientOrder, Task, monotonic_now};
 use self::network::Network;
+pub use self::network::remove_own;
 use self::process::{ClientProcess, ServerProcess};
 use super::{KEYS_OF_EACH, Means, Played, Tempo, World};
 use crate::faults::{Fault, Node};

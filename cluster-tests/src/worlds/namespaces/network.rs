@@ -53,15 +53,25 @@ fn remove(name: &str) {
     let _ = tool("ip", &["netns", "del", name]);
 }
 
-/// Removes what processes have left that are no more.
-fn sweep() {
+/// Removes the namespaces whose makers are such, and ends what runs in them.
+fn remove_of(is_meant: impl Fn(u32) -> bool) {
     let names = output_of("ip", &["netns", "list"]).unwrap_or_default();
     for name in names.lines().filter_map(|line| line.split_whitespace().next()) {
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if maker.is_some_and(&is_meant) {
             remove(name);
         }
     }
+}
+
+/// Removes all that this process has made: for one that is to end at once.
+pub fn remove_own() {
+    remove_of(|maker| maker == std::process::id());
+}
+
+/// Removes what processes have left that are no more.
+fn sweep() {
+    remove_of(|maker| !Path::new(&format!("/proc/{maker}")).exists());
 }
 
 /// Nodes that reach each other, each in a namespace of its own.
