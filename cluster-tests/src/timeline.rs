@@ -1,5 +1,6 @@
 //! A picture of a history (SVG): a lane a process, a bar an operation, in the colour of its end; faults as shades behind them;
-//! the operation that cannot be explained is framed, and what is not about its key is pale.
+//! the operation that cannot be explained is framed, and what is not about its key is pale. With such an operation only the
+//! time around it is drawn.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,13 +13,13 @@ const LEFT: f64 = 90.0;
 const RIGHT: f64 = 30.0;
 const HEAD: f64 = 40.0;
 const LINE: f64 = 14.0;
-const LANE: f64 = 20.0;
+const LANE: f64 = 24.0;
 const AXIS: f64 = 30.0;
 const BAR: f64 = 14.0;
 /// The narrowest bar.
 const BAR_WIDTH_MIN: f64 = 2.0;
 /// An operation of usual length is so wide, if the whole does not become too wide.
-const BAR_WIDTH_USUAL: f64 = 60.0;
+const BAR_WIDTH_USUAL: f64 = 100.0;
 const WIDTH_MIN: f64 = 900.0;
 const WIDTH_MAX: f64 = 24_000.0;
 /// What a letter takes in a bar.
@@ -41,7 +42,9 @@ struct Picture<'a> {
     faults: Vec<Operation>,
     /// Each process and its lane, from above.
     lanes: BTreeMap<Process, usize>,
-    /// The first and the last time.
+    /// When the history begins.
+    first: u64,
+    /// The first and the last time that are shown.
     begin: u64,
     end: u64,
     width: f64,
@@ -49,19 +52,23 @@ struct Picture<'a> {
 
 impl<'a> Picture<'a> {
     fn new(history: &'a History, violation: Option<&'a Violation>) -> Picture<'a> {
-        let (operations, faults) = (history.operations(), history.faults());
+        let (begin, end) = extent(history, violation);
+        let is_shown =
+            |operation: &Operation| operation.invoked.1 <= end && operation.ended.is_none_or(|(_, time)| time >= begin);
+        let shown = |operations: Vec<Operation>| operations.into_iter().filter(is_shown).collect::<Vec<_>>();
+        let (operations, faults) = (shown(history.operations()), shown(history.faults()));
         let mut lanes = BTreeMap::new();
         for operation in &operations {
             let next = lanes.len();
             lanes.entry(operation.process).or_insert(next);
         }
-        let times = || history.events.iter().map(|event| event.time);
-        let (begin, end) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
         let width = width(&operations, end - begin);
-        Picture { history, violation, operations, faults, lanes, begin, end, width }
+        let first = history.events.iter().map(|event| event.time).min().unwrap_or(0);
+        Picture { history, violation, operations, faults, lanes, first, begin, end, width }
     }
 
     fn x(&self, time: u64) -> f64 {
+        let time = time.clamp(self.begin, self.end);
         LEFT + (time - self.begin) as f64 / (self.end - self.begin).max(1) as f64 * self.width
     }
 
@@ -114,7 +121,7 @@ impl<'a> Picture<'a> {
             let y = self.top() + LANE * lane as f64;
             let (from, to) = (LEFT, LEFT + self.width);
             let _ = writeln!(out, "<line class=\"lane\" x1=\"{from}\" y1=\"{y:.1}\" x2=\"{to:.1}\" y2=\"{y:.1}\"/>");
-            text(out, "name", 10.0, y + 13.0, &format!("process {process}"));
+            text(out, "name", 10.0, y + 18.0, &format!("process {process}"));
         }
     }
 
@@ -124,14 +131,14 @@ impl<'a> Picture<'a> {
             let time = self.begin + (self.end - self.begin) / TICKS * tick;
             let x = self.x(time);
             let _ = writeln!(out, "<line class=\"tick\" x1=\"{x:.1}\" y1=\"{top}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>");
-            let millis = (time - self.begin) as f64 / 1e6;
+            let millis = (time - self.first) as f64 / 1e6;
             text(out, "name", x, bottom + 14.0, &format!("{millis:.1} ms"));
         }
     }
 
     fn draw_operation(&self, out: &mut String, operation: &Operation) {
         let (x, width) = self.span(operation);
-        let y = self.top() + LANE * self.lanes[&operation.process] as f64 + 3.0;
+        let y = self.top() + LANE * self.lanes[&operation.process] as f64 + 8.0;
         let mut class = match operation.end {
             Kind::Ok => "ok",
             Kind::Fail => "fail",
@@ -141,7 +148,7 @@ impl<'a> Picture<'a> {
         match self.violation {
             Some(violation) if violation.operation == *operation => {
                 class += " wrong";
-                text(out, "mark", x, y - 3.0, "this cannot be explained");
+                text(out, "mark", x, y - 2.0, "this cannot be explained");
             }
             Some(violation) if violation.key != operation.key => class += " pale",
             _ => {}
@@ -152,6 +159,20 @@ impl<'a> Picture<'a> {
             text(out, "name", x + 2.0, y + 10.0, &label);
         }
     }
+}
+
+/// The time of all events; or of those that help to understand a violation, and a little more.
+fn extent(history: &History, violation: Option<&Violation>) -> (u64, u64) {
+    let times = || history.events.iter().map(|event| event.time);
+    let (first, last) = (times().min().unwrap_or(0), times().max().unwrap_or(0));
+    let Some(violation) = violation else { return (first, last) };
+    let ended = violation.around.iter().filter_map(|near| Some((near.invoked.1, near.ended?.1, near.end)));
+    let (mut begin, mut end) = (violation.operation.invoked.1, violation.operation.invoked.1);
+    for (from, to, _) in ended.filter(|(_, _, kind)| *kind == Kind::Ok) {
+        (begin, end) = (begin.min(from), end.max(to));
+    }
+    let margin = end.saturating_sub(begin) / 4;
+    (begin.saturating_sub(margin).max(first), end.saturating_add(margin).min(last))
 }
 
 /// How wide the whole is, for the usual operation to be wide enough.

@@ -100,8 +100,11 @@ fn around(operations: &[Operation], at: usize, prefix: u64) -> Vec<Operation> {
     let mut before: Vec<u64> = operations.iter().filter_map(ended).filter(|&end| end < stuck.invoked.0).collect();
     before.sort_unstable();
     let since = before.len().checked_sub(SHOWN_BEFORE).map_or(0, |first| before[first]);
-    let is_near =
-        |operation: &&Operation| operation.invoked.0 <= prefix && ended(operation).is_none_or(|end| end >= since);
+    // A read whose end is unknown explains nothing.
+    let explains = |operation: &Operation| operation.end == Kind::Ok || operation.f != "get";
+    let is_open =
+        |operation: &Operation| operation.invoked.0 <= prefix && ended(operation).is_none_or(|end| end >= since);
+    let is_near = |operation: &&Operation| explains(operation) && is_open(operation);
     operations.iter().filter(is_near).cloned().collect()
 }
 

@@ -22,6 +22,8 @@ use signal_hook::iterator::Signals;
 const PASSED: i32 = 0;
 /// The service did what it must not do, or did not do what it must.
 const FAILED: i32 = 1;
+/// Nothing was judged: a wrong name, a file that cannot be read, a world that cannot be made.
+const UNUSABLE: i32 = 2;
 /// It could not be found out.
 const UNKNOWN: i32 = 3;
 
@@ -59,6 +61,13 @@ pub fn run_client(arguments: ClientArguments) -> anyhow::Result<i32> {
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
+    run_worlds(&arguments).or_else(|error| {
+        eprintln!("margay: {error:#}");
+        Ok(UNUSABLE)
+    })
+}
+
+fn run_worlds(arguments: &Arguments) -> anyhow::Result<i32> {
     if arguments.list {
         WORLDS.iter().for_each(|world| println!("{:<12} {}", world.name, world.about));
         return Ok(PASSED);

@@ -57,7 +57,7 @@ fn names_are_listed_and_others_refused() {
     let (code, text) = run(&folder, &["--list"]);
     assert!(code == Some(0) && text.contains("sim-all-1 ") && text.contains("ns-all-2 "), "{text}");
     let (code, text) = run(&folder, &["sim-nothing"]);
-    assert!(code == Some(1) && text.contains("there is no world `sim-nothing`"), "{text}");
+    assert!(code == Some(2) && text.contains("there is no world `sim-nothing`"), "{text}");
 }
 
 /// A history in which a write that was acknowledged is not read.
@@ -83,7 +83,7 @@ fn a_wrong_history_fails_and_is_drawn() {
     let (code, text) = check(&STALE.replace("[\"k\",null],\"time\":40", "[\"k\",\"a\"],\"time\":40"));
     assert!(code == Some(0) && text.contains("valid"), "{text}");
     let (code, text) = check(&STALE.replace("\"time\":20", "\"time\":\"soon\""));
-    assert!(code == Some(1) && text.contains("line 3 is no event"), "{text}");
+    assert!(code == Some(2) && text.contains("line 3 is no event"), "{text}");
 }
 
 /// Whether namespaces can be made here; else says that they are not tested.
