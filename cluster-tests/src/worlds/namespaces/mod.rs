@@ -20,7 +20,7 @@ use pdpix::Endpoint;
 use self::client::{ClientOrder, Task, monotonic_now};
 use self::network::Network;
 pub use self::network::remove_own;
-use self::process::{ClientProcess, ServerProcess};
+use self::process::{ClientProcess, NodeProcess, ServerProcess};
 use super::{KEYS_OF_EACH, Means, Played, Tempo, World};
 use crate::faults::{Fault, Node};
 use crate::history::{Datum, Event, History, Kind, Process, merge};
@@ -141,7 +141,7 @@ impl<'a> Stage<'a> {
         let Some(mut client) = self.clients[index].take() else { return Ok(true) };
         let ended = client.wait(longest)?;
         self.notes.push(client.into_notes()?);
-        Ok(ended.is_some())
+        Ok(ended)
     }
 
     /// Reads what was left in the end.
@@ -162,11 +162,10 @@ impl<'a> Stage<'a> {
         match fault {
             Fault::Cut { to_server, from_server } => self.network.cut(&links(to_server, from_server)),
             Fault::Loss(percent) => self.network.lose(*percent),
-            Fault::Pause(Node::Server) => self.server.as_ref().map_or(Ok(()), ServerProcess::pause),
-            Fault::Pause(Node::Client(index)) => self.clients[*index].as_ref().map_or(Ok(()), ClientProcess::pause),
+            Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::pause),
             Fault::Kill(index) => {
                 if let Some(client) = self.clients[*index].take() {
-                    self.notes.push(client.kill()?);
+                    self.notes.push(client.into_notes()?);
                 }
                 Ok(())
             }
@@ -177,9 +176,16 @@ impl<'a> Stage<'a> {
         match fault {
             Fault::Cut { .. } => self.network.cut(&[]),
             Fault::Loss(_) => self.network.lose(0),
-            Fault::Pause(Node::Server) => self.server.as_ref().map_or(Ok(()), ServerProcess::resume),
-            Fault::Pause(Node::Client(index)) => self.clients[*index].as_ref().map_or(Ok(()), ClientProcess::resume),
+            Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::resume),
             Fault::Kill(index) => self.start_client(*index),
+        }
+    }
+
+    /// A node's process, if it runs.
+    fn process(&self, node: Node) -> Option<&NodeProcess> {
+        match node {
+            Node::Server => self.server.as_ref().map(|server| &server.node),
+            Node::Client(index) => self.clients[index].as_ref().map(|client| &client.node),
         }
     }
 

@@ -82,7 +82,7 @@ pub struct Network {
     cut: Vec<(usize, usize)>,
     loss_percent: u64,
     nodes: Vec<Namespace>,
-    _hub: Namespace,
+    hub: Namespace,
 }
 
 impl Network {
@@ -91,19 +91,27 @@ impl Network {
     /// # Errors
     /// If this machine cannot make it. What was made is removed.
     pub fn new(nodes: usize) -> Result<Network> {
+        Network::over(nodes, |hub| Ok(Box::new(KernelWire::new(hub)?)))
+    }
+
+    /// So many nodes, over a wire that is made in the namespace of the hub.
+    ///
+    /// # Errors
+    /// If this machine cannot make it. What was made is removed.
+    fn over(nodes: usize, make_wire: impl FnOnce(&str) -> Result<Box<dyn Wire>>) -> Result<Network> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         sweep();
         let name = format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let hub = Namespace::new(format!("{name}-hub"))?;
-        let wire = Box::new(KernelWire::new(&hub.name)?);
+        let wire = make_wire(&hub.name)?;
         let (ports, cut) = (Vec::new(), Vec::new());
-        let mut network = Network { wire, ports, cut, loss_percent: 0, nodes: Vec::new(), _hub: hub };
+        let mut network = Network { wire, ports, cut, loss_percent: 0, nodes: Vec::new(), hub };
         (0..nodes).try_for_each(|node| network.add_node(&name, node))?;
         Ok(network)
     }
 
     fn add_node(&mut self, name: &str, node: usize) -> Result<()> {
-        let (hub, device) = (&self._hub.name, format!("port{node}"));
+        let (hub, device) = (&self.hub.name, format!("port{node}"));
         let namespace = Namespace::new(format!("{name}-{node}"))?;
         let (of, last) = (&namespace.name, last_byte_of_address(node));
         tool("ip", &["-n", hub, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", of])?;

@@ -34,13 +34,13 @@ pub fn output_of(name: &str, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A process of `margay` in a node's namespace, with its output. Killed when dropped, and when this thread ends.
-struct Node {
+/// A process of `margay` in a node's namespace. Killed when dropped, and when this thread ends.
+pub struct NodeProcess {
     child: Child,
 }
 
-impl Node {
-    fn start(network: &Network, node: usize, means: &Means, words: &[&str]) -> Result<(Node, ChildStdout)> {
+impl NodeProcess {
+    fn start(network: &Network, node: usize, means: &Means, words: &[&str]) -> Result<(NodeProcess, ChildStdout)> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", network.namespace(node), "setpriv", "--pdeathsig", "KILL"]);
         command.arg(&means.margay).args(words).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -49,7 +49,23 @@ impl Node {
         }
         let mut child = command.spawn().with_context(|| format!("{}", means.margay.display()))?;
         let stdout = child.stdout.take().context("its output")?;
-        Ok((Node { child }, stdout))
+        Ok((NodeProcess { child }, stdout))
+    }
+
+    /// It stands still.
+    ///
+    /// # Errors
+    /// If it is no more.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// It goes on.
+    ///
+    /// # Errors
+    /// If it is no more.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
@@ -74,7 +90,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         self.kill();
     }
@@ -82,7 +98,8 @@ impl Drop for Node {
 
 /// A running `margay kv`.
 pub struct ServerProcess {
-    node: Node,
+    /// The process.
+    pub node: NodeProcess,
     /// Where it listens.
     pub at: Endpoint,
 }
@@ -97,7 +114,7 @@ impl ServerProcess {
         let listen = at.to_string();
         let words = ["kv", "--listen", &listen, "--cores", &cores, "--backend", "epoll"];
         let settings = ["--set", "memory.size=64MiB", "--set", "cores.pin=false"];
-        let (node, stdout) = Node::start(network, node, means, &[&words[..], &settings].concat())?;
+        let (node, stdout) = NodeProcess::start(network, node, means, &[&words[..], &settings].concat())?;
         let (sender, first_line) = mpsc::channel();
         thread::spawn(move || {
             let mut line = String::new();
@@ -118,27 +135,12 @@ impl ServerProcess {
             Some(status) => bail!("the server has ended by itself: {status}"),
         }
     }
-
-    /// It stands still.
-    ///
-    /// # Errors
-    /// If it is no more.
-    pub fn pause(&self) -> Result<()> {
-        self.node.signal(Signal::STOP)
-    }
-
-    /// It goes on.
-    ///
-    /// # Errors
-    /// If it is no more.
-    pub fn resume(&self) -> Result<()> {
-        self.node.signal(Signal::CONT)
-    }
 }
 
 /// A running `margay test-client`, and its notes.
 pub struct ClientProcess {
-    node: Node,
+    /// The process.
+    pub node: NodeProcess,
     notes: Option<JoinHandle<Result<Vec<Event>>>>,
 }
 
@@ -149,46 +151,22 @@ impl ClientProcess {
     /// If it cannot be started.
     pub fn start(network: &Network, node: usize, means: &Means, order: &ClientOrder) -> Result<ClientProcess> {
         let order = serde_json::to_string(order)?;
-        let (node, stdout) = Node::start(network, node, means, &["test-client", &order])?;
+        let (node, stdout) = NodeProcess::start(network, node, means, &["test-client", &order])?;
         let notes = Some(thread::spawn(move || read_notes(BufReader::new(stdout))));
         Ok(ClientProcess { node, notes })
     }
 
-    /// It stands still.
+    /// Waits for its end. Whether it has come to one within this time.
     ///
     /// # Errors
-    /// If it is no more.
-    pub fn pause(&self) -> Result<()> {
-        self.node.signal(Signal::STOP)
-    }
-
-    /// It goes on.
-    ///
-    /// # Errors
-    /// If it is no more.
-    pub fn resume(&self) -> Result<()> {
-        self.node.signal(Signal::CONT)
-    }
-
-    /// Waits for its end, and complains if that is not a good one.
-    ///
-    /// # Errors
-    /// How it ended.
-    pub fn wait(&mut self, longest: Duration) -> Result<Option<()>> {
-        let Some(status) = self.node.wait(longest)? else { return Ok(None) };
+    /// If that was not a good end.
+    pub fn wait(&mut self, longest: Duration) -> Result<bool> {
+        let Some(status) = self.node.wait(longest)? else { return Ok(false) };
         ensure!(status.success(), "a client has failed: {status}");
-        Ok(Some(()))
+        Ok(true)
     }
 
-    /// Kills it in the middle of anything, and gives its notes.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    pub fn kill(self) -> Result<Vec<Event>> {
-        self.into_notes()
-    }
-
-    /// Its notes; if it still runs, it is killed. What it had begun and not ended ends unknown.
+    /// Its notes; if it still runs, it is killed in the middle of anything. What it had begun and not ended ends unknown.
     ///
     /// # Errors
     /// If they cannot be read.
