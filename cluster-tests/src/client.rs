@@ -88,7 +88,7 @@ impl<N: Notes> Caller<N> {
     /// Calls, and notes how it ended. Whether that is known.
     async fn call(&mut self, request: &Request) -> bool {
         let Some(connection) = &mut self.connection else { return false };
-        let Request { f, key, argument } = request;
+        let Request { f, key, argument, .. } = request;
         self.notes.note(self.process, Kind::Invoke, f, (key.clone(), argument.clone()));
         let answered = self.task.timeout(self.manner.patience, connection.call(&request.words())).await;
         let is_late = answered.is_err();

@@ -101,7 +101,7 @@ fn around(operations: &[Operation], at: usize, prefix: u64) -> Vec<Operation> {
     before.sort_unstable();
     let since = before.len().checked_sub(SHOWN_BEFORE).map_or(0, |first| before[first]);
     // A read whose end is unknown explains nothing.
-    let explains = |operation: &Operation| operation.end == Kind::Ok || operation.f != "get";
+    let explains = |operation: &Operation| operation.end == Kind::Ok || !matches!(operation.f.as_str(), "get" | "mget");
     let is_open =
         |operation: &Operation| operation.invoked.0 <= prefix && ended(operation).is_none_or(|end| end >= since);
     let is_near = |operation: &&Operation| explains(operation) && is_open(operation);

@@ -1,6 +1,6 @@
 //! The model of one key of the cache that holds a string, or nothing. Numbers are strings of digits, as in Redis.
 //!
-//! get, set, del, incr, append, getset, setnx. Calls that the cache would refuse (incr of what is no number) are not
+//! get, set, mget, mset (each of one key that is looked at), del, incr, append, getset, setnx. Calls that the cache would refuse (incr of what is no number) are not
 //! modelled: a refused operation is recorded as failed, and did not happen.
 
 use crate::history::{Datum, Kind, Operation};
@@ -38,8 +38,8 @@ impl Call {
     /// What an operation of a history asks, if the model knows it.
     pub fn of(operation: &Operation) -> Option<Call> {
         Some(match (operation.f.as_str(), &operation.argument) {
-            ("get", Datum::Nil) => Call::Get,
-            ("set", Datum::Text(value)) => Call::Set(value.clone()),
+            ("get" | "mget", Datum::Nil) => Call::Get,
+            ("set" | "mset", Datum::Text(value)) => Call::Set(value.clone()),
             ("del", Datum::Nil) => Call::Del,
             ("incr", Datum::Nil) => Call::Incr,
             ("append", Datum::Text(value)) => Call::Append(value.clone()),
