@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster_tests::check::Verdict;
-use cluster_tests::history::Kind;
+use cluster_tests::history::{Kind, Operation, Process};
 use cluster_tests::worlds::{Run, Stage, WORLDS, World, simulated};
 use libos_sim::{World as Simulation, sweep};
 
@@ -50,6 +50,25 @@ fn the_runs_have_in_them_what_they_are_for() {
     assert!(count("Ok") > 5_000 && count("Info") > 200 && count("Fail") == 0, "{counts:?}");
     for fault in ["cut", "pause client", "pause server", "kill client", "kill server", "loss"] {
         assert!(count(fault) > 3, "{fault}: {counts:?}");
+    }
+}
+
+/// What was acknowledged and lost is seen by whoever reads last.
+#[test]
+fn after_the_heal_every_key_is_read_once_more() {
+    let world = world("sim-all-2");
+    for seed in (1..=20).filter(|&seed| !world.schedule(seed).kills_server) {
+        let history = simulated::run(world, seed).history;
+        let events = || history.events.iter();
+        let last_change = events().filter(|event| event.f != "get").map(|event| event.index).max();
+        let read = |key: &str| {
+            let is_read =
+                |operation: &Operation| operation.f == "get" && operation.key == key && operation.end == Kind::Ok;
+            history.operations().iter().any(|operation| is_read(operation) && Some(operation.invoked.0) > last_change)
+        };
+        assert!(["n0", "n1", "t0", "t1"].into_iter().all(read), "seed {seed}");
+        // An event of the nemesis is no `get`, so the heal is among the last changes.
+        assert!(events().any(|event| event.process == Process::NEMESIS), "seed {seed} has no faults");
     }
 }
 

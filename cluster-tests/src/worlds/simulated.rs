@@ -53,8 +53,10 @@ struct Shared {
     /// The world's time, in nanoseconds.
     now: Cell<u64>,
     over: Cell<bool>,
-    /// The process of each client that runs; the last is the one that reads at the end.
+    /// The process that each client is at present; the last is the one that reads at the end.
     processes: RefCell<Vec<Option<Process>>>,
+    /// How many clients run.
+    running: Cell<usize>,
     /// How many clients there were, those that were killed included.
     writers: Cell<u64>,
 }
@@ -63,6 +65,14 @@ struct Shared {
 struct ClientNotes {
     shared: Rc<Shared>,
     index: usize,
+}
+
+impl ClientNotes {
+    /// For a client that runs from now on.
+    fn new(shared: &Rc<Shared>, index: usize) -> ClientNotes {
+        shared.running.set(shared.running.get() + 1);
+        ClientNotes { shared: shared.clone(), index }
+    }
 }
 
 impl Notes for ClientNotes {
@@ -85,6 +95,7 @@ impl Notes for ClientNotes {
 impl Drop for ClientNotes {
     fn drop(&mut self) {
         self.shared.processes.borrow_mut()[self.index] = None;
+        self.shared.running.set(self.shared.running.get() - 1);
     }
 }
 
@@ -128,7 +139,7 @@ impl<'a> Stage<'a> {
         let host = self.simulation.add_host(&format!("client {index}"), 1, move |libos| {
             let writer = shared.writers.replace(shared.writers.get() + 1);
             let workload = Workload::new(client::rng_of(seed, writer), keys(KEYS_OF_EACH), writer);
-            let (manner, notes) = (manner.clone(), ClientNotes { shared: shared.clone(), index });
+            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::converse(task, manner, workload, notes));
         });
         self.clients.push(host);
@@ -150,7 +161,7 @@ impl<'a> Stage<'a> {
             self.simulation.crash(self.server);
         }
         self.shared.over.set(true);
-        if !self.run_while(world.tempo().settling, |shared| !shared.is_quiet()) {
+        if !self.run_while(world.tempo().settling, |shared| shared.running.get() > 0) {
             return Some("the clients did not end after the heal".into());
         }
         if schedule.kills_server { None } else { self.read_all(world) }
@@ -161,10 +172,10 @@ impl<'a> Stage<'a> {
         let (shared, manner, index) = (self.shared.clone(), self.manner.clone(), world.clients);
         shared.over.set(false);
         self.simulation.add_host("reader", 1, move |libos| {
-            let (manner, notes) = (manner.clone(), ClientNotes { shared: shared.clone(), index });
+            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys(KEYS_OF_EACH), notes));
         });
-        let ended = self.run_while(world.tempo().settling, |shared| !shared.is_quiet());
+        let ended = self.run_while(world.tempo().settling, |shared| shared.running.get() > 0);
         (!ended).then(|| "the final reads did not end after the heal".into())
     }
 
@@ -234,9 +245,25 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Shared {
-    /// Whether no client runs.
-    fn is_quiet(&self) -> bool {
-        self.processes.borrow().iter().all(Option::is_none)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Verdict;
+
+    #[test]
+    fn a_service_that_does_not_come_back_is_told() {
+        let world = World::find("sim-calm").expect("it is there");
+        let mut simulation = Simulation::new(1, settings(world));
+        let mut stage = Stage::new(world, &mut simulation);
+        stage.run_to(Duration::from_millis(20));
+        stage.simulation.pause(stage.server);
+        stage.shared.over.set(true);
+        assert!(stage.run_while(Duration::from_secs(1), |shared| shared.running.get() > 0), "clients end all the same");
+        assert_eq!(stage.read_all(world).as_deref(), Some("the final reads did not end after the heal"));
+        let events = stage.shared.recorder.take().into_events();
+        let history = History { header: world.header(1), events };
+        let run = Played { history, stuck: Some("as above".into()) }.judge();
+        assert_eq!(run.verdict, Verdict::Valid, "what was seen until then is right");
+        assert!(!run.has_passed());
     }
 }

@@ -162,3 +162,71 @@ impl Network {
 pub fn address(node: usize) -> Endpoint {
     Endpoint::new([10, 77, 0, last_byte_of_address(node)].into(), 6379)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+    use super::*;
+    use crate::worlds::namespaces::is_missing;
+
+    /// Fewer than a socket has room for.
+    const SENT: usize = 200;
+
+    /// A socket in a node's namespace, made by a thread that goes there.
+    fn socket_in(network: &Network, node: usize) -> UdpSocket {
+        let path = format!("/run/netns/{}", network.namespace(node));
+        let made = thread::spawn(move || {
+            let namespace = File::open(path).expect("a namespace has a file");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("going there");
+            UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], address(0).port()))).expect("a socket")
+        });
+        let socket = made.join().expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time limit");
+        socket
+    }
+
+    /// How many of the datagrams sent from one node to another arrive.
+    fn arriving(sockets: &[UdpSocket], from: usize, to: usize) -> usize {
+        let at = SocketAddr::new(address(to).ip(), address(to).port());
+        for _ in 0..SENT {
+            sockets[from].send_to(b"x", at).expect("it is sent");
+            thread::sleep(Duration::from_micros(50));
+        }
+        (0..SENT).take_while(|_| sockets[to].recv(&mut [0; 8]).is_ok()).count()
+    }
+
+    #[test]
+    fn links_are_cut_one_way_and_frames_are_lost_and_all_is_healed() {
+        if let Some(reason) = is_missing() {
+            return println!("SKIP cluster_namespaces: {reason}");
+        }
+        let mut network = Network::new(3).expect("a network");
+        let sockets: Vec<UdpSocket> = (0..3).map(|node| socket_in(&network, node)).collect();
+        assert_eq!(arriving(&sockets, 0, 1), SENT);
+        assert_eq!(arriving(&sockets, 1, 0), SENT);
+
+        network.cut(&[(0, 1)]).expect("a cut");
+        assert_eq!(arriving(&sockets, 0, 1), 0, "from 0 to 1 nothing passes");
+        assert_eq!(arriving(&sockets, 1, 0), SENT, "back it does");
+        assert_eq!(arriving(&sockets, 2, 1), SENT, "and from others");
+
+        network.cut(&[]).expect("no cut");
+        network.lose(50).expect("losses");
+        let arrived = arriving(&sockets, 0, 1);
+        assert!((SENT / 4..SENT * 3 / 4).contains(&arrived), "{arrived} of {SENT}");
+
+        network.lose(0).expect("no losses");
+        assert_eq!(arriving(&sockets, 0, 1), SENT);
+        let names: Vec<String> = (0..3).map(|node| network.namespace(node).to_string()).collect();
+        drop((sockets, network));
+        let left = output_of("ip", &["netns", "list"]).expect("a list");
+        assert!(names.iter().all(|name| !left.contains(name)), "{left}");
+    }
+}
