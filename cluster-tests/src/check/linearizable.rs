@@ -53,9 +53,9 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// Two million configurations, a minute.
+    /// Half a million configurations, which is some hundred megabytes, and a minute.
     fn default() -> Budget {
-        Budget { configurations: 2_000_000, time: Duration::from_secs(60) }
+        Budget { configurations: 500_000, time: Duration::from_secs(60) }
     }
 }
 
@@ -66,11 +66,13 @@ pub enum Outcome<S> {
     Linearizable,
     /// There is none.
     Stuck {
-        /// The operation whose return cannot be explained: the history up to there, and no shorter one, has no order.
+        /// The operation whose return cannot be explained: the history up to there has no order.
         at: usize,
         /// The states in which the object could have been just before that return (each was tried). None, if already what
         /// came before could only be explained by this operation, and not with the reply that it has.
         states: Vec<S>,
+        /// Every shorter prefix has one. (Else the budget did not allow to find that out.)
+        is_smallest: bool,
     },
     /// The budget is spent: this much of it.
     Exhausted(String),
@@ -199,33 +201,28 @@ where
     M::Reply: Clone,
 {
     let found = search_all(model, entries, budget);
-    let Outcome::Stuck { at, .. } = found else { return found };
+    let Outcome::Stuck { at, states, .. } = found else { return found };
     // A prefix of what has an order has one, too. What returns later is open in a prefix, and may explain there what its own
     // reply does not let it explain in the whole history: so the place where the search was stuck is only where to begin.
-    let mut ends: Vec<u64> = entries.iter().filter_map(|entry| Some(entry.returned.as_ref()?.0)).collect();
+    let mut ends: Vec<(u64, usize)> = Vec::with_capacity(entries.len());
+    ends.extend(entries.iter().enumerate().filter_map(|(i, entry)| Some((entry.returned.as_ref()?.0, i))));
     ends.sort_unstable();
-    let begin = entries[at].returned.as_ref().map_or(0, |(end, _)| *end);
-    let (mut low, mut high) = (ends.partition_point(|&end| end < begin), ends.len() - 1);
-    let mut smallest = None;
-    while low <= high {
+    let (mut low, mut high) = (ends.iter().position(|&(_, i)| i == at).unwrap_or(0), ends.len() - 1);
+    // Of the shortest prefix that is known to be wrong, which ends with `ends[high]`.
+    let (mut stuck, mut states, mut is_smallest) = (at, states, true);
+    while low < high {
         let middle = low + (high - low) / 2;
-        match search_all(model, &prefix(entries, ends[middle]), budget) {
+        match search_all(model, &prefix(entries, ends[middle].0), budget) {
             Outcome::Linearizable => low = middle + 1,
-            Outcome::Stuck { at, states } => {
-                smallest = Some((middle, at, states));
-                if middle == low {
-                    break;
-                }
-                high = middle - 1;
+            Outcome::Stuck { at, states: these, .. } => (high, stuck, states) = (middle, at, these),
+            Outcome::Exhausted(_) => {
+                is_smallest = false;
+                break;
             }
-            exhausted => return exhausted,
         }
     }
-    let (end, stuck, states) = smallest.expect("the whole history is a prefix of itself, and has no order");
-    // Calls are kept from the front, so the indexes of a prefix are those of the history.
-    let at = entries.iter().position(|entry| entry.returned.as_ref().is_some_and(|(at, _)| *at == ends[end]));
-    let at = at.expect("it is one of theirs");
-    Outcome::Stuck { at, states: if stuck == at { states } else { Vec::new() } }
+    let at = ends[high].1;
+    Outcome::Stuck { at, states: if stuck == at { states } else { Vec::new() }, is_smallest }
 }
 
 /// The history up to an event: later calls come too late to matter, and what had not returned is open.
@@ -328,7 +325,7 @@ impl<M: Model> Search<'_, M> {
     /// Where this search, which knows all replies, got stuck.
     fn stuck(&mut self) -> Outcome<M::State> {
         match self.list.nodes[self.furthest] {
-            Node::Return(at) => Outcome::Stuck { at, states: self.states.drain().collect() },
+            Node::Return(at) => Outcome::Stuck { at, states: self.states.drain().collect(), is_smallest: false },
             _ => unreachable!("an order without its last return is whole"),
         }
     }

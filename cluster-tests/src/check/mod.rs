@@ -30,10 +30,12 @@ pub enum Verdict {
 pub struct Violation {
     /// The key.
     pub key: String,
-    /// The operation whose end cannot be explained. Without it all that was seen before could have been.
+    /// The operation whose end cannot be explained.
     pub operation: Operation,
-    /// The smallest prefix of the history that is wrong: up to this index, which is the end of the operation.
+    /// The history is wrong up to this index, which is the end of the operation.
     pub prefix: u64,
+    /// And no shorter prefix is. (Else the budget did not allow to find that out.)
+    pub is_smallest: bool,
     /// What the key could have been just before it: the values that do not explain it. None, if what was seen before could
     /// be explained only by another result of this operation.
     pub states: Vec<String>,
@@ -79,13 +81,20 @@ fn check_key(key: &str, operations: &[Operation], budget: Budget) -> Verdict {
     match search(&StringKey, &entries, budget) {
         Outcome::Linearizable => Verdict::Valid,
         Outcome::Exhausted(what) => Verdict::Unknown(format!("key {key}: {what}")),
-        Outcome::Stuck { at, states } => {
+        Outcome::Stuck { at, states, is_smallest } => {
             let operation = operations[at].clone();
             let prefix = operation.ended.map_or(operation.invoked.0, |(index, _)| index);
             let mut states: Vec<String> = states.iter().map(|state| strings::describe(state.as_deref())).collect();
             states.sort();
             let around = around(operations, at, prefix);
-            Verdict::Invalid(Box::new(Violation { key: key.to_string(), operation, prefix, states, around }))
+            Verdict::Invalid(Box::new(Violation {
+                key: key.to_string(),
+                operation,
+                prefix,
+                is_smallest,
+                states,
+                around,
+            }))
         }
     }
 }
@@ -120,8 +129,9 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { key, operation, prefix, states, around } = self;
-        writeln!(f, "INVALID: key {key} is not linearizable up to event {prefix}; before that event it is")?;
+        let Violation { key, operation, prefix, is_smallest, states, around } = self;
+        let before = if *is_smallest { "before that event it is" } else { "perhaps an earlier event is wrong already" };
+        writeln!(f, "INVALID: key {key} is not linearizable up to event {prefix}; {before}")?;
         writeln!(f, "this cannot be explained: {operation}")?;
         match states.is_empty() {
             true => writeln!(f, "and without it nor can what was seen before")?,

@@ -93,7 +93,8 @@ quickcheck! {
         let entries = small.0;
         match search(&StringKey, &entries, Budget::default()) {
             Outcome::Linearizable => is_linearizable_by_brute_force(&entries),
-            Outcome::Stuck { at, states } => {
+            Outcome::Stuck { at, states, is_smallest } => {
+                assert!(is_smallest);
                 let last = entries[at].returned.as_ref().expect("it returned").0;
                 assert!(!is_linearizable_by_brute_force(&prefix(&entries, last)), "the prefix is wrong");
                 assert!(is_linearizable_by_brute_force(&prefix(&entries, last - 1)), "and it is the smallest");

@@ -146,11 +146,29 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A run whose nodes are all up.
-fn a_run_under_way(folder: &Path) -> Child {
-    let child = margay_test(folder, &["ns-calm"]).stdout(Stdio::null()).spawn().expect("margay to start");
+fn a_run_under_way(folder: &Path, says: Stdio) -> Child {
+    let child = margay_test(folder, &["ns-calm"]).stdout(says).spawn().expect("margay to start");
     // A server and three clients.
     wait_until("its processes run", || processes_in(&namespaces_of(child.id())) >= 4);
     child
+}
+
+#[test]
+fn a_server_that_crashes_fails_the_run() {
+    if !has_namespaces() {
+        return;
+    }
+    let folder = folder("cluster-crashed");
+    let run = a_run_under_way(&folder, Stdio::piped());
+    // The first node is the server.
+    let server = namespaces_of(run.id()).into_iter().find(|name| name.ends_with("-0")).expect("a server's namespace");
+    let pids = Command::new("ip").args(["netns", "pids", &server]).output().expect("ip to start").stdout;
+    let pid = String::from_utf8_lossy(&pids).trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("one process"), rustix::process::Signal::SEGV).expect("it to be there");
+    let output = run.wait_with_output().expect("its end");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(1) && text.contains("the server has ended by itself: signal: 11"), "{text}");
+    assert!(text.contains("to make this again: margay test ns-calm --seed 0x"), "{text}");
 }
 
 #[test]
@@ -163,12 +181,12 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_behind() {
         let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
         rustix::process::kill_process(pid, signal).expect("it to be there");
     };
-    let mut interrupted = a_run_under_way(&folder);
+    let mut interrupted = a_run_under_way(&folder, Stdio::null());
     signal(&interrupted, rustix::process::Signal::INT);
     assert_eq!(interrupted.wait().expect("its end").code(), Some(130));
     assert_eq!(namespaces_of(interrupted.id()), [""; 0]);
 
-    let mut killed = a_run_under_way(&folder);
+    let mut killed = a_run_under_way(&folder, Stdio::null());
     let left = namespaces_of(killed.id());
     signal(&killed, rustix::process::Signal::KILL);
     killed.wait().expect("its end");

@@ -105,6 +105,7 @@ impl<'a> Stage<'a> {
             }
         }
         sleep_until(self.over_at);
+        let crashed = self.server.as_mut().map(ServerProcess::ended).transpose()?.flatten();
         if schedule.kills_server {
             self.note_fault(Kind::Invoke, "kill", "server");
             self.server = None;
@@ -114,12 +115,10 @@ impl<'a> Stage<'a> {
                 return Ok(Some(format!("client {index} did not end after the heal")));
             }
         }
-        match &mut self.server {
-            None => Ok(None),
-            Some(server) => {
-                server.check_alive()?;
-                self.read_all()
-            }
+        match crashed {
+            Some(status) => Ok(Some(format!("the server has ended by itself: {status}"))),
+            None if self.server.is_none() => Ok(None),
+            None => self.read_all(),
         }
     }
 
