@@ -164,10 +164,10 @@ fn a_server_that_crashes_fails_the_run() {
     let server = namespaces_of(run.id()).into_iter().find(|name| name.ends_with("-0")).expect("a server's namespace");
     let pids = Command::new("ip").args(["netns", "pids", &server]).output().expect("ip to start").stdout;
     let pid = String::from_utf8_lossy(&pids).trim().parse().ok().and_then(rustix::process::Pid::from_raw);
-    rustix::process::kill_process(pid.expect("one process"), rustix::process::Signal::SEGV).expect("it to be there");
+    rustix::process::kill_process(pid.expect("one process"), rustix::process::Signal::ABORT).expect("it to be there");
     let output = run.wait_with_output().expect("its end");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.code() == Some(1) && text.contains("the server has ended by itself: signal: 11"), "{text}");
+    assert!(output.status.code() == Some(1) && text.contains("the server has ended by itself: signal: 6"), "{text}");
     assert!(text.contains("to make this again: margay test ns-calm --seed 0x"), "{text}");
 }
 
