@@ -233,10 +233,18 @@ impl<F: Future> Future for Body<F> {
         let Poll::Ready(result) = unsafe { Pin::new_unchecked(&mut body.future) }.poll(cx) else {
             return Poll::Pending;
         };
-        *body.shared.result.borrow_mut() = Some(result);
-        body.shared.ended.set(true);
-        body.libos.notify(body.shared.waiter.replace(Waiter::None));
+        body.end(result);
         Poll::Ready(())
+    }
+}
+
+impl<F: Future> Body<F> {
+    /// Apart from `poll`, which would save registers for it in every switch.
+    #[inline(never)]
+    fn end(&self, result: F::Output) {
+        *self.shared.result.borrow_mut() = Some(result);
+        self.shared.ended.set(true);
+        self.libos.notify(self.shared.waiter.replace(Waiter::None));
     }
 }
 
@@ -255,6 +263,11 @@ impl<T> Coroutine<T> {
             self.libos.0.scheduler.abort(self.place);
             self.libos.notify(self.shared.waiter.replace(Waiter::None));
         }
+    }
+
+    /// Its name, to wake it.
+    pub fn id(&self) -> CoroutineId {
+        CoroutineId(self.place)
     }
 
     /// Whether it has ended.

@@ -149,7 +149,9 @@ impl MemoryQueue {
         if first.from.is_some() || !self.pushes.is_empty() || first.cost > cost(len_max) {
             return None;
         }
-        let Element { sga, cost, .. } = self.elements.pop_front()?;
+        let Some(Element { sga, cost, carried: None, .. }) = self.elements.pop_front() else {
+            unreachable!("what is carried comes from another core")
+        };
         self.cost -= cost;
         Some(sga)
     }

@@ -22,6 +22,14 @@ pub enum Begun {
     Pending(QToken),
 }
 
+/// Where a socket is, and what it is.
+#[derive(Clone, Copy)]
+struct SocketAt {
+    network: u8,
+    handle: Handle,
+    kind: SocketKind,
+}
+
 impl LibOs {
     /// Takes the next connection of a listener.
     ///
@@ -193,34 +201,42 @@ impl LibOs {
 
     #[inline]
     fn submit(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<QToken, Error> {
-        match self.begin(qd, kind, len, what)? {
+        let socket = self.socket_at(qd)?.ok_or(Error::NotSupported)?;
+        match self.begin(qd, socket, kind, len, what)? {
             Begun::Pending(qt) => Ok(qt),
             Begun::Done(result) => self.issue_ended(qd, kind, len, result),
         }
     }
 
+    /// What a queue is to its network; `None` for one that has none.
+    #[inline(always)]
+    fn socket_at(&self, qd: Qd) -> Result<Option<SocketAt>, Error> {
+        Ok(match self.0.queues.borrow_mut().get(qd)?.kind {
+            Kind::Socket { network, handle, socket } => Some(SocketAt { network, handle, kind: socket }),
+            Kind::Memory(_) | Kind::Attached(_) => None,
+        })
+    }
+
     /// Begins an operation on a socket. What is over at once needs no token.
     #[inline(always)]
-    fn begin(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<Begun, Error> {
+    fn begin(&self, qd: Qd, socket: SocketAt, kind: OpKind, len: usize, what: Op) -> Result<Begun, Error> {
         let inner = &*self.0;
-        let Kind::Socket { network, handle, socket } = inner.queues.borrow_mut().get(qd)?.kind else {
-            return Err(Error::NotSupported);
-        };
         let qt = inner.tokens.borrow_mut().next()?;
-        let submitted = inner.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what)?;
+        let network = socket.network as usize;
+        let submitted = inner.networks.borrow_mut()[network].network.submit(socket.handle, OpId(qt.raw()), what);
         match submitted {
-            Submitted::Pending => {
+            Err(refused) => Err(refused),
+            Ok(Submitted::Pending) => {
                 let issued = self.issue(qd, kind, len)?;
                 debug_assert_eq!(issued, qt, "submit issued a token");
                 Ok(Begun::Pending(qt))
             }
-            Submitted::Done(Ok(Outcome::Pushed)) => {
+            Ok(Submitted::Done(result)) => {
                 count(&inner.counters.completed_at_once);
-                Ok(Begun::Done(Ok(Outcome::Pushed)))
-            }
-            Submitted::Done(result) => {
-                count(&inner.counters.completed_at_once);
-                Ok(Begun::Done(self.adopt(network, socket, result)))
+                Ok(Begun::Done(match result {
+                    Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
+                    result => self.adopt(socket.network, socket.kind, result),
+                }))
             }
         }
     }
@@ -231,10 +247,12 @@ impl LibOs {
     /// As [`LibOs::push`].
     #[inline]
     pub fn begin_push(&self, qd: Qd, sga: Sga) -> Result<Begun, Error> {
-        if !sga.is_empty() && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
+        if !sga.is_empty()
+            && let Some(socket) = self.socket_at(qd)?
+        {
             count(&self.0.counters.pushes);
             let len = sga.len();
-            let begun = self.begin(qd, OpKind::Push, len, Op::Push(sga));
+            let begun = self.begin(qd, socket, OpKind::Push, len, Op::Push(sga));
             if matches!(begun, Ok(Begun::Done(_))) {
                 self.note(Event::PushAtOnce, u64::from(qd.raw()), len as u64);
             }
@@ -249,9 +267,11 @@ impl LibOs {
     /// As [`LibOs::pop`].
     #[inline]
     pub fn begin_pop(&self, qd: Qd, len_max: usize) -> Result<Begun, Error> {
-        if self.0.returned.get() == 0 && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
+        if self.0.returned.get() == 0
+            && let Some(socket) = self.socket_at(qd)?
+        {
             count(&self.0.counters.pops);
-            let begun = self.begin(qd, OpKind::Pop, len_max, Op::Pop { len_max });
+            let begun = self.begin(qd, socket, OpKind::Pop, len_max, Op::Pop { len_max });
             if matches!(begun, Ok(Begun::Done(_))) {
                 self.note(Event::PopAtOnce, u64::from(qd.raw()), len_max as u64);
             }
@@ -282,7 +302,7 @@ impl LibOs {
         self.note(Event::Done, qt.raw(), errno);
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_issued(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
         match kind {
             OpKind::Push => self.note(Event::Push, qt.raw(), len as u64),
@@ -334,8 +354,10 @@ impl LibOs {
     /// An operation has ended: its token is complete, and its one waiter woken.
     #[inline]
     pub(crate) fn complete(&self, op: OpId, result: OpResult) {
-        let result = if self.0.returned.get() > 0 { self.intercept(op, result) } else { Some(result) };
-        if let Some(result) = result {
+        if self.0.returned.get() == 0 {
+            return self.complete_here(op, result);
+        }
+        if let Some(result) = self.intercept(op, result) {
             self.complete_here(op, result);
         }
     }
