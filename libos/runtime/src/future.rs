@@ -116,7 +116,8 @@ impl Redeem {
     #[inline]
     pub fn take(&mut self) -> Result<Completion, Error> {
         self.state = Held::Over;
-        self.libos.try_redeem(self.qt)?.ok_or(Error::StaleToken)
+        let mut tokens = self.libos.0.tokens.borrow_mut();
+        if tokens.is_complete(self.qt)? { Ok(tokens.redeem(self.qt)) } else { Err(Error::StaleToken) }
     }
 }
 

@@ -27,7 +27,7 @@ pub enum Begun {
 struct SocketAt {
     network: u8,
     handle: Handle,
-    kind: SocketKind,
+    socket: SocketKind,
 }
 
 impl LibOs {
@@ -70,7 +70,7 @@ impl LibOs {
                 let len = sga.len();
                 let mut tokens = self.0.tokens.borrow_mut();
                 tokens.reserve()?;
-                match queue.push_at_once(sga) {
+                match queue.push_at_once(sga, len) {
                     Ok(()) => {
                         let qt = tokens.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed))?;
                         self.note_ended(qt, qd, OpKind::Push, len, 0);
@@ -201,29 +201,27 @@ impl LibOs {
 
     #[inline]
     fn submit(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<QToken, Error> {
-        let socket = self.socket_at(qd)?.ok_or(Error::NotSupported)?;
-        match self.begin(qd, socket, kind, len, what)? {
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return Err(Error::NotSupported);
+        };
+        match self.begin(qd, SocketAt { network, handle, socket }, (kind, len, None), what)? {
             Begun::Pending(qt) => Ok(qt),
             Begun::Done(result) => self.issue_ended(qd, kind, len, result),
         }
     }
 
-    /// What a queue is to its network; `None` for one that has none.
+    /// Begins an operation on a socket. What is over at once needs no token, and is noted as `at_once`.
     #[inline(always)]
-    fn socket_at(&self, qd: Qd) -> Result<Option<SocketAt>, Error> {
-        Ok(match self.0.queues.borrow_mut().get(qd)?.kind {
-            Kind::Socket { network, handle, socket } => Some(SocketAt { network, handle, kind: socket }),
-            Kind::Memory(_) | Kind::Attached(_) => None,
-        })
-    }
-
-    /// Begins an operation on a socket. What is over at once needs no token.
-    #[inline(always)]
-    fn begin(&self, qd: Qd, socket: SocketAt, kind: OpKind, len: usize, what: Op) -> Result<Begun, Error> {
-        let inner = &*self.0;
+    fn begin(
+        &self,
+        qd: Qd,
+        at: SocketAt,
+        (kind, len, at_once): (OpKind, usize, Option<Event>),
+        what: Op,
+    ) -> Result<Begun, Error> {
+        let (inner, SocketAt { network, handle, socket }) = (&*self.0, at);
         let qt = inner.tokens.borrow_mut().next()?;
-        let network = socket.network as usize;
-        let submitted = inner.networks.borrow_mut()[network].network.submit(socket.handle, OpId(qt.raw()), what);
+        let submitted = inner.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what);
         match submitted {
             Err(refused) => Err(refused),
             Ok(Submitted::Pending) => {
@@ -233,10 +231,13 @@ impl LibOs {
             }
             Ok(Submitted::Done(result)) => {
                 count(&inner.counters.completed_at_once);
-                Ok(Begun::Done(match result {
-                    Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
-                    result => self.adopt(socket.network, socket.kind, result),
-                }))
+                if let Some(event) = at_once {
+                    self.note(event, u64::from(qd.raw()), len as u64);
+                }
+                match result {
+                    Ok(Outcome::Pushed) => Ok(Begun::Done(Ok(Outcome::Pushed))),
+                    result => Ok(Begun::Done(self.adopt(network, socket, result))),
+                }
             }
         }
     }
@@ -247,18 +248,16 @@ impl LibOs {
     /// As [`LibOs::push`].
     #[inline]
     pub fn begin_push(&self, qd: Qd, sga: Sga) -> Result<Begun, Error> {
-        if !sga.is_empty()
-            && let Some(socket) = self.socket_at(qd)?
-        {
-            count(&self.0.counters.pushes);
-            let len = sga.len();
-            let begun = self.begin(qd, socket, OpKind::Push, len, Op::Push(sga));
-            if matches!(begun, Ok(Begun::Done(_))) {
-                self.note(Event::PushAtOnce, u64::from(qd.raw()), len as u64);
-            }
-            return begun;
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return self.push(qd, sga).map(Begun::Pending);
+        };
+        let len = sga.len();
+        if len == 0 {
+            return Err(Error::InvalidArgument);
         }
-        self.push(qd, sga).map(Begun::Pending)
+        count(&self.0.counters.pushes);
+        let at = SocketAt { network, handle, socket };
+        self.begin(qd, at, (OpKind::Push, len, Some(Event::PushAtOnce)), Op::Push(sga))
     }
 
     /// [`LibOs::pop`], for who wants no token for what is over at once.
@@ -267,20 +266,18 @@ impl LibOs {
     /// As [`LibOs::pop`].
     #[inline]
     pub fn begin_pop(&self, qd: Qd, len_max: usize) -> Result<Begun, Error> {
-        if self.0.returned.get() == 0
-            && let Some(socket) = self.socket_at(qd)?
-        {
-            count(&self.0.counters.pops);
-            let begun = self.begin(qd, socket, OpKind::Pop, len_max, Op::Pop { len_max });
-            if matches!(begun, Ok(Begun::Done(_))) {
-                self.note(Event::PopAtOnce, u64::from(qd.raw()), len_max as u64);
-            }
-            return begun;
+        if self.0.returned.get() > 0 {
+            return self.pop(qd, len_max).map(Begun::Pending);
         }
-        self.pop(qd, len_max).map(Begun::Pending)
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return self.pop(qd, len_max).map(Begun::Pending);
+        };
+        count(&self.0.counters.pops);
+        let at = SocketAt { network, handle, socket };
+        self.begin(qd, at, (OpKind::Pop, len_max, Some(Event::PopAtOnce)), Op::Pop { len_max })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
         let qt = self.0.tokens.borrow_mut().issue(qd, kind, len)?;
         self.note_issued(qt, qd, kind, len);
@@ -296,14 +293,23 @@ impl LibOs {
         Ok(qt)
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_ended(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize, errno: u64) {
-        self.note_issued(qt, qd, kind, len);
-        self.note(Event::Done, qt.raw(), errno);
+        if self.0.trace.is_on() {
+            self.note_issued_now(qt, qd, kind, len);
+            self.note(Event::Done, qt.raw(), errno);
+        }
     }
 
     #[inline(always)]
     fn note_issued(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
+        if self.0.trace.is_on() {
+            self.note_issued_now(qt, qd, kind, len);
+        }
+    }
+
+    #[inline(never)]
+    fn note_issued_now(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
         match kind {
             OpKind::Push => self.note(Event::Push, qt.raw(), len as u64),
             OpKind::Pop => self.note(Event::Pop, qt.raw(), len as u64),

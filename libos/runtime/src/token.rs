@@ -64,17 +64,6 @@ struct Slot {
     result: Option<OpResult>,
 }
 
-impl Slot {
-    /// Its operation is over.
-    #[inline(always)]
-    fn complete(&mut self, result: OpResult) {
-        // Known to be empty, it is written in place: nothing is moved aside for what would have to be dropped.
-        assert!(self.result.is_none(), "an operation has one result");
-        self.result = Some(result);
-        self.state = State::Complete;
-    }
-}
-
 const NIL: u32 = u32::MAX;
 const SLOTS_MAX: usize = 1 << QToken::INDEX_BITS;
 const SLOTS_FIRST: usize = 64;
@@ -143,7 +132,7 @@ impl TokenTable {
         if ordered {
             (slot.len_max, slot.sequence) = (len_max, sequence);
         }
-        slot.complete(result);
+        (slot.state, slot.result) = (State::Complete, Some(result));
         Ok(slot.token)
     }
 
@@ -160,6 +149,7 @@ impl TokenTable {
         }
         let slot = &mut self.slots[self.free_first as usize];
         debug_assert!(slot.state == State::Free, "a slot in the list of free ones is in use");
+        assert!(slot.result.is_none(), "a free slot holds nothing");
         self.free_first = slot.next_free;
         self.used += 1;
         Ok(slot)
@@ -231,7 +221,8 @@ impl TokenTable {
         assert!(slot.token == qt, "a backend ended {qt:?} twice, or one that it was not given");
         match slot.state {
             State::Pending => {
-                slot.complete(result);
+                assert!(slot.result.is_none(), "an operation has one result");
+                (slot.state, slot.result) = (State::Complete, Some(result));
                 Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
             }
             State::Abandoned => {
