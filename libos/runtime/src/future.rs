@@ -91,8 +91,15 @@ pub struct CoroutineId(Place);
 
 impl Redeem {
     /// Whether the operation has ended; registers whoever polls if not. To be followed by [`Redeem::take`].
-    #[inline]
+    #[inline(always)]
     pub fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        if let Ok(true) = self.libos.0.tokens.borrow_mut().is_complete(self.qt) {
+            return Poll::Ready(Ok(()));
+        }
+        self.register(cx)
+    }
+
+    fn register(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let again = self.state == Held::Waiting;
         let waiter = self.libos.waiter(cx);
         let pending = self.libos.0.tokens.borrow_mut().wait_if_pending(self.qt, waiter, again);

@@ -132,7 +132,8 @@ impl TokenTable {
         if ordered {
             (slot.len_max, slot.sequence) = (len_max, sequence);
         }
-        (slot.state, slot.result) = (State::Complete, Some(result));
+        slot.result = Some(result);
+        slot.state = State::Complete;
         Ok(slot.token)
     }
 
@@ -148,10 +149,10 @@ impl TokenTable {
             self.grow()?;
         }
         let slot = &mut self.slots[self.free_first as usize];
-        debug_assert!(slot.state == State::Free, "a slot in the list of free ones is in use");
-        assert!(slot.result.is_none(), "a free slot holds nothing");
         self.free_first = slot.next_free;
         self.used += 1;
+        debug_assert!(slot.state == State::Free, "a slot in the list of free ones is in use");
+        assert!(slot.result.is_none(), "a free slot holds nothing");
         Ok(slot)
     }
 
@@ -222,7 +223,8 @@ impl TokenTable {
         match slot.state {
             State::Pending => {
                 assert!(slot.result.is_none(), "an operation has one result");
-                (slot.state, slot.result) = (State::Complete, Some(result));
+                slot.result = Some(result);
+                slot.state = State::Complete;
                 Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
             }
             State::Abandoned => {
