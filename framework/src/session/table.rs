@@ -148,3 +148,31 @@ impl SessionTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Raw;
+    use crate::harness::test_heap;
+
+    #[test]
+    fn a_session_goes_back_to_where_it_was_before_the_event() {
+        let mut table = SessionTable::new(test_heap());
+        let id = table.add::<Raw>(ActorId { core: 0, slot: 0, generation: 0 });
+        let entry = table.get(id).expect("it was added");
+        let write = |bytes: &[u8]| {
+            entry.set_mark();
+            entry.output.borrow_mut().put(bytes);
+        };
+        write(b"kept");
+        entry.keep_written();
+        // Written to a second time, after others: the first mark counts.
+        write(b"lost");
+        write(b"lost too");
+        entry.forget_written();
+        write(b" as well");
+        entry.keep_written();
+        entry.forget_written();
+        assert_eq!(entry.output.borrow_mut().take().map(|sga| sga.to_vec()), Ok(b"kept as well".to_vec()));
+    }
+}
