@@ -344,7 +344,7 @@ impl Conversation {
         };
         match written.len() {
             0 => Ok(()),
-            ..=PUSH_MAX => self.push(written, system),
+            1..=PUSH_MAX => self.push(written, system),
             _ => {
                 self.rest = written;
                 self.send_rest(system)

@@ -338,12 +338,11 @@ impl LibOs {
     #[inline]
     pub(crate) fn complete_from(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) {
         count(&self.0.counters.completed_later);
-        let result = match result {
-            Ok(Outcome::Popped(popped)) => Ok(Outcome::Popped(popped)),
-            Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
-            other => self.adopt_for(network, op, other),
-        };
-        self.complete(op, result);
+        match result {
+            Ok(Outcome::Popped(popped)) => self.complete(op, Ok(Outcome::Popped(popped))),
+            Ok(Outcome::Pushed) => self.complete(op, Ok(Outcome::Pushed)),
+            other => self.complete(op, self.adopt_for(network, op, other)),
+        }
     }
 
     #[cold]
