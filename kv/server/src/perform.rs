@@ -1,7 +1,7 @@
 //! Carrying out the requests of this core's connections, in their order.
 
 use framework::{Outbox, Session, SessionId};
-use kv_engine::command::{Command, Flags, find};
+use kv_engine::command::{Command, find};
 use kv_engine::connection::{Effect, Host};
 use kv_engine::resp::Request;
 use kv_engine::shard::{Plan, plan};
@@ -13,15 +13,20 @@ use crate::survey::{Ending, Question};
 use crate::task::{Waiting, Work};
 
 impl Shard {
-    /// Carries out the next request of a connection that is not busy; or makes it busy with it.
+    /// Carries out the next request of a connection, or what came instead; or makes it busy with it. If it is busy, that
+    /// waits.
     #[inline]
     pub(crate) fn perform(&mut self, session: Session<Resp>, pending: Pending, out: &mut Outbox<'_, Shard>) {
+        let Some(client) = self.clients.get_mut(session.id()) else { return };
+        client.heard = out.now();
+        if client.busy {
+            return self.line_up(session.id(), pending, out);
+        }
         let Pending::Request(request) = pending else { return self.answer_misfit(session, &pending, out) };
-        if self.pause.is_some() && self.must_pause(&request, out) {
+        if self.pause.is_some_and(|pause| pause.concerns(&request, out)) {
             return self.wait(session.id(), request, out, |shard, id| shard.paused.push(id));
         }
         let now = out.wall();
-        let Some(client) = self.clients.get_mut(session.id()) else { return };
         let Some(mut output) = out.output(session) else { return };
         let mut host = Host { config: &self.config, now, errors: &mut self.errors };
         let Some(command) = client.connection.admit(&request, &mut host, &mut output) else {
@@ -165,15 +170,6 @@ impl Shard {
             }
             _ => client.connection.refuse_unread(&mut self.errors, &mut output),
         }
-    }
-
-    #[cold]
-    fn must_pause(&self, request: &Request, out: &Outbox<'_, Shard>) -> bool {
-        self.pause.is_some_and(|pause| {
-            let concerned =
-                !pause.writes_only || find(request).is_ok_and(|command| command.flags.contains(Flags::WRITE));
-            concerned && out.wall().as_millis() < pause.until
-        })
     }
 
     /// What a command of the connection asks of the server.
