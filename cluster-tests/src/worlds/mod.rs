@@ -2,7 +2,8 @@
 //!
 //! [`WORLDS`] are those that there are, by name. [`simulated`]: hosts of the simulator, under a virtual clock; a run is the
 //! same whenever it is made again. [`namespaces`]: a process a node, each in a network namespace of its own, over the kernel's
-//! network; the schedule of faults and the calls are made again by the seed, the races between them are not.
+//! network; the schedule of faults and the calls are made again by the seed, the races between them and which frames are lost
+//! are not.
 
 pub mod namespaces;
 pub mod simulated;
