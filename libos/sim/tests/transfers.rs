@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use libos_net::{LineSettings, Loss, Offloads};
 use libos_sim::{HostId, Interface, NetKind, Plug, Settings, SwitchId, World, sweep};
-use pdpix::{Endpoint, Error, Rng, Sga, SocketKind};
+use pdpix::{Endpoint, Error, Rng, Sga, SocketKind, SocketOption};
 use topology::{MS, faulty, pick, random_line, random_switches};
 use transfer::{PORT, Served, Transfer, check_nothing_is_left, serve, transfer};
 
@@ -296,4 +296,37 @@ fn after_a_silence_one_timeout_is_enough_to_go_on() {
     world.run_until("it goes on", |world| counted.get() > before + 2_000_000 || world.now().since(start) > SEC * 60);
     let took = world.now().since(start);
     assert!(took < SEC * 5, "it took {took:?}");
+}
+
+/// A client has finished, and its peer dies before it has: nothing is left to be sent, so only the keep-alive can tell.
+#[test]
+fn who_has_finished_learns_that_the_other_side_is_dead() {
+    let mut world = World::new(1, Settings::default());
+    let switch = world.add_switch();
+    let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), stack::stack);
+    let server = world.add_host_on(net(), "server", 1, move |libos| {
+        let theirs = libos.clone();
+        libos.spawn(async move {
+            let listener = theirs.socket(SocketKind::Stream, None).unwrap();
+            theirs.bind(listener, Endpoint::new([0; 4].into(), PORT)).unwrap();
+            theirs.listen(listener, 1).unwrap();
+            let accepted = theirs.redeem(theirs.accept(listener).unwrap()).await.unwrap().accepted();
+            theirs.sleep(SEC * 3600).await;
+            drop(accepted);
+        });
+    });
+    let client = world.add_host_on(net(), "client", 1, |_| {});
+    let to = world.endpoint(server, PORT);
+    world.spawn(client.core(0), "who has finished", async move |libos| {
+        let qd = libos.socket(SocketKind::Stream, None).unwrap();
+        libos.set_option(qd, SocketOption::KeepAlive(Some(SEC * 5))).unwrap();
+        libos.redeem(libos.connect(qd, to).unwrap()).await.unwrap().done().unwrap();
+        libos.finish(qd).unwrap();
+        let fault = libos.redeem(libos.pop(qd, 1).unwrap()).await.unwrap().popped().unwrap_err();
+        assert!(matches!(fault, Error::TimedOut | Error::HostUnreachable), "{fault:?}");
+        libos.close(qd).unwrap();
+    });
+    world.run_for(SEC);
+    world.crash(server);
+    world.run();
 }
