@@ -192,6 +192,24 @@ impl Xsk {
         (buf.len() >= ETHERNET_LEN).then_some(Received { buf, verified })
     }
 
+    /// Takes what is in the receive ring, and says how many descriptors that were.
+    fn take_received(&mut self, into: &mut VecDeque<Received>, room: usize) -> usize {
+        let mut taken = 0;
+        while taken < room {
+            let Some(desc) = self.rings.rx.read() else { break };
+            taken += 1;
+            match self.take(desc) {
+                Some(received) => {
+                    self.counters.rx_frames += 1;
+                    into.push_back(received);
+                }
+                None => self.counters.rx_bad_descriptors += 1,
+            }
+        }
+        self.rings.rx.release();
+        taken
+    }
+
     /// Whether a piece can be sent from where it lies.
     fn is_sendable(&self, piece: &Buf) -> bool {
         let reservation = self.heap.reservation();
@@ -324,30 +342,18 @@ impl Device for Xsk {
             copies.receive(now, into, room);
         }
         let room = room - (into.len() - before);
-        let mut taken = 0;
-        while taken < room {
-            let Some(desc) = self.rings.rx.read() else { break };
-            taken += 1;
-            match self.take(desc) {
-                Some(received) => into.push_back(received),
-                None => self.counters.rx_bad_descriptors += 1,
-            }
+        let mut taken = self.take_received(into, room);
+        if taken == 0 && (self.polls_busily || self.rings.fill.wants_wakeup()) {
+            let _ = xsk::kick_receive(self.socket());
+            taken = self.take_received(into, room);
         }
         if taken > 0 {
-            self.rings.rx.release();
-            self.counters.rx_frames += taken as u64;
             self.refill();
-        } else {
-            if self.filled.count < self.ring_size as usize / 2 {
-                self.refill();
-            }
-            if self.polls_busily || self.rings.fill.wants_wakeup() {
-                let _ = xsk::kick_receive(self.socket());
-            }
-            if self.look(now) {
-                self.let_go();
-                return Err(Error::NetworkDown);
-            }
+        } else if self.look(now) {
+            self.let_go();
+            return Err(Error::NetworkDown);
+        } else if self.filled.count < self.ring_size as usize / 2 {
+            self.refill(); // there was no memory before
         }
         Ok(())
     }

@@ -89,9 +89,11 @@ impl<T: Copy> ProducerRing<T> {
     /// Lets the kernel see what was written. Says whether there was something.
     pub(crate) fn publish(&mut self) -> bool {
         let has_new = self.head != self.published;
-        // Release: the entries are written before.
-        self.ring.word(self.ring.producer).store(self.head, Ordering::Release);
-        self.published = self.head;
+        if has_new {
+            // Release: the entries are written before.
+            self.ring.word(self.ring.producer).store(self.head, Ordering::Release);
+            self.published = self.head;
+        }
         has_new
     }
 
@@ -108,11 +110,13 @@ pub(crate) struct ConsumerRing<T> {
     tail: u32,
     /// Entries that are known to be there.
     known: u32,
+    /// What the kernel may overwrite.
+    released: u32,
 }
 
 impl<T: Copy> ConsumerRing<T> {
     pub(crate) fn new(mapping: Mapping, offsets: &libc::xdp_ring_offset, size: u32) -> ConsumerRing<T> {
-        ConsumerRing { ring: Ring::new(mapping, offsets, size), tail: 0, known: 0 }
+        ConsumerRing { ring: Ring::new(mapping, offsets, size), tail: 0, known: 0, released: 0 }
     }
 
     /// The next entry, if there is one. The kernel may overwrite it after [`ConsumerRing::release`].
@@ -137,7 +141,10 @@ impl<T: Copy> ConsumerRing<T> {
 
     /// Gives what was read back to the kernel.
     pub(crate) fn release(&mut self) {
-        // Release: after our reads.
-        self.ring.word(self.ring.consumer).store(self.tail, Ordering::Release);
+        if self.tail != self.released {
+            // Release: after our reads.
+            self.ring.word(self.ring.consumer).store(self.tail, Ordering::Release);
+            self.released = self.tail;
+        }
     }
 }
