@@ -326,8 +326,10 @@ pub(crate) fn open_socket(
     if settings.offload {
         set(libc::PACKET_VNET_HDR, 1)?;
     }
-    for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-        let _ = ffi::set_option(&socket, libc::SOL_SOCKET, name, SOCKET_BUFFER); // takes more rights, and is not needed
+    // Beyond the system's limit it takes CAP_NET_ADMIN; up to the limit it is enough for a while.
+    for (force, ask) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        let set = |name| ffi::set_option(&socket, libc::SOL_SOCKET, name, SOCKET_BUFFER);
+        let _ = set(force).or_else(|_| set(ask));
     }
     ffi::set_option(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, geometry.request())
         .map_err(OpenError::of("making the receive ring", RAW))?;

@@ -290,6 +290,9 @@ impl Xsk {
                 self.sent.pop_front();
             }
         }
+        if self.sent.len() > 2 * self.ring_size as usize {
+            self.sent.retain(Option::is_some); // the oldest does not come back
+        }
         self.rings.completion.release();
     }
 
