@@ -349,3 +349,44 @@ fn a_frame_longer_than_a_slot_arrives_whole() {
         assert_eq!(heap.stats().pinned, 0);
     });
 }
+
+#[test]
+fn packet_sockets_of_a_group_share_the_frames_by_flow() {
+    on_a_thread(|| {
+        let Some(link) = Link::veth("packet_sockets_of_a_group_share_the_frames_by_flow") else { return };
+        enter(&link.near);
+        let heap = heap();
+        let settings = PacketSettings { fanout: Some(7), ..PacketSettings::new("near0") };
+        let mut sockets = [0, 1].map(|_| PacketSocket::open(settings.clone(), heap.clone()).unwrap());
+        let far = link.far.clone();
+        let client = std::thread::spawn(move || {
+            enter(&far);
+            let sockets: Vec<UdpSocket> = (0..32).map(|_| UdpSocket::bind((KERNELS, 0)).unwrap()).collect();
+            let ask = |socket: &UdpSocket| {
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                socket.send_to(b"to either socket", (OURS, 7)).unwrap();
+                socket.recv(&mut [0; 64]).is_ok()
+            };
+            sockets.iter().cycle().take(320).filter(|socket| ask(socket)).count()
+        });
+        let mut ports = [0, 1].map(|_| std::collections::BTreeSet::new());
+        let mut questions = 0;
+        while !client.is_finished() {
+            for (socket, ports) in sockets.iter_mut().zip(&mut ports) {
+                let mut once = false;
+                serve(socket, &heap, |frame| {
+                    if let Some(frame) =
+                        frame.filter(|frame| datagram_of(&frame.buf).is_some_and(|(_, port, _)| port == 7))
+                    {
+                        ports.insert([frame.buf[34], frame.buf[35]]);
+                        questions += 1;
+                    }
+                    frame.is_none() && std::mem::replace(&mut once, true)
+                });
+            }
+        }
+        assert_eq!((client.join().unwrap(), questions), (320, 320), "each frame comes to one of them");
+        assert!(ports[0].is_disjoint(&ports[1]), "a flow stays where it is");
+        assert!(ports.iter().all(|ports| ports.len() >= 4), "both have some: {ports:?}");
+    });
+}
