@@ -145,8 +145,11 @@ fn ping(device: &mut dyn Device, heap: &Heap, peer: Mac, options: &Options) -> V
         frames.push_back(Frame { header, payload: rest, checksum: None, segment_size: 0 });
         device.transmit(NOW, &mut frames);
         device.flush(NOW);
-        loop {
+        for polls in 1.. {
             device.receive(NOW, &mut received, 64).unwrap();
+            if received.is_empty() && polls % 1024 != 0 {
+                continue; // a look at the clock costs as much as a poll
+            }
             let elapsed = start.elapsed();
             if received.drain(..).any(|frame| frame.buf.get(42..50) == Some(&number.to_be_bytes())) {
                 times.push(elapsed.as_nanos() as u64);

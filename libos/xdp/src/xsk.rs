@@ -221,6 +221,9 @@ impl Xsk {
     }
 
     fn is_gathered(&self, frame: &Frame) -> bool {
+        if frame.payload.is_empty() {
+            return self.is_sendable(&frame.header);
+        }
         let count = frame.pieces().filter(|piece| !piece.is_empty()).count();
         count <= self.link.offloads.gathers && frame.pieces().all(|piece| piece.is_empty() || self.is_sendable(piece))
     }
@@ -235,21 +238,35 @@ impl Xsk {
         if !self.is_gathered(&frame) {
             frame = self.linearise(frame)?;
         }
-        let pieces = frame.pieces().filter(|piece| !piece.is_empty()).count();
-        if self.room() < pieces {
-            return Err(frame);
-        }
-        let mut left = pieces;
-        for piece in std::iter::once(frame.header).chain(frame.payload).filter(|piece| !piece.is_empty()) {
-            left -= 1;
-            let address = self.address_of(piece.as_ptr());
-            let options = if left > 0 { libc::XDP_PKT_CONTD } else { 0 };
-            self.rings.tx.write(libc::xdp_desc { addr: address, len: piece.len() as u32, options });
-            self.sent.push_back(Some(Sent { address, _held: piece }));
-            self.in_flight += 1;
+        if frame.payload.is_empty() {
+            if self.room() == 0 {
+                return Err(frame);
+            }
+            self.write(frame.header, 0);
+        } else {
+            self.write_pieces(frame)?;
         }
         self.counters.tx_frames += 1;
         Ok(())
+    }
+
+    fn write_pieces(&mut self, frame: Frame) -> Result<(), Frame> {
+        let mut left = frame.pieces().filter(|piece| !piece.is_empty()).count();
+        if self.room() < left {
+            return Err(frame);
+        }
+        for piece in std::iter::once(frame.header).chain(frame.payload).filter(|piece| !piece.is_empty()) {
+            left -= 1;
+            self.write(piece, if left > 0 { libc::XDP_PKT_CONTD } else { 0 });
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, piece: Buf, options: u32) {
+        let address = self.address_of(piece.as_ptr());
+        self.rings.tx.write(libc::xdp_desc { addr: address, len: piece.len() as u32, options });
+        self.sent.push_back(Some(Sent { address, _held: piece }));
+        self.in_flight += 1;
     }
 
     /// Descriptors that can be written: what comes back must fit into the completion ring, too.
@@ -277,15 +294,18 @@ impl Xsk {
     /// Takes back what the kernel is done with.
     fn reap(&mut self) {
         while let Some(address) = self.rings.completion.read() {
-            // Mostly the oldest.
             let is_it = |sent: &Option<Sent>| sent.as_ref().is_some_and(|sent| sent.address == address);
-            match self.sent.iter().position(is_it) {
-                Some(at) => {
-                    self.sent[at] = None;
-                    self.in_flight -= 1;
-                }
-                None => self.counters.tx_bad_completions += 1,
+            match self.sent.front() {
+                Some(oldest) if is_it(oldest) => drop(self.sent.pop_front()),
+                _ => match self.sent.iter().position(is_it) {
+                    Some(at) => self.sent[at] = None,
+                    None => {
+                        self.counters.tx_bad_completions += 1;
+                        continue;
+                    }
+                },
             }
+            self.in_flight -= 1;
             while let Some(None) = self.sent.front() {
                 self.sent.pop_front();
             }
