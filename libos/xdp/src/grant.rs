@@ -233,7 +233,8 @@ fn send(to: &OwnedFd, message: &Message, descriptors: &[OwnedFd]) -> Result<(), 
     Ok(())
 }
 
-/// What was given: descriptors, and the settings that they were opened with.
+/// What was given: descriptors, and the settings that they were opened with. To be kept as long as the devices are: when it
+/// goes, the giver takes it that we have ended, and gives to the next one. (A [`Port`] keeps what matters by itself.)
 #[derive(Debug)]
 pub struct Granted {
     offer: Offer,

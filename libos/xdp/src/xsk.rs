@@ -75,6 +75,8 @@ pub struct Xsk {
     is_down: bool,
     /// The interface is there, and not up.
     is_link_down: bool,
+    /// It was not up, and nothing has come since.
+    was_down: bool,
     is_busy: bool,
     is_short_of_memory: bool,
     look_at: Instant,
@@ -131,6 +133,7 @@ impl Xsk {
             is_zero_copy,
             is_down: false,
             is_link_down: false,
+            was_down: false,
             is_busy: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
@@ -327,7 +330,8 @@ impl Xsk {
             self.counters.tx_bad_descriptors = seen.tx_invalid_descs;
             self.rx_bad = seen.rx_invalid_descs;
         }
-        ffi::take_socket_error(self.socket()).is_some() && !self.port.interface().exists()
+        self.was_down |= self.is_link_down || ffi::take_socket_error(self.socket()).is_some();
+        self.was_down && !self.port.interface().exists()
     }
 
     /// The interface has gone. It was closed before its name went (`unregister_netdevice`: no more is received), and the
@@ -371,6 +375,7 @@ impl Device for Xsk {
             taken = self.take_received(into, room);
         }
         if taken > 0 {
+            self.was_down = false;
             self.refill();
         } else if self.look(now) {
             self.let_go();
@@ -432,7 +437,7 @@ impl Device for Xsk {
         self.look_at = Instant::ZERO;
         if self.is_down {
             WakeOn::Nothing
-        } else if self.is_short_of_memory || self.is_busy || self.in_flight > 0 {
+        } else if self.is_short_of_memory || self.is_busy || self.was_down || self.in_flight > 0 {
             WakeOn::Nap
         } else {
             let own = || self.socket().as_fd().as_raw_fd();

@@ -92,6 +92,7 @@ on_every_kind! {
     thousands_arrive_and_nothing_is_kept,
     thousands_are_sent_and_nothing_is_kept,
     a_removed_interface_is_told_once,
+    an_interface_that_is_down_and_then_removed_is_told_once,
     a_device_that_waits_is_woken,
     a_link_that_was_down_is_up_again,
 }
@@ -234,6 +235,24 @@ fn a_link_that_was_down_is_up_again(kind: Kind, heap: &Heap, link: &Link, device
         move |_| (passes += 1, passes > 1000).1
     });
     drain(device);
+}
+
+fn an_interface_that_is_down_and_then_removed_is_told_once(
+    kind: Kind,
+    heap: &Heap,
+    link: &Link,
+    device: &mut dyn Device,
+) {
+    let name = if matches!(kind, Kind::Tap { .. }) { "far0" } else { "near0" };
+    ip(&format!("-n {} link set {name} down", link.near));
+    let mut received = VecDeque::new();
+    let end = now() + Duration::from_millis(200);
+    while now() < end {
+        device.arm(now());
+        device.receive(now(), &mut received, 64).expect("it is down, and not gone");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    a_removed_interface_is_told_once(kind, heap, link, device);
 }
 
 fn a_removed_interface_is_told_once(kind: Kind, heap: &Heap, link: &Link, device: &mut dyn Device) {
