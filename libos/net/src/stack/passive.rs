@@ -10,7 +10,7 @@ use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
 use crate::ip::Path;
 use crate::tcp::{
-    Agreed, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence, own_mss,
+    Agreed, CHALLENGE_GAP, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence, own_mss,
     timestamp_clock, timestamp_offset,
 };
 use crate::wire::{Flags, TcpOptions, Timestamps};
@@ -37,6 +37,8 @@ impl Stack {
             _ if flags.has(Flags::RST) => {}
             Some(i) if flags.has(Flags::SYN) && !flags.has(Flags::ACK) => self.on_syn(i, &segment),
             Some(i) if flags.has(Flags::ACK) && self.may_be_cookie(i) => self.on_cookie(i, segment, done),
+            // RFC 9293 §3.10.7.2, fourth: what is none of these is dropped, and not answered.
+            Some(_) if !flags.has(Flags::ACK) => self.ip.counters.tcp_no_connection += 1,
             _ => {
                 self.ip.counters.tcp_no_connection += 1;
                 self.cx().reset_for(&segment);
@@ -176,10 +178,14 @@ impl Stack {
         let embryo = &self.embryos[number as usize];
         let (flags, window) = (segment.flags, (self.settings.receive_budget / 2).min(0xffff) as u32);
         if flags.has(Flags::RST) {
-            // RFC 5961 §3.2: exactly the next one.
+            // RFC 5961 §3.2: exactly the next one. Another one in the window is answered with our SYN, ACK, from which the
+            // peer can tell as well as from an acknowledgement; not too often (§7).
             if segment.seq == embryo.irs.add(1) {
                 self.ip.counters.tcp_resets_received += 1;
                 self.drop_embryo(number);
+            } else if segment.seq.within(embryo.irs.add(1), window) && self.now.since(embryo.sent_at) >= CHALLENGE_GAP {
+                self.ip.counters.tcp_challenges += 1;
+                self.send_syn_ack_again(number);
             }
             return;
         }

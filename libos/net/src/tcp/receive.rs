@@ -190,10 +190,10 @@ impl Receive {
         self.disturbed();
     }
 
-    /// Whether something waits beyond a hole.
+    /// Whether something waits beyond a hole: text, or the end.
     #[inline]
     pub(crate) fn has_hole(&self) -> bool {
-        self.beyond.is_some()
+        self.beyond.is_some() || self.fin.is_some()
     }
 
     /// The peer's stream ends at `fin`. It says so once: another place later is not believed.

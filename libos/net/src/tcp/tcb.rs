@@ -65,7 +65,7 @@ struct Stamps {
 /// RFC 7323 §5.5: a timestamp that was not refreshed for so long says nothing (24 days).
 const STAMP_LIFE: Duration = Duration::from_secs(24 * 86_400);
 /// RFC 5961 §7, and Linux's limit for one connection.
-const CHALLENGE_GAP: Duration = Duration::from_millis(500);
+pub(crate) const CHALLENGE_GAP: Duration = Duration::from_millis(500);
 /// RFC 9293 §3.7.1, for a peer that says nothing.
 const PEER_MSS_V4: u32 = 536;
 const PEER_MSS_V6: u32 = 1220;
@@ -157,6 +157,7 @@ impl Tcb {
         let settings = cx.settings;
         let mut tcb = Tcb::new(ends, path, iss, cx);
         tcb.state = State::SynSent;
+        tcb.syn_at = Some(cx.now);
         tcb.stamps = settings.timestamps.then_some(Stamps {
             offset: stamp_offset,
             recent: 0,
@@ -424,6 +425,9 @@ impl Tcb {
         if !segment.flags.has(Flags::RST) && !self.has_fresh_stamp(&segment, cx) {
             return Fate::Lives;
         }
+        if self.state == State::SynRcvd && segment.flags.has(Flags::SYN.with(Flags::ACK)) {
+            return self.on_crossed_syn_ack(&segment, cx);
+        }
         // First, check the sequence number.
         if !self.is_acceptable(&segment) {
             return self.refuse(&segment, cx);
@@ -480,6 +484,9 @@ impl Tcb {
             // Eighth, the FIN bit. What lies beyond the window, it included, comes again.
             if let Some(fin) = fin.filter(|fin| fin.le(self.receive.edge_told())) {
                 self.receive.note_fin(fin);
+                if fin == segment.seq && fin.gt(self.receive.nxt) {
+                    self.receive.set_due(); // beyond a hole, as text there (RFC 5681 §4.2)
+                }
             }
             if self.receive.take_fin_if_next() {
                 self.advance(Event::RcvFin);
@@ -521,6 +528,19 @@ impl Tcb {
             self.advance(Event::RcvSyn);
             (self.syn_at, self.syn_count) = (Some(cx.now), 0);
         }
+        Fate::Lives
+    }
+
+    /// Both opened at once, and the peer answers our SYN, as we answered its (RFC 9293 §3.5, figure 7). Its number is that of
+    /// its SYN, which is outside of the window by now, and which our acknowledgement makes known as taken.
+    #[cold]
+    fn on_crossed_syn_ack(&mut self, segment: &Segment, cx: &mut Cx<'_>) -> Fate {
+        self.receive.set_due();
+        if segment.seq.add(1) == self.receive.nxt && segment.ack == self.snd_nxt {
+            self.establish(segment);
+            self.advance(Event::RcvAckOfSyn);
+        }
+        (self.heard_at, self.keep_alive_probes) = (cx.now, 0);
         Fate::Lives
     }
 

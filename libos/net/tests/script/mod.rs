@@ -16,6 +16,7 @@
 //!   none, and `...` among them stands for any others. `@40001` before the flags names another port of the peer.
 //! - What we send has to be sent at that time, to a millisecond, and what no line expects is an error when the next line
 //!   is due. Texts are those of a fixed stream, on both sides: what is sent again has to be the same.
+//! - Between the calls `hold` and `release` the stack does not run: what comes, and what is called, comes in one burst.
 //! - Time is virtual. ARP is answered behind the scenes. Checksums are checked.
 //!
 //! `parse.rs` reads scripts, `packet.rs` has packets and their bytes, `stage.rs` plays.

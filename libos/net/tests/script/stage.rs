@@ -394,8 +394,14 @@ impl Stage {
             }
             What::Call { queue, words, ends } => {
                 self.come_to(from)?;
+                // Calls come behind a poll, but for the one that may be the first thing of all.
+                if words[0] != "connect" && !self.held {
+                    self.turn();
+                }
                 let came = self.call(queue.as_deref().unwrap_or("q"), words)?;
-                self.run_to(from);
+                if !self.held {
+                    self.run_to(from);
+                }
                 self.base = from;
                 let default = default_end(&words[0]).to_string();
                 let wanted = ends.as_ref().unwrap_or(&default);
