@@ -28,6 +28,8 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ack_delayed,
+    ack_of_a_burst,
     close_active,
     close_fin_lost,
     close_fin_wait_2_alone,
@@ -39,6 +41,10 @@ scripts! {
     close_simultaneous,
     close_then_text,
     close_unread,
+    congestion_avoidance,
+    congestion_idle,
+    congestion_slow_start,
+    fast_retransmit,
     fin_before_text,
     fin_beyond_text,
     fin_with_text,
@@ -62,6 +68,12 @@ scripts! {
     reset_listen,
     reset_no_connection,
     reset_syn_sent,
+    rto_after_syn_timeout,
+    rto_doubles,
+    rto_gives_up,
+    rto_karn,
+    rto_of_the_first_text,
+    rto_restarts,
     silly_window_receiver,
     silly_window_sender,
     silly_window_small_peer,

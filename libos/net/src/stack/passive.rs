@@ -235,7 +235,7 @@ impl Stack {
 
     /// The handshake is over: a queue of its own, which waits for its accept.
     fn establish(&mut self, embryo: Embryo, rtt: Option<Duration>, segment: Segment, done: &mut Completions) {
-        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, .. } = embryo;
+        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count, .. } = embryo;
         let shift = agreed.scales.map_or(0, |(theirs, _)| theirs);
         let window = u32::from(segment.window) << shift;
         let mut socket = Socket::new(SocketKind::Stream);
@@ -244,7 +244,7 @@ impl Stack {
             (of.options, of.budget_is_set)
         };
         (socket.options, socket.budget_is_set) = (options, is_set);
-        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, rtt, &mut self.cx());
+        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, (rtt, count), &mut self.cx());
         (tcb.no_delay, tcb.keep_alive) = (options.no_delay, options.keep_alive);
         if is_set {
             tcb.receive.set_budget(options.receive_budget);
@@ -341,7 +341,7 @@ impl Stack {
         };
         let (listener, sent_at) = (Handle(i), self.now);
         let embryo =
-            Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
+            Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 1, sent_at, timer: None };
         self.establish(embryo, None, segment, done);
     }
 }

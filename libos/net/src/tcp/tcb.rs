@@ -178,7 +178,7 @@ impl Tcb {
         agreed: Agreed,
         stamp_offset: u32,
         window: u32,
-        rtt: Option<Duration>,
+        (rtt, syn_count): (Option<Duration>, u8),
         cx: &mut Cx<'_>,
     ) -> Tcb {
         let mut tcb = Tcb::new(ends, path, iss, cx);
@@ -189,6 +189,7 @@ impl Tcb {
             recent_at: cx.now,
             last_ack: irs.add(1),
         });
+        tcb.syn_count = syn_count;
         tcb.snd_una = iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
         (tcb.snd_wl1, tcb.snd_wl2) = (irs, tcb.snd_una);
@@ -248,6 +249,8 @@ impl Tcb {
         let mut estimator = RttEstimator::new(settings.rto_bounds());
         if let Some(rtt) = rtt {
             estimator.sample(rtt.as_nanos() as u64, 1, cx.now);
+        } else if self.syn_count > 1 {
+            estimator.on_handshake_timed_out();
         }
         let kind = if self.agreed.ecn { settings.congestion } else { settings.congestion.without_ecn() };
         self.recovery = Recovery::new(self.iss.add(1), self.mss, self.agreed.sack, kind, estimator);
