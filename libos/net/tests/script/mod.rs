@@ -37,7 +37,12 @@ pub fn play(folder: &str, name: &str) {
     let mut stage = Stage::new(&script.settings);
     for line in &script.lines {
         if let Err(complaint) = stage.perform(line) {
-            panic!("{name}.pkt:{}: {}\n  {complaint}\nframes so far:\n{}", line.number, line.text, stage.frames_so_far());
+            panic!(
+                "{name}.pkt:{}: {}\n  {complaint}\nframes so far:\n{}",
+                line.number,
+                line.text,
+                stage.frames_so_far()
+            );
         }
     }
     if let Err(complaint) = stage.finish() {

@@ -49,9 +49,17 @@ pub struct Segment {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Packet {
     Tcp(Segment),
-    Udp { port: u16, len: u32 },
+    Udp {
+        port: u16,
+        len: u32,
+    },
     /// An error about a TCP segment that we sent, or a datagram.
-    Icmp { kind: u8, code: u8, mtu: u16, about: About },
+    Icmp {
+        kind: u8,
+        code: u8,
+        mtu: u16,
+        about: About,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,7 +215,13 @@ pub fn read(frame: &[u8]) -> Result<Sent, String> {
 }
 
 /// Options with relative numbers, for people.
-pub fn describe_options(mss: Option<u16>, scale: Option<u8>, permitted: bool, stamps: Option<Timestamps>, sack: &SackBlocks) -> String {
+pub fn describe_options(
+    mss: Option<u16>,
+    scale: Option<u8>,
+    permitted: bool,
+    stamps: Option<Timestamps>,
+    sack: &SackBlocks,
+) -> String {
     let mut all = Vec::new();
     all.extend(mss.map(|mss| format!("mss {mss}")));
     all.extend(permitted.then(|| "sackOK".to_string()));
@@ -235,6 +249,11 @@ impl fmt::Display for Raw {
             write!(f, " ack {}", self.ack)?;
         }
         let o = &self.options;
-        write!(f, " win {}{}", self.win, describe_options(o.mss, o.window_scale, o.sack_permitted, o.timestamps, &o.sack))
+        write!(
+            f,
+            " win {}{}",
+            self.win,
+            describe_options(o.mss, o.window_scale, o.sack_permitted, o.timestamps, &o.sack)
+        )
     }
 }

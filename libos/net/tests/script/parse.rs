@@ -260,7 +260,10 @@ mod tests {
 
     #[test]
     fn a_line_is_read_whole() {
-        let script = parse("set mtu 1200 // x\n\n+0.1~0.2 > [ect0] @7 P.E 1:3(2) ack 5 win 9 <TS val * ecr 3,nop,sack 1:2 4:5,...>").unwrap();
+        let script = parse(
+            "set mtu 1200 // x\n\n+0.1~0.2 > [ect0] @7 P.E 1:3(2) ack 5 win 9 <TS val * ecr 3,nop,sack 1:2 4:5,...>",
+        )
+        .unwrap();
         assert_eq!(script.settings, [("mtu".to_string(), "1200".to_string())]);
         let line = &script.lines[0];
         assert_eq!((line.number, line.after.0.as_millis(), line.after.1.unwrap().as_millis()), (3, 100, 200));

@@ -370,7 +370,11 @@ impl Stage {
                 window_scale: options.scale,
                 sack_permitted: options.sack_permitted,
                 timestamps: stamps,
-                sack: options.sack.iter().map(|&(left, right)| (ours.wrapping_add(left), ours.wrapping_add(right))).collect(),
+                sack: options
+                    .sack
+                    .iter()
+                    .map(|&(left, right)| (ours.wrapping_add(left), ours.wrapping_add(right)))
+                    .collect(),
             },
             text: stream(from, segment.len.into()),
         }
@@ -450,7 +454,11 @@ impl Stage {
                 let mut relative = raw.clone();
                 (relative.seq, relative.ack) = (segment.seq, segment.ack.unwrap_or(0));
                 let ours = self.flow(segment.port).ours.unwrap_or(0);
-                relative.options.sack.iter_mut().for_each(|(l, r)| (*l, *r) = (l.wrapping_sub(ours), r.wrapping_sub(ours)));
+                relative
+                    .options
+                    .sack
+                    .iter_mut()
+                    .for_each(|(l, r)| (*l, *r) = (l.wrapping_sub(ours), r.wrapping_sub(ours)));
                 (raw.to_frame(), relative.to_string())
             }
             Packet::Udp { port, len } => (udp_frame((*port, OUR_PORT), *len), format!("udp ({len})")),
