@@ -78,6 +78,8 @@ pub(crate) struct Recovery {
     recovery_window: u32,
     /// Duplicates in a row, from a peer that does not acknowledge selectively.
     duplicates: u32,
+    /// Where the last recovery ended, until something beyond it is acknowledged.
+    recovered_to: Option<SeqNumber>,
     rack: Rack,
     probe: Option<TailProbe>,
     timer: Option<(Timer, Instant)>,
@@ -143,6 +145,7 @@ impl Recovery {
             prr: None,
             recovery_window: 0,
             duplicates: 0,
+            recovered_to: None,
             rack: Rack {
                 at: Instant::ZERO,
                 end: una,
@@ -265,18 +268,21 @@ impl Recovery {
         let before = self.in_flight();
         let was_limited = self.limited.gt(ack.una) || before.saturating_add(self.mss) > self.congestion.cwnd();
         let advanced = ack.ack.gt(ack.una);
-        let (told_twice, delivered, sample) = self.update_board(ack);
+        let (told_twice, mut delivered, sample) = self.update_board(ack);
         if let Some(sample) = sample {
             let expected = before.div_ceil(2 * self.mss.max(1));
             self.rtt.sample(sample.as_nanos() as u64, expected, ack.now);
         }
         if advanced {
-            self.duplicates = 0;
+            delivered -= self.forget_duplicates(delivered);
+            self.recovered_to = self.recovered_to.filter(|to| ack.ack.le(*to));
             self.timeouts = 0;
             self.timeout_from = ack.now;
             self.undo_if_mistaken(ack);
         } else if ack.is_duplicate && !self.sack && !self.board.is_empty() {
+            // RFC 9937 §6.2: each is taken for a segment that has arrived.
             self.duplicates += 1;
+            delivered += self.mss;
         }
         if told_twice {
             self.widen(ack);
@@ -286,6 +292,7 @@ impl Recovery {
         self.detect(ack.now);
         let is_safe = advanced && self.board.lost() <= lost_before;
         let mut recovered = Recovered::default();
+        let was_recovery = matches!(self.phase, Phase::Recovery(_));
         self.change_phase(ack, before, delivered, is_safe);
         if ack.ece && self.echoed.is_none_or(|until| ack.ack.gt(until)) {
             self.echoed = Some(ack.nxt);
@@ -300,7 +307,8 @@ impl Recovery {
                 now: ack.now,
                 rtt: sample.map(|sample| sample.as_nanos() as u64),
                 srtt: self.rtt.srtt().unwrap_or(0),
-                cwnd_limited: was_limited,
+                // RFC 6582 §3.2, step 3: what ends a recovery sets the window to ssthresh, and does not let it grow.
+                cwnd_limited: was_limited && !was_recovery,
                 ece: ack.ece,
                 snd_una: ack.ack,
                 snd_nxt: ack.nxt,
@@ -339,6 +347,18 @@ impl Recovery {
             }
         }
         (told_twice, delivered, sent.map(|sent| ack.now.since(sent)))
+    }
+
+    /// An acknowledgement of `acked` bytes covers the segments that duplicates had told of. In a recovery one of them is the
+    /// one that was missing, and the others may lie beyond the next hole (RFC 6582 §3.2, step 3: what it acknowledges is
+    /// taken off the window, and no more). Gives how many of the bytes had been counted.
+    fn forget_duplicates(&mut self, acked: u32) -> u32 {
+        let covered = match self.phase {
+            Phase::Recovery(_) => (acked / self.mss.max(1)).saturating_sub(1).min(self.duplicates),
+            _ => self.duplicates,
+        };
+        self.duplicates -= covered;
+        (covered * self.mss).min(acked)
     }
 
     /// RFC 3522 §3.2: the acknowledgement was caused by the first sending, so what followed was a mistake.
@@ -388,7 +408,8 @@ impl Recovery {
     fn detect(&mut self, now: Instant) {
         self.rack.look_again = None;
         if !self.sack {
-            if self.duplicates >= DUPLICATES && self.phase == Phase::Open {
+            // RFC 6582 §3.2, step 2: what was sent again in the last recovery causes duplicates, too.
+            if self.duplicates >= DUPLICATES && self.phase == Phase::Open && self.recovered_to.is_none() {
                 self.board.mark_first_lost();
             }
             return;
@@ -459,6 +480,9 @@ impl Recovery {
     }
 
     fn open(&mut self) {
+        if let Phase::Recovery(point) | Phase::Loss(point) = self.phase {
+            self.recovered_to = Some(point);
+        }
         self.phase = Phase::Open;
         (self.undo, self.prr) = (None, None);
         self.duplicates = 0;
