@@ -287,7 +287,7 @@ impl Recovery {
         if told_twice {
             self.widen(ack);
         }
-        self.judge_probe(ack, told_twice);
+        let repaired = self.judge_probe(ack, told_twice, before);
         let lost_before = self.board.lost();
         self.detect(ack.now);
         let is_safe = advanced && self.board.lost() <= lost_before;
@@ -308,7 +308,7 @@ impl Recovery {
                 rtt: sample.map(|sample| sample.as_nanos() as u64),
                 srtt: self.rtt.srtt().unwrap_or(0),
                 // RFC 6582 §3.2, step 3: what ends a recovery sets the window to ssthresh, and does not let it grow.
-                cwnd_limited: was_limited && !was_recovery,
+                cwnd_limited: was_limited && !was_recovery && !repaired,
                 ece: ack.ece,
                 snd_una: ack.ack,
                 snd_nxt: ack.nxt,
@@ -385,23 +385,23 @@ impl Recovery {
         }
     }
 
-    /// RFC 8985 §7.4.2.
-    fn judge_probe(&mut self, ack: &Ack<'_>, told_twice: bool) {
-        let Some(probe) = &self.probe else { return };
+    /// RFC 8985 §7.4.2. Says whether the probe repaired a loss.
+    fn judge_probe(&mut self, ack: &Ack<'_>, told_twice: bool, before: u32) -> bool {
+        let Some(probe) = &self.probe else { return false };
         if ack.ack.lt(probe.end) {
-            return;
+            return false;
         }
         let repaired = probe.again && !told_twice && ack.ack.gt(probe.end);
         let both_arrived = !probe.again || told_twice || ack.is_duplicate && ack.blocks.is_empty();
         if repaired {
             // The probe repaired a loss that nobody saw: the window shrinks as for any other.
-            let in_flight = self.in_flight();
-            self.congestion.on_loss(in_flight);
+            self.congestion.on_loss(before);
             self.congestion.on_recovery_exit();
         }
         if repaired || both_arrived {
             self.probe = None;
         }
+        repaired
     }
 
     /// RFC 8985 §6.2, step 5; RFC 6582 §3.2 for a peer without selective acknowledgements.

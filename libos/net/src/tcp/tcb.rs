@@ -665,7 +665,8 @@ impl Tcb {
             self.snd_una = segment.ack;
             cx.ip.confirm(&self.path, cx.now);
         }
-        if una != self.snd_nxt {
+        // With nothing in flight, too, the peer may tell of what it got twice.
+        if una != self.snd_nxt || !segment.options.sack.is_empty() {
             let ece = self.agreed.ecn && segment.flags.has(Flags::ECE);
             let echo = segment.options.timestamps.filter(|_| self.stamps.is_some()).map(|stamps| stamps.echo);
             let recovered = self.recovery.on_ack(&Ack {
