@@ -594,7 +594,7 @@ impl Tcb {
     fn note_stamp(&mut self, segment: &Segment, now: Instant) {
         if let (Some(stamps), Some(theirs)) = (&mut self.stamps, segment.options.timestamps)
             && segment.seq.le(stamps.last_ack)
-            && theirs.value.wrapping_sub(stamps.recent) as i32 >= 0
+            && (theirs.value.wrapping_sub(stamps.recent) as i32 >= 0 || now.since(stamps.recent_at) > STAMP_LIFE)
         {
             (stamps.recent, stamps.recent_at) = (theirs.value, now);
         }
