@@ -17,6 +17,7 @@ use crate::copies::Copies;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
 use crate::interface::Interface;
+use crate::rtnetlink;
 use crate::steering::{ProgramMode, Share, Steering};
 use crate::xsk::{MTU_MAX, Xsk, chunk_size};
 
@@ -65,9 +66,9 @@ pub struct XskSettings {
     /// In how many pieces a frame is handed to the kernel. 1: longer ones are put together by a counted copy, which in copy
     /// mode is faster than multi-buffer.
     pub gathers: usize,
-    /// Whether what arrives needs no check: whoever sends is on this host, and leaves checksums out (veth; its other end has
-    /// `tx-checksumming` on).
-    pub trusts_checksums: bool,
+    /// Whether frames may come whose transport checksums were never filled in (their sender is on this host): those are
+    /// recognised, and taken as verified. By default on veth.
+    pub partial_checksums: Option<bool>,
 }
 
 impl XskSettings {
@@ -83,7 +84,7 @@ impl XskSettings {
             program_mode: ProgramMode::Auto,
             busy_poll: None,
             gathers: 1,
-            trusts_checksums: false,
+            partial_checksums: None,
         }
     }
 }
@@ -97,6 +98,7 @@ pub struct Port {
     reservation: Reservation,
     shared: Mutex<Shared>,
     notices: Vec<String>,
+    partial_checksums: bool,
     is_granted: bool,
 }
 
@@ -165,7 +167,8 @@ impl Port {
             errno => OpenError::of("opening an AF_XDP socket", RIGHTS)(errno),
         })?;
         let Some(busy_poll) = settings.busy_poll else { return Ok(socket) };
-        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
+        let options =
+            [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
         for (name, value) in options {
             ffi::set_option(&socket, libc::SOL_SOCKET, name, value)
                 .map_err(OpenError::of("setting busy polling", "CAP_NET_ADMIN"))?;
@@ -190,7 +193,12 @@ impl Port {
             return Err(OpenError::BadSettings(why));
         }
         let is_granted = shared.steering.is_none();
+        let partial_checksums = match settings.partial_checksums {
+            Some(chosen) => chosen,
+            None => rtnetlink::is_veth(interface.index())?,
+        };
         Ok(Arc::new(Port {
+            partial_checksums,
             interface,
             mtu,
             chunk_size,
@@ -224,9 +232,9 @@ impl Port {
         let mut shared = self.lock();
         let socket = match &mut shared.granted {
             None => Port::open_socket(&self.settings)?,
-            Some(granted) => granted.socket(queue).ok_or_else(|| {
-                OpenError::BadSettings(format!("queue {queue} was not granted, or has been opened"))
-            })?,
+            Some(granted) => granted
+                .socket(queue)
+                .ok_or_else(|| OpenError::BadSettings(format!("queue {queue} was not granted, or has been opened")))?,
         };
         let first = shared.first.upgrade();
         if first.is_none() {
@@ -287,7 +295,9 @@ impl Port {
         }
         bound.map_err(|errno| match errno {
             Errno::BUSY => taken(self, queue),
-            Errno::OPNOTSUPP => OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)")),
+            Errno::OPNOTSUPP => {
+                OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)"))
+            }
             Errno::INVAL if queue > 0 => OpenError::BadSettings(format!("{name} has no queue {queue}")),
             errno => OpenError::of("binding an AF_XDP socket", RIGHTS)(errno),
         })
@@ -325,6 +335,11 @@ impl Port {
 
     pub(crate) fn chunk_size(&self) -> usize {
         self.chunk_size
+    }
+
+    /// Whether frames may come without their transport checksums.
+    pub(crate) fn partial_checksums(&self) -> bool {
+        self.partial_checksums
     }
 
     /// Whether somebody else opened the sockets.
