@@ -349,6 +349,7 @@ impl Receive {
     pub(crate) fn on_popped(&mut self, mss: u32) {
         // As long as it has half of the budget to go on with, the next acknowledgement is soon enough.
         if (self.window() as usize) < self.budget / 2
+            && !cfg!(margay_planted_bug = "window_update_lost")
             && let Some(edge) = self.opened(mss)
             && edge.since(self.adv) >= (2 * mss).min((self.budget / 2) as u32)
         {

@@ -560,7 +560,7 @@ impl Recovery {
 
     /// The retransmission timeout has fired (RFC 6298 §5.4-5.7, RFC 8985 §6.3).
     pub(crate) fn on_timeout(&mut self, una: SeqNumber, nxt: SeqNumber, now: Instant, reacts: bool) {
-        if self.board.has_reneged() {
+        if self.board.has_reneged() && !cfg!(margay_planted_bug = "no_reneging_check") {
             self.board.forget_sacks();
         }
         self.duplicates = 0;

@@ -173,6 +173,9 @@ impl Tcb {
         self.sent_at = cx.now;
         self.persist = None;
         self.recovery.on_send(taken, cx.now);
+        if cfg!(margay_planted_bug = "freed_before_ack") && self.unsent() == 0 {
+            self.queue.free_early(cx.ip.heap());
+        }
         Ok(())
     }
 
