@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use libos_mem::Heap;
 use libos_net::wire::{Flags, Mac, Protocol, TcpOptions, Timestamps};
-use libos_net::{Cidr, CongestionKind, Device, Frame, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
+use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads};
 use pdpix::{
-    Completions, Endpoint, Error, Handle, Instant, Network, Op, OpId, Outcome, Purpose, Sga, SocketKind, SocketOption,
+    Completions, Endpoint, Error, Handle, Instant, Network, Op, OpId, Outcome, Sga, SocketKind, SocketOption,
     Submitted, WakeOn,
 };
 
 use super::packet::{
-    About, Echo, OUR_IP, OUR_MAC, Options, PEER_IP, PEER_MAC, Packet, Raw, Segment, Sent, icmp_frame, read, stream,
-    stream_byte, udp_frame,
+    About, Echo, OUR_IP, OUR_MAC, Options, PEER_IP, Packet, Raw, Segment, Sent, icmp_frame, read, stream, stream_byte,
+    udp_frame,
 };
 use super::parse::{Line, What};
+use super::port::{Port, Shared, arp_reply};
 
 pub const OUR_PORT: u16 = 8080;
 pub const PEER_PORT: u16 = 40_000;
@@ -31,48 +32,6 @@ const ISN_TICK: Duration = Duration::from_micros(4);
 
 type Result<T> = std::result::Result<T, String>;
 type End = std::result::Result<Outcome<Handle>, Error>;
-
-/// The device: what was sent waits here, and so does what is to be received.
-struct Shared {
-    sent: VecDeque<(Instant, Vec<u8>)>,
-    coming: VecDeque<Vec<u8>>,
-}
-
-struct Port {
-    shared: Rc<RefCell<Shared>>,
-    heap: Heap,
-    link: Link,
-}
-
-impl Device for Port {
-    fn link(&self) -> Link {
-        self.link
-    }
-
-    fn receive(&mut self, _: Instant, into: &mut VecDeque<Received>, room: usize) -> std::result::Result<(), Error> {
-        for _ in 0..room {
-            let Some(frame) = self.shared.borrow_mut().coming.pop_front() else { break };
-            let Ok(mut buf) = self.heap.alloc_for(Purpose::Receive, 2048.max(frame.len())) else { break };
-            buf.put(&frame);
-            into.push_back(Received { buf: buf.freeze(), verified: false });
-        }
-        Ok(())
-    }
-
-    fn transmit(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
-        self.shared.borrow_mut().sent.extend(frames.drain(..).map(|frame| (now, frame.to_vec())));
-    }
-
-    fn flush(&mut self, _: Instant) {}
-
-    fn arm(&mut self, _: Instant) -> WakeOn {
-        if self.shared.borrow().coming.is_empty() { WakeOn::Nothing } else { WakeOn::Now }
-    }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-}
 
 /// A connection, as the peer sees it.
 #[derive(Clone, Copy, Default)]
@@ -729,13 +688,4 @@ fn told(result: std::result::Result<(), Error>) -> String {
         Ok(()) => "done".into(),
         Err(error) => format!("{error:?}"),
     }
-}
-
-fn arp_reply() -> Vec<u8> {
-    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
-    arp.extend(PEER_MAC);
-    arp.extend(PEER_IP.octets());
-    arp.extend(OUR_MAC);
-    arp.extend(OUR_IP.octets());
-    [&OUR_MAC[..], &PEER_MAC, &[8, 6], &arp].concat()
 }
