@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use libos_mem::Heap;
 use libos_net::wire::{Flags, Mac, Protocol, TcpOptions, Timestamps};
-use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads};
+use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads, TcpSettings};
 use packet::{OUR_IP, OUR_MAC, PEER_IP, Raw, Sent, icmp_frame, read, stream, udp_frame};
 use pdpix::{
     Completions, Endpoint, Handle, Instant, Network, Op, OpId, Outcome, Rng, Sga, SocketKind, SocketOption, Submitted,
@@ -59,6 +59,10 @@ const PEER_PORTS: u64 = 6;
 
 impl Madhouse {
     fn new(seed: u64) -> Madhouse {
+        Madhouse::with(seed, |_| ())
+    }
+
+    fn with(seed: u64, set: impl FnOnce(&mut TcpSettings)) -> Madhouse {
         let mut rng = Rng::new(seed);
         let heap = Heap::alone(64 << 20).unwrap();
         let shared = Rc::new(RefCell::new(Shared { sent: VecDeque::new(), coming: VecDeque::new() }));
@@ -78,6 +82,7 @@ impl Madhouse {
         tcp.receive_budget = 4096 << rng.below(6);
         tcp.receive_budget_max = tcp.receive_budget << rng.below(6);
         tcp.retries = 2 + rng.below(5) as u8;
+        set(tcp);
         let mtu = [576, 1280, 1500, 9000][rng.below(4) as usize];
         let gathers = [1, 2, 16][rng.below(3) as usize];
         let link = Link { mac: Mac(OUR_MAC), mtu, offloads: Offloads { gathers, ..Offloads::NONE } };
@@ -101,6 +106,18 @@ impl Madhouse {
         let any = !sent.is_empty();
         sent.into_iter().for_each(|(_, frame)| self.hear(&frame));
         any
+    }
+
+    /// A turn without looking at every connection.
+    fn quick(&mut self) {
+        for _ in 0..3 {
+            let mut done = Completions::new();
+            done.set_room(8);
+            self.net.poll(self.now, &mut done);
+            self.net.flush(self.now);
+            let sent: Vec<_> = self.shared.borrow_mut().sent.drain(..).collect();
+            sent.into_iter().for_each(|(_, frame)| self.hear(&frame));
+        }
     }
 
     fn ended(&mut self, op: OpId, outcome: Option<Outcome<Handle>>) {
@@ -387,4 +404,56 @@ fn whatever_a_peer_does_the_machine_holds() {
     }
     // It is no test of much if the peer is turned away at the door.
     assert!(seeds().count() < 50 || seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+/// How much this process has in memory.
+fn resident() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<usize>().ok()? * 4096)
+}
+
+/// A hundred thousand peers come, say something, and stay. What each costs is bounded, and time goes on at no cost for those
+/// who are idle.
+#[test]
+fn a_hundred_thousand_connections_in_bounded_memory() {
+    const COUNT: u32 = 100_000;
+    let mut house = Madhouse::with(7, |tcp| (tcp.embryos_max, tcp.receive_budget) = (1000, 1 << 16));
+    let mut accepted = Vec::new();
+    for port in LISTENED {
+        let h = house.net.open(SocketKind::Stream).unwrap();
+        house.net.bind(h, Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), port)).unwrap();
+        house.net.listen(h, 16).unwrap();
+        house.queues.push(h);
+    }
+    let before = resident();
+    for i in 0..COUNT {
+        let ports = (LISTENED[(i % 2) as usize], 1000 + (i / 2) as u16);
+        let say = |house: &mut Madhouse, flags, seq, ack, text: &[u8]| {
+            let (ports, text) = ((ports.1, ports.0), text.to_vec());
+            let raw =
+                Raw { ports, ecn: 0, seq, ack, flags, win: 1000, urgent: 0, options: TcpOptions::default(), text };
+            house.shared.borrow_mut().coming.push_back(raw.to_frame());
+            house.quick();
+        };
+        say(&mut house, Flags::SYN, 0, 0, b"");
+        let ack = house.flows[&ports].nxt;
+        say(&mut house, Flags::ACK, 1, ack, b"hello");
+        let listener = house.queues[(i % 2) as usize];
+        match house.net.submit(listener, OpId(0), Op::Accept) {
+            Ok(Submitted::Done(Ok(Outcome::Accepted { queue, .. }))) => accepted.push(queue),
+            other => panic!("connection {i}: {other:?}"),
+        }
+    }
+    // A few kilobytes each, and of the heap the five bytes that wait, in the smallest chunk there is.
+    if let (Some(before), Some(after)) = (before, resident()) {
+        let each = after.saturating_sub(before) / COUNT as usize;
+        assert!(each < 4096, "{each} bytes each");
+    }
+    let pinned = house.heap.stats().pinned / COUNT as usize;
+    assert!(pinned <= 256, "{pinned} bytes pinned each");
+    for h in accepted {
+        house.net.close(h); // unread text: they are reset
+    }
+    house.quick();
+    house.end();
 }
