@@ -52,11 +52,10 @@ fn losses_are_made_up_for() {
 
 #[test]
 fn the_receive_window_grows_with_the_path() {
-    let mut pair = Pair::new(Options { keep: true, ..Options::default() });
+    let faults = [Faults { latency: Duration::from_millis(40), ..Faults::default() }; 2];
+    let mut pair = Pair::new(Options { keep: true, faults, ..Options::default() });
     let (a, b, _listener) = pair.connect();
     pair.nets[A].set_option(a, SocketOption::SendBudget(16 << 20)).unwrap();
-    let faults = Faults { latency: Duration::from_millis(40), ..Faults::default() };
-    [A, B].into_iter().for_each(|side| pair.set_faults(side, faults));
     pair.sent(B);
     pair.transfer(A, a, B, b, &pattern(40 << 20, 3), LONG);
     // The window's field, behind Ethernet's and IPv4's headers; both sides scale by 8.
