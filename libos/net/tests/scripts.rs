@@ -145,6 +145,7 @@ scripts! {
     udp_unreachable,
     undo_by_stamps,
     urgent,
+    window_opens_for_short_segments,
     window_outside,
     window_overlaps,
     window_probe_taken,
