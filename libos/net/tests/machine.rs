@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_mem::Heap;
-use libos_net::wire::{Flags, Mac, Protocol, TcpOptions, Timestamps};
+use libos_net::wire::{Checksum, Flags, Mac, Protocol, TcpOptions, Timestamps};
 use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads, TcpSettings};
 use packet::{OUR_IP, OUR_MAC, PEER_IP, Raw, Sent, icmp_frame, read, stream, udp_frame};
 use pdpix::{
@@ -455,5 +455,26 @@ fn a_hundred_thousand_connections_in_bounded_memory() {
         house.net.close(h); // unread text: they are reset
     }
     house.quick();
+    house.end();
+}
+
+#[test]
+fn a_segment_to_everybody_is_dropped() {
+    let mut house = Madhouse::new(1);
+    let h = house.net.open(SocketKind::Stream).unwrap();
+    house.net.bind(h, Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), 80)).unwrap();
+    house.net.listen(h, 16).unwrap();
+    house.queues.push(h);
+    let (options, text) = (TcpOptions::default(), Vec::new());
+    let raw = Raw { ports: (1000, 80), ecn: 0, seq: 0, ack: 0, flags: Flags::SYN, win: 1, urgent: 0, options, text };
+    let mut frame = raw.to_frame();
+    frame[..6].fill(0xff);
+    frame[33] = 255; // 192.0.2.255
+    frame[24..26].fill(0);
+    let sum = Checksum::new().add(&frame[14..34]).finish();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    house.shared.borrow_mut().coming.push_back(frame);
+    house.pass(Duration::from_secs(1));
+    assert_eq!((house.net.counters().tcp_to_group, house.flows.len()), (1, 0));
     house.end();
 }
