@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
+use libos_net::Crossing;
 use libos_net::LineSettings;
 use libos_net::wire::Mac;
-use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, mesh};
+use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, buf_rings, mesh};
 use pdpix::{Endpoint, Instant, Network, Rng};
 
 use crate::clock::HostClock;
@@ -172,6 +173,10 @@ impl World {
         let reservation = Reservation::new(plan).expect("memory for a simulated host");
         let ports = mesh(cores, MeshKind::Stepped).expect("stepped cores need nothing of the system");
         let host_seed = self.rng.clone().fork().fork().next_u64();
+        let mut secret = [0; 16];
+        Rng::new(host_seed).fill(&mut secret);
+        let shared = (cores > 1).then(|| libos_net::Host::new(cores, secret, host_seed));
+        let mut rings = buf_rings(&ports).into_iter();
         for (ports, (index, this)) in ports.into_iter().zip(host.cores.iter_mut().enumerate()) {
             let heap = reservation.heap(index).expect("each heap is taken once");
             let seed = self.rng.next_u64();
@@ -188,6 +193,11 @@ impl World {
                     addresses,
                     seed: Rng::new(seed).next_u64(),
                     host_seed,
+                    crossing: rings.next().zip(shared.clone()).map(|(rings, host)| Crossing {
+                        host,
+                        conduit: rings.with_heap(heap.clone()),
+                        sends_through: None,
+                    }),
                 }),
             };
             let parts = CoreParts {
