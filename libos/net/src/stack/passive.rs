@@ -10,8 +10,8 @@ use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
 use crate::ip::Path;
 use crate::tcp::{
-    Agreed, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence, own_mss,
-    timestamp_clock, timestamp_offset,
+    Agreed, CHALLENGE_GAP, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence,
+    own_mss, timestamp_clock, timestamp_offset,
 };
 use crate::wire::{Flags, TcpOptions, Timestamps};
 
@@ -40,6 +40,8 @@ impl Stack {
             // Who has a port changes while connections live: another core may know this one.
             _ if self.passes_on.is_some() => self.passes_on = Some(true),
             _ if flags.has(Flags::RST) => {}
+            // RFC 9293 §3.10.7.2, fourth: what is none of these is dropped, and not answered.
+            Some(_) if !flags.has(Flags::ACK) => self.ip.counters.tcp_no_connection += 1,
             _ => {
                 self.ip.counters.tcp_no_connection += 1;
                 self.cx().reset_for(&segment);
@@ -179,10 +181,14 @@ impl Stack {
         let embryo = &self.embryos[number as usize];
         let (flags, window) = (segment.flags, (self.settings.receive_budget / 2).min(0xffff) as u32);
         if flags.has(Flags::RST) {
-            // RFC 5961 §3.2: exactly the next one.
+            // RFC 5961 §3.2: exactly the next one. Another one in the window is answered with our SYN, ACK, from which the
+            // peer can tell as well as from an acknowledgement; not too often (§7).
             if segment.seq == embryo.irs.add(1) {
                 self.ip.counters.tcp_resets_received += 1;
                 self.drop_embryo(number);
+            } else if segment.seq.within(embryo.irs.add(1), window) && self.now.since(embryo.sent_at) >= CHALLENGE_GAP {
+                self.ip.counters.tcp_challenges += 1;
+                self.send_syn_ack_again(number);
             }
             return;
         }
@@ -234,7 +240,7 @@ impl Stack {
 
     /// The handshake is over: a queue of its own, which waits for its accept.
     fn establish(&mut self, embryo: Embryo, rtt: Option<Duration>, segment: Segment, done: &mut Completions) {
-        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, .. } = embryo;
+        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count, .. } = embryo;
         let shift = agreed.scales.map_or(0, |(theirs, _)| theirs);
         let window = u32::from(segment.window) << shift;
         let mut socket = Socket::new(SocketKind::Stream);
@@ -243,7 +249,7 @@ impl Stack {
             (of.options, of.budget_is_set)
         };
         (socket.options, socket.budget_is_set) = (options, is_set);
-        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, rtt, &mut self.cx());
+        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, (rtt, count), &mut self.cx());
         (tcb.no_delay, tcb.keep_alive) = (options.no_delay, options.keep_alive);
         if is_set {
             tcb.receive.set_budget(options.receive_budget);
@@ -351,7 +357,7 @@ impl Stack {
             ecn: opened.options.ecn,
         };
         let (listener, sent_at) = (Handle(i), self.now);
-        let embryo = Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
+        let embryo = Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 1, sent_at, timer: None };
         self.establish(embryo, None, segment, done);
     }
 }
