@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,14 +54,17 @@ impl Link {
         Some(link)
     }
 
-    fn namespaces(test: &str) -> Option<Link> {
+    /// Two namespaces with nothing in them but loopback.
+    pub fn namespaces(test: &str) -> Option<Link> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static STALE: Once = Once::new();
         if !rustix::process::geteuid().is_root() {
             return skip(test, "network namespaces take root");
         }
         if !try_ip("-V") {
             return skip(test, "there is no ip in the path (Debian: iproute2)");
         }
+        STALE.call_once(remove_stale);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = |end| format!("mxdp-{}-{number}-{end}", std::process::id());
         let link = Link { near: name("near"), far: name("far") };
@@ -100,6 +104,17 @@ impl Drop for Link {
         try_ip(&format!("netns del {}", self.near));
         if self.far != self.near {
             try_ip(&format!("netns del {}", self.far));
+        }
+    }
+}
+
+/// Removes the namespaces of tests that were killed.
+fn remove_stale() {
+    for entry in std::fs::read_dir("/var/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix("mxdp-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            try_ip(&format!("netns del {name}"));
         }
     }
 }
