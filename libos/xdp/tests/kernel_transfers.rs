@@ -6,8 +6,7 @@ mod link;
 use std::time::Duration;
 
 use kernel::*;
-use libos_net::{NetSettings, TcpSettings};
-use pdpix::Network;
+use libos_net::{LineSettings, Loss, NetSettings, TcpSettings};
 
 const LENGTHS: [u64; 5] = [0, 1, 1448, 64 << 10, 1 << 20];
 
@@ -60,4 +59,118 @@ fn every_length_over_tap_with_offloads() {
 #[test]
 fn every_length_over_af_xdp() {
     lengths("every_length_over_af_xdp", Kind::Xsk);
+}
+
+#[test]
+fn sixty_four_mebibytes_each_way() {
+    on_a_thread(|| {
+        let len = if is_long() { 1 << 30 } else { 64 << 20 };
+        let Some((lab, mut host)) = Lab::open("sixty_four_mebibytes_each_way", Setup::default()) else { return };
+        for (there, back) in [(len, 0), (0, len)] {
+            carry(&lab, &mut host, &[Meeting::new(Role::Client, there, back)], LONGEST);
+        }
+        host.end();
+    });
+}
+
+const LONGEST: Duration = Duration::from_secs(55);
+
+/// Which options a side has.
+#[derive(Clone, Copy, Debug)]
+struct Side {
+    timestamps: bool,
+    sack: bool,
+    window_scaling: bool,
+    /// Asks for it. Who does not, takes part if asked.
+    ecn: bool,
+}
+
+const ALL: Side = Side { timestamps: true, sack: true, window_scaling: true, ecn: true };
+const USUAL: Side = Side { ecn: false, ..ALL };
+const NONE: Side = Side { timestamps: false, sack: false, window_scaling: false, ecn: false };
+
+/// Us, and the kernel.
+const OPTIONS: [(Side, Side); 14] = [
+    (ALL, ALL),
+    (USUAL, USUAL),
+    (NONE, NONE),
+    (NONE, ALL),
+    (ALL, NONE),
+    (USUAL, ALL),
+    (Side { sack: false, ..ALL }, ALL),
+    (Side { timestamps: false, ..ALL }, ALL),
+    (Side { window_scaling: false, ..ALL }, ALL),
+    (ALL, USUAL),
+    (ALL, Side { sack: false, ..ALL }),
+    (ALL, Side { timestamps: false, ..ALL }),
+    (ALL, Side { window_scaling: false, ..ALL }),
+    (Side { sack: false, timestamps: false, ..ALL }, Side { window_scaling: false, ..ALL }),
+];
+
+/// What comes of it, when the first one of them is the client.
+fn agreed(client: Side, server: Side) -> Agreed {
+    Agreed {
+        timestamps: client.timestamps && server.timestamps,
+        sack: client.sack && server.sack,
+        window_scaling: client.window_scaling && server.window_scaling,
+        ecn: client.ecn,
+    }
+}
+
+fn with_options(index: usize, us: Side, kernel: Side) {
+    let line = LineSettings {
+        latency: Duration::from_millis(2)..=Duration::from_millis(3),
+        loss: Loss::Each(0.005),
+        ..LineSettings::default()
+    };
+    let mut net = NetSettings::default();
+    let Side { timestamps, sack, window_scaling, ecn } = us;
+    net.tcp = TcpSettings { timestamps, sack, window_scaling, ecn, ..net.tcp };
+    let digit = |on: bool| if on { "1" } else { "0" };
+    let sysctls = vec![
+        ("ipv4/tcp_timestamps", digit(kernel.timestamps)),
+        ("ipv4/tcp_sack", digit(kernel.sack)),
+        ("ipv4/tcp_window_scaling", digit(kernel.window_scaling)),
+        ("ipv4/tcp_ecn", if kernel.ecn { "1" } else { "2" }),
+    ];
+    let setup = Setup { wire: Some([line.clone(), line]), seed: index as u64 + 100, sysctls, net, ..Setup::default() };
+    let Some((lab, mut host)) = Lab::open("options", setup) else { return };
+    let len = 300 << 10;
+    let meetings = [Role::Client, Role::Server].map(|role| Meeting::new(role, len, len));
+    let found = carry(&lab, &mut host, &meetings, LONGEST);
+    assert_eq!(found, [agreed(us, kernel), agreed(kernel, us)], "{us:?}, the kernel {kernel:?}");
+    host.end();
+}
+
+#[test]
+fn options_on_and_off() {
+    on_a_thread(|| {
+        let cases: Vec<_> = OPTIONS.into_iter().enumerate().collect();
+        each(cases, 4, |(index, (us, kernel))| with_options(index, us, kernel));
+    });
+}
+
+#[test]
+fn marks_of_congestion_slow_both_down_before_anything_is_lost() {
+    on_a_thread(|| {
+        let line = LineSettings {
+            bandwidth: Some(100_000_000),
+            mark_above: Some(30_000),
+            latency: Duration::from_millis(2)..=Duration::from_millis(2),
+            ..LineSettings::default()
+        };
+        let mut net = NetSettings::default();
+        net.tcp.ecn = true;
+        let sysctls = vec![("ipv4/tcp_ecn", "1")];
+        let setup = Setup { wire: Some([line.clone(), line]), sysctls, net, ..Setup::default() };
+        let Some((lab, mut host)) = Lab::open("marks", setup) else { return };
+        let len = 4 << 20;
+        let meetings = [Meeting::new(Role::Client, len, 0), Meeting::new(Role::Server, 0, len)];
+        carry(&lab, &mut host, &meetings, LONGEST);
+        let [there, back] = lab.wire().counters();
+        assert!(there.marked > 0 && back.marked > 0, "{there:?} {back:?}");
+        assert!(host.counters().tcp_congestion_experienced > 0);
+        assert_eq!((there.dropped(), back.dropped(), host.counters().tcp_timeouts), (0, 0, 0));
+        host.end();
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -113,8 +114,33 @@ impl Exchange {
     }
 }
 
+/// What the kernel says that a connection agreed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Agreed {
+    pub timestamps: bool,
+    pub sack: bool,
+    pub window_scaling: bool,
+    pub ecn: bool,
+}
+
+impl Agreed {
+    fn of(stream: &TcpStream) -> Agreed {
+        let mut info = [0_u8; 8];
+        let mut len = info.len() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes into `info`.
+        let result = unsafe {
+            libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+        };
+        assert_eq!((result, len), (0, 8));
+        // tcpi_options of struct tcp_info (linux/tcp.h).
+        let has = |bit: u8| info[5] & bit != 0;
+        Agreed { timestamps: has(1), sack: has(2), window_scaling: has(4), ecn: has(8) }
+    }
+}
+
 /// The kernel's side of a meeting, by a thread that writes and one that reads.
-pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) {
+pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) -> Agreed {
+    let agreed = Agreed::of(&stream);
     let (there, back) = meeting.seeds();
     let (mut there, mut back) = (Pattern::new(meeting.there, there), Pattern::new(meeting.back, back));
     stream.set_read_timeout(Some(limit)).unwrap();
@@ -136,10 +162,11 @@ pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) {
         }
         assert!(there.is_over(), "the kernel saw an end after {} of {} bytes", there.done, there.len);
     });
+    agreed
 }
 
-/// Lets all of them happen at once, checks every byte, and closes.
-pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) {
+/// Lets all of them happen at once, checks every byte, and closes. Says what each agreed on.
+pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) -> Vec<Agreed> {
     let mut kernels_threads = Vec::new();
     let mut listeners = Vec::new();
     let mut under_way = Vec::new();
@@ -187,9 +214,9 @@ pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) 
         }
         panic!("not done within {limit:?} (a kernel's thread has ended: {broken}): {:?}", host.busy_counters());
     }
-    for thread in kernels_threads {
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    }
+    let join = |thread: JoinHandle<_>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let agreed = kernels_threads.into_iter().map(join).collect();
     under_way.iter().flat_map(|(_, _, _, exchange)| exchange).for_each(|exchange| host.net.close(exchange.h));
     listeners.into_iter().for_each(|listener| host.net.close(listener));
+    agreed
 }

@@ -20,7 +20,7 @@ use libos_net::{Cidr, Device, LineSettings, NetSettings};
 use libos_xdp::{PacketSettings, PacketSocket, Tap, TapSettings, Xsk, XskSettings};
 
 pub use crate::link::*;
-pub use exchange::{Exchange, Meeting, Role, carry};
+pub use exchange::{Agreed, Exchange, Meeting, Role, carry, exchange_kernel};
 pub use host::Host;
 pub use pattern::Pattern;
 pub use wire::Wire;
@@ -28,6 +28,21 @@ pub use wire::Wire;
 /// Whether the long forms are wanted (`cargo xtask soak`).
 pub fn is_long() -> bool {
     std::env::var_os("MARGAY_LONG").is_some()
+}
+
+/// Does a piece of work for each case, some at once, each on a thread of its own that may enter namespaces.
+pub fn each<T: Send>(cases: Vec<T>, at_once: usize, work: impl Fn(T) + Sync) {
+    let queue = std::sync::Mutex::new(cases.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let Some(case) = queue.lock().unwrap().next() else { break };
+                    work(case);
+                }
+            });
+        }
+    });
 }
 
 /// What our host sends and receives frames with.

@@ -144,12 +144,17 @@ pub fn enter(namespace: &str) {
 
 /// Runs a test's body on a thread of its own, which may enter namespaces; with a limit, so that nothing hangs.
 pub fn on_a_thread(body: impl FnOnce() + Send + 'static) {
+    on_a_thread_for(Duration::from_secs(60), body);
+}
+
+/// As [`on_a_thread`], with a limit of its own.
+pub fn on_a_thread_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
         let _ = done.send(());
     });
-    let waited = is_done.recv_timeout(Duration::from_secs(60));
+    let waited = is_done.recv_timeout(limit);
     if waited != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
         return thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
