@@ -10,7 +10,9 @@ fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo")).join("steer.bpf.o");
     match compile(&out) {
         Ok(()) => println!("cargo::rustc-cfg=has_program"),
-        Err(why) => println!("cargo::warning=AF_XDP is left out: {why}. To have it: clang, and libbpf's headers (Debian: apt-get install clang libbpf-dev)"),
+        Err(why) => println!(
+            "cargo::warning=AF_XDP is left out: {why}. To have it: clang, and libbpf's headers (Debian: apt-get install clang libbpf-dev)"
+        ),
     }
 }
 

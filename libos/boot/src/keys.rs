@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 23] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -14,6 +14,15 @@ const KEYS: [&str; 14] = [
     "network.buffers",
     "network.buffer_size",
     "network.zero_copy_min",
+    "frames.interface",
+    "frames.address",
+    "frames.gateway",
+    "frames.mac",
+    "frames.mtu",
+    "frames.offload",
+    "frames.congestion",
+    "frames.busy_poll_us",
+    "frames.pcap",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -82,6 +91,12 @@ mod tests {
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",
                 "trace.dir" => "traces",
+                "frames.offload" => "true",
+                "frames.mtu" | "frames.busy_poll_us" => "1400",
+                "frames.address" => "10.0.0.2/24",
+                "frames.gateway" => "10.0.0.1",
+                "frames.mac" => "02:00:00:00:00:01",
+                "frames.congestion" => "new_reno",
                 _ => "64KiB",
             };
             let value = if key == "memory.size" { "8MiB" } else { value };

@@ -6,12 +6,11 @@ use std::thread;
 
 use libos_mem::{Heap, Plan, Reservation, ReserveError, Reserves, Source};
 use libos_runtime::{Core, CoreParts, KernelClock, MeshKind, Ports, Stopper, Trace, mesh};
-use pdpix::Error;
 use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::network;
+use crate::network::Networks;
 use crate::settings::Settings;
 
 /// Why a service could not be started.
@@ -30,7 +29,7 @@ pub enum LaunchError {
     },
     /// The network.
     #[error("cannot open the {0} network: {1}")]
-    Network(&'static str, Error),
+    Network(&'static str, String),
     /// The system.
     #[error("cannot start: {0}")]
     Os(#[from] std::io::Error),
@@ -71,6 +70,10 @@ pub fn launch(
     let mut notices = Vec::new();
     let processors = choose_processors(settings, &mut notices)?;
     let reservation = reserve(settings, &mut notices)?;
+    let network_name = settings.network.backend.name();
+    let networks = Networks::open(settings, &reservation).map_err(|why| LaunchError::Network(network_name, why))?;
+    notices.extend(networks.notices().iter().cloned());
+    let networks = Arc::new(networks);
     // If the program's allocator is our heap, cores allocate from it. One launch in a process can have that.
     let _ = reservation.clone().make_global();
     let (service, barrier) = (Arc::new(service), Arc::new(Barrier::new(cores)));
@@ -80,10 +83,12 @@ pub fn launch(
         let index = ports.core() as usize;
         let kit =
             Kit { heap_index: index, ports, processor, notices: if index == 0 { notices.clone() } else { Vec::new() } };
-        let (settings, reservation) = (settings.clone(), reservation.clone());
+        let (settings, reservation, networks) = (settings.clone(), reservation.clone(), networks.clone());
         let (service, barrier, ready) = (service.clone(), barrier.clone(), ready.clone());
         let thread = thread::Builder::new().name(format!("core-{index}"));
-        threads.push(thread.spawn(move || run_core(kit, &settings, &reservation, &*service, &barrier, &ready))?);
+        threads.push(
+            thread.spawn(move || run_core(kit, &settings, &reservation, &networks, &*service, &barrier, &ready))?,
+        );
     }
     drop(ready);
     // All are up, or all stop.
@@ -112,6 +117,7 @@ fn run_core(
     kit: Kit,
     settings: &Settings,
     reservation: &Reservation,
+    networks: &Networks,
     service: &(impl Fn(Launched) -> i32 + ?Sized),
     barrier: &Barrier,
     ready: &mpsc::Sender<Result<Stopper, LaunchError>>,
@@ -123,7 +129,7 @@ fn run_core(
     }
     let heap = reservation.heap(kit.heap_index).expect("each core takes its own heap");
     let _entered = heap.enter();
-    let code = match make_core(kit, settings, &heap) {
+    let code = match make_core(kit, settings, networks, &heap) {
         Ok(launched) => {
             let _ = ready.send(Ok(launched.core.stopper()));
             // A handler's panic never comes here; any other leaves a core in an unknown state, and its peers waiting.
@@ -143,9 +149,10 @@ fn run_core(
     code
 }
 
-fn make_core(kit: Kit, settings: &Settings, heap: &Heap) -> Result<Launched, LaunchError> {
-    let (name, network) =
-        network::make(settings, heap).map_err(|error| LaunchError::Network(settings.network.backend.name(), error))?;
+fn make_core(kit: Kit, settings: &Settings, networks: &Networks, heap: &Heap) -> Result<Launched, LaunchError> {
+    let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
+    let network = networks.make(settings, kit.heap_index, seed, heap);
+    let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
     let trace = match &settings.trace.dir {
         None => Trace::off(),
         Some(dir) => {
@@ -155,7 +162,6 @@ fn make_core(kit: Kit, settings: &Settings, heap: &Heap) -> Result<Launched, Lau
         }
     };
     let cores = kit.ports.cores();
-    let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
     let parts = CoreParts {
         networks: vec![(name.clone(), network)],
         idle: settings.idle_policy(),

@@ -8,11 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+mod frames;
 mod keys;
 mod launch;
 mod network;
 mod settings;
 
+pub use frames::FrameSettings;
 pub use launch::{LaunchError, Launched, launch};
 pub use network::{BackendKind, backends};
 pub use settings::{

@@ -1,10 +1,11 @@
 //! The networks that there are, by name.
 
-use libos_mem::Heap;
+use libos_mem::{Heap, Reservation};
 use libos_posix::{EpollNetwork, UringNetwork, UringSettings};
 use pdpix::{Error, Network};
 use serde::Deserialize;
 
+use crate::frames::Frames;
 use crate::settings::Settings;
 
 /// Which backend carries a network.
@@ -18,6 +19,12 @@ pub enum BackendKind {
     Epoll,
     /// Kernel sockets over io_uring.
     IoUring,
+    /// Our own stack over AF_XDP.
+    Xdp,
+    /// Our own stack over AF_PACKET.
+    Packet,
+    /// Our own stack over a TAP interface.
+    Tap,
 }
 
 impl BackendKind {
@@ -27,7 +34,15 @@ impl BackendKind {
             BackendKind::Auto => "auto",
             BackendKind::Epoll => "epoll",
             BackendKind::IoUring => "io_uring",
+            BackendKind::Xdp => "xdp",
+            BackendKind::Packet => "packet",
+            BackendKind::Tap => "tap",
         }
+    }
+
+    /// Whether it moves frames, under our own stack.
+    pub fn has_frames(self) -> bool {
+        matches!(self, BackendKind::Xdp | BackendKind::Packet | BackendKind::Tap)
     }
 }
 
@@ -44,22 +59,64 @@ pub fn backends() -> Vec<(BackendKind, Option<String>)> {
             Err(error) => Err(error.to_string()),
         }
     };
-    vec![(BackendKind::Epoll, None), (BackendKind::IoUring, try_uring().err())]
+    let xdp = libos_xdp::is_built().map_err(str::to_string);
+    vec![
+        (BackendKind::Epoll, None),
+        (BackendKind::IoUring, try_uring().err()),
+        (BackendKind::Xdp, xdp.err()),
+        (BackendKind::Packet, None),
+        (BackendKind::Tap, None),
+    ]
 }
 
-/// Makes the configured network for the core whose heap is `heap`: its name, and itself.
-pub(crate) fn make(settings: &Settings, heap: &Heap) -> Result<(String, Box<dyn Network>), Error> {
-    let uring = || -> Result<Box<dyn Network>, Error> {
-        let settings = UringSettings {
-            buffers: settings.network.buffers,
-            buffer_size: settings.buffer_size(),
-            zero_copy_min: settings.zero_copy_min().unwrap_or_default(),
-        };
-        Ok(Box::new(UringNetwork::new(heap.clone(), settings)?))
-    };
-    let epoll = || -> Result<Box<dyn Network>, Error> { Ok(Box::new(EpollNetwork::new(heap.clone())?)) };
-    Ok(match settings.network.backend {
-        BackendKind::Auto | BackendKind::Epoll => ("epoll".into(), epoll()?),
-        BackendKind::IoUring => ("io_uring".into(), uring()?),
-    })
+/// What is opened before any core runs, and makes the network of each.
+pub(crate) enum Networks {
+    Sockets,
+    Frames(Frames),
+}
+
+impl Networks {
+    /// What the settings say.
+    ///
+    /// # Errors
+    /// A sentence for whoever started this.
+    pub(crate) fn open(settings: &Settings, reservation: &Reservation) -> Result<Networks, String> {
+        let backend = settings.network.backend;
+        if !backend.has_frames() {
+            return Ok(Networks::Sockets);
+        }
+        Frames::open(backend, &settings.frames, settings.cores.count, reservation).map(Networks::Frames)
+    }
+
+    /// What to tell whoever started this.
+    pub(crate) fn notices(&self) -> &[String] {
+        if let Networks::Frames(frames) = self { &frames.notices } else { &[] }
+    }
+
+    /// The network of one core: its name, and itself.
+    ///
+    /// # Errors
+    /// A sentence for whoever started this.
+    pub(crate) fn make(
+        &self,
+        settings: &Settings,
+        core: usize,
+        seed: u64,
+        heap: &Heap,
+    ) -> Result<(String, Box<dyn Network>), String> {
+        let kind = settings.network.backend;
+        let said = |error: Error| error.to_string();
+        Ok(match self {
+            Networks::Frames(frames) => (kind.name().into(), frames.network(core, seed, heap)?),
+            Networks::Sockets if kind == BackendKind::IoUring => {
+                let settings = UringSettings {
+                    buffers: settings.network.buffers,
+                    buffer_size: settings.buffer_size(),
+                    zero_copy_min: settings.zero_copy_min().unwrap_or_default(),
+                };
+                (kind.name().into(), Box::new(UringNetwork::new(heap.clone(), settings).map_err(said)?))
+            }
+            Networks::Sockets => ("epoll".into(), Box::new(EpollNetwork::new(heap.clone()).map_err(said)?)),
+        })
+    }
 }

@@ -10,6 +10,7 @@ use libos_runtime::{IdlePolicy, Patience};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::frames::FrameSettings;
 use crate::keys;
 use crate::network::BackendKind;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub memory: MemorySettings,
     /// The default network.
     pub network: NetworkSettings,
+    /// Our own stack, where the backend moves frames.
+    pub frames: FrameSettings,
     /// What a core does when there is nothing to do.
     pub idle: IdleSettings,
     /// What is kept of what happened.
@@ -207,6 +210,7 @@ impl Settings {
             return bad("network.buffer_size", format!("{size} is not between 256 and 128KiB"));
         }
         self.zero_copy_min()?;
+        self.frames.parse()?;
         Ok(self)
     }
 

@@ -28,6 +28,8 @@ mod wrap;
 pub use bridge::Bridge;
 pub use counters::Counters;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+#[doc(hidden)]
+pub use ip::FuzzedHost;
 pub use ip::{Cidr, IpLimits, IpSettings};
 pub use line::{Carried, Line, LineCounters, LineSettings, Loss};
 pub use network::{NetNetwork, NetSettings};

@@ -3,7 +3,7 @@
 //! Always: of what has arrived and who waits at most one is not empty; what has arrived pins at most the receive budget
 //! (one datagram may exceed it); past it the newest is dropped and counted. A datagram is sent in one packet or not at all:
 //! IP does not fragment here, so one longer than the path's MTU leaves is `MessageSize`.
-//! Which socket a datagram is for, and ports, are the stack's (`check` tells the ports, `UdpSocket` does the rest).
+//! Which socket a datagram is for, and ports, are the stack's (`check` tells the ports, `DatagramSocket` does the rest).
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -95,7 +95,7 @@ fn popped(from: Endpoint, mut data: Buf, len_max: usize) -> Outcome<pdpix::Handl
 
 /// One socket.
 #[derive(Debug, Default)]
-pub(crate) struct UdpSocket {
+pub(crate) struct DatagramSocket {
     /// `None`: not bound yet.
     pub local: Option<Endpoint>,
     /// The default peer, and then the only one that is heard.
@@ -110,10 +110,10 @@ pub(crate) struct UdpSocket {
     path: Option<Path>,
 }
 
-impl UdpSocket {
+impl DatagramSocket {
     /// Not bound.
-    pub(crate) fn new() -> UdpSocket {
-        UdpSocket::default()
+    pub(crate) fn new() -> DatagramSocket {
+        DatagramSocket::default()
     }
 
     /// Sets, or takes away, the default peer. What others sent before is dropped.
@@ -182,7 +182,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// `InvalidArgument` (empty; not bound; port 0), `NotConnected` (nobody to send to), `AddressFamily`, `MessageSize`
-    /// (longer than a packet on this path), `NoBuffers`.
+    /// (longer than a packet on this path), `NoBuffers` (of memory, or of room in the device's queue).
     #[inline]
     pub(crate) fn push(
         &mut self,
@@ -205,6 +205,9 @@ impl UdpSocket {
         }
         if self.error.is_some() {
             return Ok(Submitted::Done(Err(self.error.take().expect("checked"))));
+        }
+        if !ip.has_room() {
+            return Err(Error::NoBuffers);
         }
         if self.path.as_ref().is_none_or(|path| path.destination() != to.ip()) {
             match path_to(ip, local.ip(), to.ip()) {
@@ -288,7 +291,7 @@ fn send(
     let is_linear = len - UDP_LEN <= PUSH_COPY_MAX || !ip.gathers(1 + payload.segments().len());
     let head_len = if is_linear { len } else { UDP_LEN };
     let mut memory = ip.begin(path, Protocol::UDP, Ecn::NotCapable, len, head_len)?;
-    let pseudo = pseudo_header(path.source(), path.destination(), Protocol::UDP, len);
+    let pseudo = path.pseudo_header(Protocol::UDP, len);
     let mut header = UdpHeader {
         source: source.into(),
         destination: destination.into(),

@@ -26,12 +26,8 @@ fn a_clean_wire_carries_bytes_both_ways() {
 }
 
 fn lossy(loss: f64, len: usize, seed: u64) -> Duration {
-    let faults = Faults {
-        latency: Duration::from_millis(5),
-        jitter: Duration::from_micros(100),
-        loss,
-        ..Faults::default()
-    };
+    let faults =
+        Faults { latency: Duration::from_millis(5), jitter: Duration::from_micros(100), loss, ..Faults::default() };
     let mut pair = Pair::new(Options { seed, ..Options::default() });
     let (a, b, listener) = pair.connect();
     [A, B].into_iter().for_each(|side| pair.set_faults(side, faults));

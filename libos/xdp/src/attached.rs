@@ -96,8 +96,8 @@ fn exchange(message: RouteNetlinkMessage, flags: u16) -> Result<NetlinkMessage<R
     request.serialize(&mut bytes);
     rustix::net::send(&socket, &bytes, SendFlags::empty()).map_err(|e| failed(e.into()))?;
     let mut bytes = vec![0; 64 * 1024];
-    let (len, _) = rustix::net::recv(&socket, &mut bytes[..], rustix::net::RecvFlags::empty())
-        .map_err(|e| failed(e.into()))?;
+    let (len, _) =
+        rustix::net::recv(&socket, &mut bytes[..], rustix::net::RecvFlags::empty()).map_err(|e| failed(e.into()))?;
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes[..len])
         .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
     match &answer.payload {

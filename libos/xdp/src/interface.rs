@@ -33,13 +33,6 @@ impl Interface {
         }
     }
 
-    /// The interface of this number.
-    pub(crate) fn of_index(index: u32) -> Result<Interface, OpenError> {
-        let socket = socket(AddressFamily::INET)?;
-        let name = name_of(&socket, index).ok_or_else(|| OpenError::NoInterface(format!("number {index}")))?;
-        Ok(Interface { socket, name, index })
-    }
-
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -14,7 +14,9 @@ mod copies;
 mod counters;
 mod error;
 mod ffi;
+mod grant;
 mod interface;
+mod mac_text;
 mod packet;
 mod port;
 mod steering;
@@ -23,6 +25,7 @@ mod vnet;
 mod xsk;
 
 pub use error::OpenError;
+pub use grant::{Giver, Granted, Offer};
 pub use packet::{PacketSettings, PacketSocket};
 pub use port::{BusyPoll, CopyMode, Port, XskSettings};
 pub use steering::{PortRange, ProgramMode, Share, Transport, is_built};

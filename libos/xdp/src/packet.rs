@@ -18,6 +18,7 @@ use libos_net::wire::{ETHERNET_LEN, Mac};
 use libos_net::{Device, Frame, Link, Offloads, Received};
 use pdpix::{Error, Instant, WakeOn};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
 use crate::counters::Counters;
@@ -28,11 +29,12 @@ use crate::interface::Interface;
 use crate::vnet::{SEGMENTED_MAX, VNET_LEN, VnetHeader, WHOLE_MAX};
 
 /// What interface to open, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PacketSettings {
     /// Its name.
     pub interface: String,
     /// Our address on the link. By default the interface's; another one takes `promiscuous`.
+    #[serde(with = "crate::mac_text")]
     pub mac: Option<Mac>,
     /// Whether frames for other addresses are received, too.
     pub promiscuous: bool,

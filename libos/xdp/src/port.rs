@@ -10,6 +10,7 @@ use std::time::Duration;
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::Mac;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
 use crate::copies::Copies;
@@ -20,7 +21,8 @@ use crate::steering::{ProgramMode, Share, Steering};
 use crate::xsk::{MTU_MAX, Xsk, chunk_size};
 
 /// Who moves the bytes between the card and our memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CopyMode {
     /// The card where it can, else the kernel.
     #[default]
@@ -32,7 +34,7 @@ pub enum CopyMode {
 }
 
 /// SO_PREFER_BUSY_POLL and its fellows: the device is polled by our own calls, and its interrupts are put off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BusyPoll {
     /// How long a call that finds nothing polls, in microseconds.
     pub micros: u32,
@@ -41,7 +43,7 @@ pub struct BusyPoll {
 }
 
 /// What interface to open, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct XskSettings {
     /// Its name.
     pub interface: String,
@@ -50,6 +52,7 @@ pub struct XskSettings {
     /// What of them is.
     pub share: Share,
     /// Our address on the link. By default the interface's.
+    #[serde(with = "crate::mac_text")]
     pub mac: Option<Mac>,
     /// Entries of each ring, a power of two; as many chunks of receive memory are filled, if there are.
     pub ring_size: u32,
@@ -102,10 +105,23 @@ struct Shared {
     steering: Option<Steering>,
     /// A socket that is bound with the UMEM, as long as there is one.
     first: Weak<OwnedFd>,
-    /// Sockets that somebody else has opened, by queue.
-    granted: Vec<Option<OwnedFd>>,
-    /// And packet sockets for copies, one for each.
-    granted_copies: Vec<OwnedFd>,
+    /// What somebody else has opened for us.
+    granted: Option<Granted>,
+}
+
+struct Granted {
+    /// By queue.
+    sockets: Vec<Option<OwnedFd>>,
+    /// Packet sockets for copies, one for each.
+    copies: Vec<OwnedFd>,
+    /// He knows by it that we live.
+    _connection: Arc<OwnedFd>,
+}
+
+impl Granted {
+    fn socket(&mut self, queue: u32) -> Option<OwnedFd> {
+        self.sockets.get_mut(queue as usize)?.take()
+    }
 }
 
 /// How often a queue that is busy is asked for again, 10 ms apart.
@@ -123,8 +139,38 @@ impl Port {
         let interface = Interface::find(&settings.interface)?;
         let (mut steering, notice) = Steering::attach(&interface, settings.program_mode)?;
         steering.claim(&settings.addresses, &settings.share)?;
-        let shared = Shared { steering: Some(steering), first: Weak::new(), granted: Vec::new(), granted_copies: Vec::new() };
+        let shared = Shared { steering: Some(steering), first: Weak::new(), granted: None };
         Port::new(settings, interface, reservation, shared, notice)
+    }
+
+    /// A port whose sockets, one a queue, somebody with the rights has opened with these settings. He holds the program as
+    /// long as `connection` is open.
+    pub(crate) fn granted(
+        settings: XskSettings,
+        sockets: Vec<OwnedFd>,
+        copies: Vec<OwnedFd>,
+        connection: Arc<OwnedFd>,
+        reservation: &Reservation,
+    ) -> Result<Arc<Port>, OpenError> {
+        let interface = Interface::find(&settings.interface)?;
+        let granted = Granted { sockets: sockets.into_iter().map(Some).collect(), copies, _connection: connection };
+        let shared = Shared { steering: None, first: Weak::new(), granted: Some(granted) };
+        Port::new(settings, interface, reservation, shared, None)
+    }
+
+    /// A socket as `settings` say, not bound yet.
+    pub(crate) fn open_socket(settings: &XskSettings) -> Result<OwnedFd, OpenError> {
+        let socket = xsk::open().map_err(|errno| match errno {
+            Errno::AFNOSUPPORT => OpenError::Unsupported("this kernel has no AF_XDP".into()),
+            errno => OpenError::of("opening an AF_XDP socket", RIGHTS)(errno),
+        })?;
+        let Some(busy_poll) = settings.busy_poll else { return Ok(socket) };
+        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
+        for (name, value) in options {
+            ffi::set_option(&socket, libc::SOL_SOCKET, name, value)
+                .map_err(OpenError::of("setting busy polling", "CAP_NET_ADMIN"))?;
+        }
+        Ok(socket)
     }
 
     fn new(
@@ -176,14 +222,10 @@ impl Port {
     /// A socket on a queue of the interface, with the UMEM that all of them share.
     fn bound_socket(&self, queue: u32) -> Result<(Arc<OwnedFd>, Rings), OpenError> {
         let mut shared = self.lock();
-        let socket = match shared.granted.get_mut(queue as usize) {
-            Some(granted) => granted.take().ok_or_else(|| taken(self, queue))?,
-            None if self.is_granted => {
-                return Err(OpenError::BadSettings(format!("queue {queue} was not granted")));
-            }
-            None => xsk::open().map_err(|errno| match errno {
-                Errno::AFNOSUPPORT => OpenError::Unsupported("this kernel has no AF_XDP".into()),
-                errno => OpenError::of("opening an AF_XDP socket", RIGHTS)(errno),
+        let socket = match &mut shared.granted {
+            None => Port::open_socket(&self.settings)?,
+            Some(granted) => granted.socket(queue).ok_or_else(|| {
+                OpenError::BadSettings(format!("queue {queue} was not granted, or has been opened"))
             })?,
         };
         let first = shared.first.upgrade();
@@ -192,7 +234,6 @@ impl Port {
         }
         let rings = Rings::map(&socket, self.settings.ring_size).map_err(OpenError::of("making rings", RIGHTS))?;
         self.bind(&socket, queue, first.as_deref())?;
-        self.set_busy_poll(&socket)?;
         let socket = Arc::new(socket);
         if first.is_none() {
             shared.first = Arc::downgrade(&socket);
@@ -209,7 +250,7 @@ impl Port {
         let none = || OpenError::BadSettings("no socket for copies was granted".into());
         let fd = match &mut shared.steering {
             Some(steering) => Copies::open_descriptor(&self.interface, |socket| steering.filter_copies(socket))?,
-            None => shared.granted_copies.pop().ok_or_else(none)?,
+            None => shared.granted.as_mut().and_then(|granted| granted.copies.pop()).ok_or_else(none)?,
         };
         drop(shared);
         Copies::over(fd, socket, &self.interface, heap.clone()).map(Some)
@@ -250,16 +291,6 @@ impl Port {
             Errno::INVAL if queue > 0 => OpenError::BadSettings(format!("{name} has no queue {queue}")),
             errno => OpenError::of("binding an AF_XDP socket", RIGHTS)(errno),
         })
-    }
-
-    fn set_busy_poll(&self, socket: &OwnedFd) -> Result<(), OpenError> {
-        let Some(busy_poll) = self.settings.busy_poll else { return Ok(()) };
-        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
-        for (name, value) in options {
-            ffi::set_option(socket, libc::SOL_SOCKET, name, value)
-                .map_err(OpenError::of("setting busy polling", "CAP_NET_ADMIN"))?;
-        }
-        Ok(())
     }
 
     /// Takes a queue's socket out of the program's map, and closes it.

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use aya::maps::{Array, HashMap, MapData, XskMap};
 use aya::programs::{ProgramError, SocketFilter, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
+use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
 use crate::attached::Attached;
@@ -38,7 +39,8 @@ pub fn is_built() -> Result<(), &'static str> {
 }
 
 /// Where the program runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProgramMode {
     /// In the driver where it can, else before the kernel's stack.
     #[default]
@@ -50,7 +52,8 @@ pub enum ProgramMode {
 }
 
 /// TCP or UDP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "names of protocols")]
 pub enum Transport {
     Tcp,
@@ -58,7 +61,7 @@ pub enum Transport {
 }
 
 /// Ports from `first` to `last`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PortRange {
     /// Of which protocol.
     pub transport: Transport,
@@ -69,7 +72,8 @@ pub struct PortRange {
 }
 
 /// What comes to us.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Share {
     /// All of the addresses. The kernel must not have them.
     Addresses,
@@ -98,7 +102,9 @@ impl Steering {
         let mut program = Ebpf::load(object).map_err(load_error)?;
         let steering = Steering {
             sockets: XskMap::try_from(take(&mut program, "sockets")).map_err(EbpfError::from).map_err(load_error)?,
-            addresses: HashMap::try_from(take(&mut program, "addresses")).map_err(EbpfError::from).map_err(load_error)?,
+            addresses: HashMap::try_from(take(&mut program, "addresses"))
+                .map_err(EbpfError::from)
+                .map_err(load_error)?,
             ports: Array::try_from(take(&mut program, "ports")).map_err(EbpfError::from).map_err(load_error)?,
             program,
         };
@@ -150,8 +156,9 @@ impl Steering {
     /// Claims addresses, or ports of them.
     pub(crate) fn claim(&mut self, addresses: &[IpAddr], share: &Share) -> Result<(), OpenError> {
         if let Share::Ports(ranges) = share {
-            for range in ranges {
-                claim_ports(&mut self.ports, range, true)?;
+            for (word, bits) in ranges.iter().filter(|range| range.first <= range.last).flat_map(words) {
+                let old = self.ports.get(&word, 0).map_err(map_error)?;
+                self.ports.set(word, old | bits, 0).map_err(map_error)?;
             }
         }
         let owner = if *share == Share::Addresses { OURS } else { SHARED };
@@ -162,19 +169,15 @@ impl Steering {
     }
 }
 
-/// Sets or clears the bits of a range of ports.
-fn claim_ports(ports: &mut Array<MapData, u64>, range: &PortRange, is_ours: bool) -> Result<(), OpenError> {
+/// The words of the map of ports that a range sets bits in, and the bits.
+fn words(range: &PortRange) -> impl Iterator<Item = (u32, u64)> {
     let half = if range.transport == Transport::Udp { 65_536 / 64 } else { 0 };
     let (first, last) = (u32::from(range.first), u32::from(range.last));
-    for word in first / 64..=last / 64 {
+    (first / 64..=last / 64).map(move |word| {
         let from = first.max(word * 64) % 64;
         let to = last.min(word * 64 + 63) % 64;
-        let mask = (u64::MAX >> (63 - (to - from))) << from;
-        let index = half + word;
-        let old = ports.get(&index, 0).map_err(map_error)?;
-        ports.set(index, if is_ours { old | mask } else { old & !mask }, 0).map_err(map_error)?;
-    }
-    Ok(())
+        (half + word, (u64::MAX >> (63 - (to - from))) << from)
+    })
 }
 
 /// IPv4 as ::ffff:a.b.c.d.
@@ -254,9 +257,7 @@ fn attach_error(interface: &Interface, error: &ProgramError) -> OpenError {
     let name = interface.name();
     match os_error(error).and_then(std::io::Error::raw_os_error) {
         Some(libc::EPERM | libc::EACCES) => OpenError::Forbidden { what: "attaching the XDP program", right: RIGHTS },
-        Some(libc::EBUSY | libc::EEXIST) => {
-            OpenError::BadSettings(format!("{name} has an XDP program on it already"))
-        }
+        Some(libc::EBUSY | libc::EEXIST) => OpenError::BadSettings(format!("{name} has an XDP program on it already")),
         Some(libc::ERANGE) => OpenError::BadSettings(format!(
             "the MTU of {name} is too large for XDP in its driver: lower it, or run the program before the kernel's stack (skb mode)"
         )),
@@ -272,6 +273,21 @@ mod tests {
     fn addresses_of_both_families_are_keys_of_one_form() {
         assert_eq!(key("10.1.2.3".parse().unwrap()), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
         assert_eq!(key("fd00::1".parse().unwrap())[..2], [0xfd, 0]);
+    }
+
+    #[test]
+    fn a_range_of_ports_is_its_bits() {
+        let ranges = [(0, 0), (7, 7), (0, 63), (63, 64), (5, 200), (64, 127), (65_535, 65_535), (0, 65_535)];
+        for (first, last) in ranges {
+            for (transport, half) in [(Transport::Tcp, 0), (Transport::Udp, 65_536)] {
+                let range = PortRange { transport, first, last };
+                let bits = words(&range).flat_map(|(word, bits)| {
+                    (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
+                });
+                let expected = u32::from(first) + half..=u32::from(last) + half;
+                assert!(bits.eq(expected), "{range:?}");
+            }
+        }
     }
 
     #[test]

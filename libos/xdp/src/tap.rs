@@ -17,6 +17,7 @@ use libos_net::{Device, Frame, Link, Offloads, Received};
 use pdpix::{Error, Instant, WakeOn};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use zerocopy::IntoBytes;
 
 use crate::OpenError;
@@ -27,12 +28,13 @@ use crate::interface::{Interface, NET_ADMIN};
 use crate::vnet::{SEGMENTED_MAX, VNET_LEN, VnetHeader, WHOLE_MAX};
 
 /// What TAP interface to open, and how.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TapSettings {
     /// The interface's name; made if there is none of it, and gone with the device then. With a `%d` in it the kernel
     /// chooses a number.
     pub name: String,
     /// Our address on the link. By default one that is made of the kernel side's.
+    #[serde(with = "crate::mac_text")]
     pub mac: Option<Mac>,
     /// The longest IP packet, set on the interface. By default what it has (1500).
     pub mtu: Option<usize>,

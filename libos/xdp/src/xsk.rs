@@ -22,12 +22,12 @@ use libos_net::{Device, Frame, Link, Offloads, Received};
 use pdpix::{Error, Instant, WakeOn};
 use rustix::io::Errno;
 
+use crate::OpenError;
 use crate::copies::Copies;
 use crate::counters::Counters;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
 use crate::port::{Port, XskSettings};
-use crate::OpenError;
 
 /// What the kernel keeps before each frame that it writes (XDP_PACKET_HEADROOM).
 const HEADROOM: usize = 256;
@@ -378,8 +378,7 @@ impl Device for Xsk {
             match xsk::kick_transmit(self.socket()) {
                 Ok(()) => {}
                 // It takes a portion at a time, and says so.
-                Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR)
-                    if self.rings.tx.waiting() < waiting => {}
+                Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) if self.rings.tx.waiting() < waiting => {}
                 Err(_) => break,
             }
         }

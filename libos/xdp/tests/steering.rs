@@ -220,7 +220,10 @@ fn a_program_that_was_left_is_removed_if_it_is_ours() {
             let object = std::env::temp_dir().join(format!("margay-foreign-{}.o", std::process::id()));
             let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
             let mut compile = Command::new(clang);
-            compile.args(["-O2", "-g", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
+            compile
+                .args(["-O2", "-g", "-target", "bpf", "-x", "c", "-c", "-", "-o"])
+                .arg(&object)
+                .stdin(Stdio::piped());
             let mut compile = compile.spawn().unwrap();
             let source = b"__attribute__((section(\"xdp\"), used)) int foreign(void *frame) { return 2; }";
             compile.stdin.take().unwrap().write_all(source).unwrap();

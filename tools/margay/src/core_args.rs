@@ -20,6 +20,15 @@ pub struct CoreArguments {
     /// What carries the network.
     #[arg(long, value_enum)]
     pub backend: Option<Backend>,
+    /// With xdp, packet and tap: the interface that carries frames.
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    /// With xdp, packet and tap: our addresses, such as 10.0.0.2/24,fd00::2/64. The kernel must not have them.
+    #[arg(long, value_name = "CIDR")]
+    pub address: Option<String>,
+    /// With xdp, packet and tap: the router to other networks.
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<String>,
     /// What a core does when there is nothing to do.
     #[arg(long, value_enum)]
     pub idle: Option<Idle>,
@@ -38,6 +47,12 @@ pub enum Backend {
     IoUring,
     /// Kernel sockets over epoll.
     Epoll,
+    /// Our own TCP over AF_XDP.
+    Xdp,
+    /// Our own TCP over AF_PACKET.
+    Packet,
+    /// Our own TCP over a TAP interface.
+    Tap,
 }
 
 /// Idle policies.
@@ -61,6 +76,9 @@ impl CoreArguments {
         let mut flag = |key: &str, value: Option<String>| flags.extend(value.map(|value| (key.to_string(), value)));
         flag("cores.count", self.cores.map(|cores| cores.to_string()));
         flag("network.backend", self.backend.and_then(|backend| Some(backend.to_possible_value()?.get_name().into())));
+        flag("frames.interface", self.interface.clone());
+        flag("frames.address", self.address.clone());
+        flag("frames.gateway", self.gateway.clone());
         flag("idle.policy", self.idle.and_then(|idle| Some(idle.to_possible_value()?.get_name().into())));
         Ok(Settings::load(self.config.as_deref(), std::env::vars(), &flags)?)
     }
@@ -115,7 +133,7 @@ pub fn serve(
 
 /// Refuses an address where something else listens. The cores of a service share theirs, and so the kernel would let
 /// another service in that shares it, too: each would get a part of the clients.
-pub fn check_free(listen: Endpoint) -> anyhow::Result<()> {
+fn check_free(listen: Endpoint) -> anyhow::Result<()> {
     match std::net::TcpListener::bind((listen.ip(), listen.port())) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             anyhow::bail!("something listens at {listen} already: choose another port, or stop it")
@@ -123,6 +141,33 @@ pub fn check_free(listen: Endpoint) -> anyhow::Result<()> {
         // Whatever else is wrong with it is told when it is listened at.
         _ => Ok(()),
     }
+}
+
+/// What a service listens for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// Where a service listens that was told no address: at any of its own, if it has a network of its own, else on this
+/// machine only.
+pub fn listen_at(
+    told: Option<Endpoint>,
+    port: u16,
+    transport: Transport,
+    cores: &CoreArguments,
+) -> anyhow::Result<Endpoint> {
+    let settings = cores.settings()?;
+    let has_own = settings.network.backend.has_frames();
+    let ip = if has_own { std::net::Ipv4Addr::UNSPECIFIED } else { std::net::Ipv4Addr::LOCALHOST };
+    let listen = told.unwrap_or(Endpoint::new(ip.into(), port));
+    if !has_own && transport == Transport::Tcp {
+        check_free(listen)?;
+    }
+    Ok(listen)
 }
 
 /// Says where a service listens, or why it does not.

@@ -7,13 +7,13 @@ use clap::Args;
 use framework::pdpix::Endpoint;
 use kv_server::{ProcessFacts, ServerArgs};
 
-use crate::core_args::{CoreArguments, check_free, say_listening, serve};
+use crate::core_args::{CoreArguments, Transport, listen_at, say_listening, serve};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:6379", value_name = "ADDR:PORT")]
-    listen: Endpoint,
+    /// Where to listen [default: port 6379 of 127.0.0.1, or of --address]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<Endpoint>,
     /// Sets a parameter of Redis's, such as `maxmemory=1gb` or `requirepass=SECRET`; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     option: Vec<String>,
@@ -22,7 +22,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let mut args = ServerArgs::new(arguments.listen);
+    let listen = listen_at(arguments.listen, 6379, Transport::Tcp, &arguments.cores)?;
+    let mut args = ServerArgs::new(listen);
     args.facts = process_facts;
     args.run_id = run_id();
     for option in &arguments.option {
@@ -34,7 +35,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
             )
         })?;
     }
-    check_free(arguments.listen)?;
     serve(&arguments.cores, move |system, _| {
         let mut args = args.clone();
         args.on_listening = if system.libos().core() == 0 { say_listening } else { |_| {} };

@@ -4,13 +4,13 @@ use clap::Args;
 use framework::pdpix::Endpoint;
 use services::relay::{self, RelayArgs};
 
-use crate::core_args::{CoreArguments, say_listening, serve};
+use crate::core_args::{CoreArguments, Transport, listen_at, say_listening, serve};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Where clients send their datagrams to.
-    #[arg(long, default_value = "127.0.0.1:7008", value_name = "ADDR:PORT")]
-    listen: Endpoint,
+    /// Where clients send their datagrams to [default: port 7008 of 127.0.0.1, or of --address]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<Endpoint>,
     /// Where they go.
     #[arg(long, value_name = "ADDR:PORT")]
     target: Endpoint,
@@ -20,6 +20,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
     let Arguments { listen, target, cores } = arguments;
+    let listen = listen_at(listen, 7008, Transport::Udp, &cores)?;
     serve(&cores, move |system, _| {
         let first = system.libos().core() == 0;
         let on_listening = if first { say_listening } else { |_| {} };

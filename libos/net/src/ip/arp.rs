@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::icmp::notice_about;
 use super::neighbours::{Due, Event, Parked};
-use super::{ANSWERS_MAX, Inbound, Ip, Notice, NoticeKind};
+use super::{Inbound, Ip, Notice, NoticeKind};
 use crate::device::Frame;
 use crate::wire::{ArpPacket, ETHERNET_LEN, EtherType, EthernetHeader, Mac};
 
@@ -94,7 +94,7 @@ impl Ip {
     pub(super) fn send_answer(&mut self, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum();
         match self.heap.alloc_for(Purpose::Header, len) {
-            Ok(mut memory) if self.outbound.len() < ANSWERS_MAX => {
+            Ok(mut memory) if self.has_room() => {
                 parts.iter().for_each(|part| _ = memory.put(part));
                 let header = memory.freeze();
                 self.outbound.push_back(Frame { header, payload: pdpix::Sga::new(), checksum: None, segment_size: 0 });
@@ -112,7 +112,7 @@ impl Ip {
         match due {
             Due::Ask(ask) => self.ask(ask),
             Due::Nothing => {}
-            Due::Failed(_, parked) => {
+            Due::Failed(parked) => {
                 self.counters.neighbour_failed += 1;
                 self.new_epoch();
                 self.drop_parked(&parked, notices);

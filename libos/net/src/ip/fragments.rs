@@ -243,7 +243,7 @@ impl Ip {
         let len = packet.data().len();
         // RFC 3128 §4: a TCP fragment at offset 1 could only replace what a first one said.
         let is_tiny = protocol == Protocol::TCP && offset == 8 || offset == 0 && len < header_len_min(protocol);
-        if len == 0 || more && len % 8 != 0 || offset + len > LEN_MAX - IPV4_LEN || is_tiny {
+        if len == 0 || more && !len.is_multiple_of(8) || offset + len > LEN_MAX - IPV4_LEN || is_tiny {
             self.counters.fragment_malformed += 1;
             return Inbound::Taken;
         }
@@ -263,7 +263,7 @@ impl Ip {
         let (next, bits) = (header.next_header, header.offset_more.get());
         let (offset, more, len) = (usize::from(bits & !7), bits & 1 != 0, packet.data().len());
         let error = |code, pointer| Some(IcmpError::parameter_problem(code, pointer));
-        let (is_wrong, error) = if more && len % 8 != 0 {
+        let (is_wrong, error) = if more && !len.is_multiple_of(8) {
             (true, error(icmpv6::ERRONEOUS_FIELD, 4)) // at the payload length
         } else if offset + len > LEN_MAX {
             (true, error(icmpv6::ERRONEOUS_FIELD, at + 2)) // at the offset

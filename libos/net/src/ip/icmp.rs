@@ -119,7 +119,7 @@ impl Ip {
     fn send_icmp(&mut self, source: IpAddr, to: IpAddr, header: IcmpHeader, rest: &[u8], now: Instant) -> bool {
         let (len, is_v4) = (ICMP_LEN + rest.len(), to.is_ipv4());
         let protocol = if is_v4 { Protocol::ICMP } else { Protocol::ICMPV6 };
-        if self.outbound.len() >= super::ANSWERS_MAX {
+        if !self.has_room() {
             return false;
         }
         let Ok(mut path) = self.path(source, to) else { return false };

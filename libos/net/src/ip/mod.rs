@@ -13,6 +13,7 @@ mod arp;
 mod cidr;
 mod extensions;
 mod fragments;
+mod fuzz;
 mod icmp;
 mod interface;
 mod limiter;
@@ -31,6 +32,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use pdpix::{Error, Heap, Instant, Rng, Seed};
 
 pub use cidr::Cidr;
+#[doc(hidden)]
+pub use fuzz::FuzzedHost;
 pub(crate) use icmp::Unreachable;
 pub(crate) use path::Path;
 pub(crate) use receive::{Inbound, Packet};
@@ -49,8 +52,9 @@ use startup::Startup;
 const LOOPED_MAX: usize = 4096;
 /// Of packets to ourselves.
 const LOOPED_MTU: usize = 65_535;
-/// Answers of our own (ARP, NDP, ICMP) are not added to a queue as long as this.
-const ANSWERS_MAX: usize = 1024;
+/// Frames that may wait for the device: beyond that answers of our own (ARP, NDP, ICMP) are dropped, and who sends datagrams
+/// is refused. TCP keeps to its windows.
+const OUTBOUND_MAX: usize = 4096;
 
 /// How a host is attached to its network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -299,6 +303,12 @@ impl Ip {
     #[inline]
     pub(crate) fn outbound(&mut self) -> &mut VecDeque<Frame> {
         &mut self.outbound
+    }
+
+    /// Whether the device keeps up with what is sent.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.outbound.len() < OUTBOUND_MAX
     }
 
     /// Whether packets to ourselves wait for [`Ip::receive_looped`].

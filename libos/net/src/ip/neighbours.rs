@@ -111,7 +111,7 @@ pub(crate) struct Ask {
 pub(crate) enum Due {
     Ask(Ask),
     /// It did not answer; this is what waited.
-    Failed(IpAddr, VecDeque<Parked>),
+    Failed(VecDeque<Parked>),
     Nothing,
 }
 
@@ -281,12 +281,13 @@ impl Neighbours {
             State::None => {
                 let parked = std::mem::take(&mut neighbour.parked);
                 self.forget(slot);
-                Due::Failed(address, parked)
+                Due::Failed(parked)
             }
             _ => Due::Nothing,
         })
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }

@@ -11,6 +11,7 @@ use super::{Ip, LOOPED_MAX, LOOPED_MTU};
 use crate::device::{ChecksumAt, Frame, Received};
 use crate::wire::{
     Checksum, ETHERNET_LEN, Ecn, EtherType, EthernetHeader, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Mac, Protocol,
+    pseudo_header,
 };
 use libos_mem::CopyPath;
 
@@ -28,6 +29,8 @@ pub(crate) struct Path {
     epoch: u32,
     mtu: u32,
     hop: Hop,
+    /// Of the addresses, as transports sum them.
+    addresses: Checksum,
     /// Ethernet and IP headers; what differs from packet to packet is zero.
     head: [u8; HEAD_LEN_MAX],
 }
@@ -61,6 +64,12 @@ impl Path {
         self.hop == Hop::Looped
     }
 
+    /// What a transport's checksum begins with; `len` is that of its header and payload.
+    #[inline]
+    pub(crate) fn pseudo_header(&self, protocol: Protocol, len: usize) -> Checksum {
+        self.addresses.add_u16(u16::from(protocol.0)).add_u16((len >> 16) as u16).add_u16(len as u16)
+    }
+
     /// Bytes before the transport's header.
     #[inline]
     pub(crate) fn head_len(&self) -> usize {
@@ -91,8 +100,9 @@ impl Ip {
         if !self.is_own(source) {
             return Err(Error::AddressNotAvailable);
         }
+        let addresses = pseudo_header(source, destination, Protocol(0), 0);
         let (epoch, head) = (self.epoch.wrapping_sub(1), [0; HEAD_LEN_MAX]);
-        let mut path = Path { source, destination, epoch, mtu: 0, hop: Hop::Looped, head };
+        let mut path = Path { source, destination, epoch, mtu: 0, hop: Hop::Looped, addresses, head };
         self.refresh(&mut path)?;
         Ok(path)
     }

@@ -1,12 +1,12 @@
 //! Receiving: what a frame carries, checked before anybody believes it.
 //!
 //! The short way is a packet without options or extensions to the first address of its family: one comparison each for
-//! what can be wrong, no hash, no allocation.
+//! what can be wrong, no hash, no allocation. All else, and all that is wrong, goes the long way, which counts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pdpix::{Buf, Instant};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::icmp::Unreachable;
 use super::interface::Kind;
@@ -95,6 +95,82 @@ impl Ip {
     /// Takes a frame in.
     #[inline]
     pub(crate) fn receive(&mut self, frame: Received, now: Instant) -> Inbound {
+        let Received { buf, verified } = frame;
+        if let Ok((frame, _)) = PlainV4::ref_from_prefix(&buf)
+            && self.is_plain_v4(frame, buf.len(), verified)
+        {
+            let ip = frame.ip;
+            let (source, destination) = (Ipv4Addr::from(ip.source), Ipv4Addr::from(ip.destination));
+            let packet = Packet {
+                source: source.into(),
+                destination: destination.into(),
+                ecn: Ecn::from_bits(ip.traffic_class),
+                group: false,
+                verified,
+                whole: within(buf, usize::from(ip.total_len.get())),
+                transport_at: IPV4_LEN as u32,
+                joined: false,
+            };
+            return self.dispatch(ip.protocol, packet, now);
+        }
+        if let Ok((frame, _)) = PlainV6::ref_from_prefix(&buf)
+            && self.is_plain_v6(frame, buf.len())
+        {
+            let ip = frame.ip;
+            let (source, destination) = (Ipv6Addr::from(ip.source), Ipv6Addr::from(ip.destination));
+            let packet = Packet {
+                source: source.into(),
+                destination: destination.into(),
+                ecn: Ecn::from_bits(ip.traffic_class()),
+                group: false,
+                verified,
+                whole: within(buf, IPV6_LEN + usize::from(ip.payload_len.get())),
+                transport_at: IPV6_LEN as u32,
+                joined: false,
+            };
+            return self.dispatch(ip.next_header, packet, now);
+        }
+        self.receive_slowly(Received { buf, verified }, now)
+    }
+
+    /// Whether a frame has nothing that the long way would do anything about: a packet of IPv4 without options, whole, to
+    /// our only address, from somebody who can have sent it.
+    #[inline(always)]
+    fn is_plain_v4(&self, frame: &PlainV4, frame_len: usize, verified: bool) -> bool {
+        let (ethernet, ip) = (&frame.ethernet, &frame.ip);
+        let total_len = usize::from(ip.total_len.get());
+        let in_parts = Ipv4Header::MORE_FRAGMENTS | Ipv4Header::FRAGMENT_OFFSET;
+        let first = ip.source[0];
+        ethernet.ethertype == EtherType::IPV4
+            && ip.version_ihl == 0x45
+            && ethernet.destination == self.link.mac
+            && ip.destination == self.first_v4
+            && ip.flags_fragment.get() & in_parts == 0
+            && (IPV4_LEN..=frame_len - ETHERNET_LEN).contains(&total_len)
+            && first.wrapping_sub(1) < 223
+            && first != 127
+            && ip.source != self.first_v4
+            && ip.source != self.broadcast_v4.octets()
+            && self.has_one_v4
+            && (verified || Checksum::new().add(ip.as_bytes()).is_right())
+    }
+
+    /// The same of IPv6: from a global or unique local address (2000::/3, fc00::/7), to our first address.
+    #[inline(always)]
+    fn is_plain_v6(&self, frame: &PlainV6, frame_len: usize) -> bool {
+        let (ethernet, ip) = (&frame.ethernet, &frame.ip);
+        ethernet.ethertype == EtherType::IPV6
+            && ip.version_class_flow.get() >> 28 == 6
+            && ethernet.destination == self.link.mac
+            && ip.destination == self.first_v6
+            && usize::from(ip.payload_len.get()) <= frame_len - ETHERNET_LEN - IPV6_LEN
+            && (ip.source[0] >> 5 == 1 || ip.source[0] >> 1 == 0x7e)
+            && ip.source != self.first_v6
+    }
+
+    /// Takes a frame in that has something special, or is wrong.
+    #[inline(never)]
+    fn receive_slowly(&mut self, frame: Received, now: Instant) -> Inbound {
         let Ok((ethernet, _)) = EthernetHeader::ref_from_prefix(&frame.buf) else {
             self.counters.ethernet_short += 1;
             return Inbound::Taken;
@@ -124,7 +200,6 @@ impl Ip {
         }
     }
 
-    #[inline]
     fn receive_v4(&mut self, frame: Received, link: Link, now: Instant) -> Inbound {
         let Received { mut buf, verified } = frame;
         buf.advance(ETHERNET_LEN);
@@ -142,19 +217,7 @@ impl Ip {
         let (source, destination) = (Ipv4Addr::from(header.source), Ipv4Addr::from(header.destination));
         let (protocol, fragment) = (header.protocol, header.flags_fragment.get());
         let ecn = Ecn::from_bits(header.traffic_class);
-        let first = header.source[0];
-        // RFC 1122 §3.2.1.3: no group, no broadcast, no loopback; and nobody else has our address.
-        if !link.is_looped && (first == 0 || first == 127 || first >= 224 || header.source == self.first_v4) {
-            self.counters.ipv4_source += 1;
-            return Inbound::Taken;
-        }
-        let mut group = false;
-        if header.destination != self.first_v4 || link.is_group || link.is_looped || !self.is_plain_v4(source) {
-            match self.admit(source.into(), destination.into(), link) {
-                Some(is_group) => group = is_group,
-                None => return Inbound::Taken,
-            }
-        }
+        let Some(group) = self.admit(source.into(), destination.into(), link) else { return Inbound::Taken };
         // RFC 1122 §3.3.2: padding is cut off here.
         buf.truncate(total_len);
         let packet = Packet {
@@ -173,13 +236,6 @@ impl Ip {
         self.dispatch(protocol, packet, now)
     }
 
-    /// Whether `admit` would find nothing to say against a source that is not our first address.
-    #[inline]
-    fn is_plain_v4(&self, source: Ipv4Addr) -> bool {
-        self.has_one_v4 && source != self.broadcast_v4
-    }
-
-    #[inline]
     fn receive_v6(&mut self, frame: Received, link: Link, now: Instant) -> Inbound {
         let Received { mut buf, verified } = frame;
         buf.advance(ETHERNET_LEN);
@@ -190,15 +246,7 @@ impl Ip {
         }
         let (source, destination) = (Ipv6Addr::from(header.source), Ipv6Addr::from(header.destination));
         let (protocol, ecn) = (header.next_header, Ecn::from_bits(header.traffic_class()));
-        // RFC 4291 §2.5.2, §2.5.3, §2.7: no group, no loopback; nobody only while detecting duplicates.
-        let is_odd = header.source[0] == 0xff || header.source == self.first_v6 || header.source[..8] == [0; 8];
-        let mut group = false;
-        if header.destination != self.first_v6 || link.is_group || link.is_looped || is_odd {
-            match self.admit(source.into(), destination.into(), link) {
-                Some(is_group) => group = is_group,
-                None => return Inbound::Taken,
-            }
-        }
+        let Some(group) = self.admit(source.into(), destination.into(), link) else { return Inbound::Taken };
         buf.truncate(IPV6_LEN + payload_len);
         let packet = Packet {
             source: source.into(),
@@ -214,11 +262,13 @@ impl Ip {
     }
 
     /// Whether a packet that is not simply for our first address is for us, and whether it is a group's.
-    #[inline(never)]
     fn admit(&mut self, source: IpAddr, destination: IpAddr, link: Link) -> Option<bool> {
         let is_v4 = source.is_ipv4();
+        // RFC 1122 §3.2.1.3, RFC 4291 §2.5.2, §2.5.3, §2.7: no group, no broadcast, no loopback, not this network; and nobody
+        // else has our addresses. Nobody at all only while detecting duplicates of IPv6.
         let is_wrong_source = !link.is_looped
             && match source {
+                IpAddr::V4(ip) if ip.octets()[0] == 0 || ip.octets()[0] >= 224 => true,
                 IpAddr::V6(ip) if ip.is_unspecified() => false,
                 IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => true,
                 ip => self.interface.kind(ip) != Kind::Other,
@@ -279,6 +329,30 @@ impl Ip {
         self.counters.ipv6_malformed += 1;
         Inbound::Taken
     }
+}
+
+/// A packet in its frame, without options.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PlainV4 {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+}
+
+/// The same of IPv6.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct PlainV6 {
+    ethernet: EthernetHeader,
+    ip: Ipv6Header,
+}
+
+/// The packet of `len` bytes in a frame: padding is cut off here.
+#[inline(always)]
+fn within(mut frame: Buf, len: usize) -> Buf {
+    frame.advance(ETHERNET_LEN);
+    frame.truncate(len);
+    frame
 }
 
 /// How a packet came.

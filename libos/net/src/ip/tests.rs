@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pdpix::Sga;
 
+use super::interface::group_mac;
 use super::neighbours::State;
 use super::*;
 use crate::device::Offloads;
@@ -148,7 +149,7 @@ pub(crate) fn v4_with(
     change(&mut header);
     header.checksum.set(Checksum::new().add(header.as_bytes()).finish());
     let to = match ip(destination) {
-        group if group.is_multicast() || destination.ends_with(".255") => super::interface::group_mac(group),
+        group if group.is_multicast() || destination.ends_with(".255") => group_mac(group),
         _ => MAC_A,
     };
     let ethernet = EthernetHeader { destination: to, source: MAC_B, ethertype: EtherType::IPV4 };
@@ -169,7 +170,7 @@ pub(crate) fn v6(next: Protocol, source: &str, destination: &str, hop_limit: u8,
         source: source.parse::<Ipv6Addr>().unwrap().octets(),
         destination: destination.parse::<Ipv6Addr>().unwrap().octets(),
     };
-    let to = if ip(destination).is_multicast() { super::interface::group_mac(ip(destination)) } else { MAC_A };
+    let to = if ip(destination).is_multicast() { group_mac(ip(destination)) } else { MAC_A };
     let ethernet = EthernetHeader { destination: to, source: MAC_B, ethertype: EtherType::IPV6 };
     [ethernet.as_bytes(), header.as_bytes(), payload].concat()
 }

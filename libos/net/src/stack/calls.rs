@@ -2,15 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use pdpix::{
-    Endpoint, Error, Handle, Op, OpId, OptionName, Outcome, Sga, SocketKind, SocketOption, Submitted,
-};
+use pdpix::{Endpoint, Error, Handle, Op, OpId, OptionName, Outcome, Sga, SocketKind, SocketOption, Submitted};
 
 use super::socket::{Push, Role, Socket};
 use super::{Flow, Stack};
 use crate::ports::Ports;
 use crate::tcp::{Ends, Fate, Fin, FlowKey, Listener, State, Tcb, initial_sequence, timestamp_offset};
-use crate::udp::UdpSocket;
+use crate::udp::DatagramSocket;
 
 /// Any address of the family of `like`.
 fn any_like(like: Endpoint) -> Endpoint {
@@ -84,7 +82,7 @@ impl Stack {
         let socket = self.at(h);
         socket.bound = Some(bound);
         if kind == SocketKind::Datagram {
-            let mut datagrams = UdpSocket::new();
+            let mut datagrams = DatagramSocket::new();
             (datagrams.local, datagrams.options) = (Some(bound), socket.options);
             socket.role = Role::Datagram(Box::new(datagrams));
             self.datagrams.entry(bound.port()).or_default().push(h.0);
@@ -209,7 +207,8 @@ impl Stack {
         let i = h.0;
         let socket = self.at(h);
         let waiting = std::mem::take(&mut socket.waiting).into_iter().map(|(op, _)| op);
-        let ops: Vec<OpId> = waiting.chain(std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op)).collect();
+        let ops: Vec<OpId> =
+            waiting.chain(std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op)).collect();
         self.ended.extend(ops.into_iter().map(|op| (op, Err(Error::Canceled))));
         match &mut self.at(h).role {
             Role::Fresh | Role::Dead => self.release(i),

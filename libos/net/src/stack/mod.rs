@@ -16,7 +16,7 @@ mod socket;
 
 use std::collections::VecDeque;
 
-use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, TimerKey, Wheel};
+use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, Wheel};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -73,7 +73,14 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    pub(crate) fn new(ip: IpSettings, settings: TcpSettings, link: Link, heap: Heap, secret: [u8; 16], seed: u64) -> Stack {
+    pub(crate) fn new(
+        ip: IpSettings,
+        settings: TcpSettings,
+        link: Link,
+        heap: Heap,
+        secret: [u8; 16],
+        seed: u64,
+    ) -> Stack {
         let secret = Secret::new(secret);
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
@@ -231,7 +238,8 @@ impl Stack {
     fn rearm(&mut self, i: u32) {
         let socket = &mut self.sockets[i as usize];
         let armed = socket.armed;
-        let Some(deadline) = socket.tcb().filter(|tcb| tcb.state != State::Closed).and_then(|tcb| tcb.deadline()) else {
+        let Some(deadline) = socket.tcb().filter(|tcb| tcb.state != State::Closed).and_then(|tcb| tcb.deadline())
+        else {
             return;
         };
         match armed {
@@ -282,7 +290,8 @@ impl Stack {
         if !self.sockets[i as usize].pushes.is_empty() {
             self.serve_pushes(i, done);
         }
-        if self.sockets[i as usize].closing && self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait)
+        if self.sockets[i as usize].closing
+            && self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait)
         {
             self.flush_one(i);
             return self.retire(i);
@@ -371,7 +380,11 @@ impl Stack {
         }
         if tcb.receive.has_ended() {
             socket.ended = true;
-            let result = if ended { Err(Error::EndOfStream) } else { Ok(Outcome::Popped(pdpix::Popped::stream(pdpix::Sga::new()))) };
+            let result = if ended {
+                Err(Error::EndOfStream)
+            } else {
+                Ok(Outcome::Popped(pdpix::Popped::stream(pdpix::Sga::new())))
+            };
             return Some(result);
         }
         (tcb.state == State::Closed).then(|| Err(tcb.error.unwrap_or(Error::ConnectionReset)))
@@ -422,7 +435,8 @@ impl Stack {
                 tcb.check();
             }
         }
-        let embryos: usize = self.sockets.iter().map(|(_, s)| if let Role::Listening(l) = &s.role { l.embryos } else { 0 }).sum();
+        let embryos: usize =
+            self.sockets.iter().map(|(_, s)| if let Role::Listening(l) = &s.role { l.embryos } else { 0 }).sum();
         assert_eq!(embryos, self.embryos.len(), "embryos of listeners");
     }
 }

@@ -24,7 +24,8 @@ impl Stack {
         let all = self.listeners.get(&port)?;
         let bound = |i: &&u32| self.sockets[**i as usize].bound.map(|bound| bound.ip());
         let exact = all.iter().find(|i| bound(i) == Some(ip));
-        let any = || all.iter().find(|i| bound(i).is_some_and(|at| at.is_unspecified() && at.is_ipv4() == ip.is_ipv4()));
+        let any =
+            || all.iter().find(|i| bound(i).is_some_and(|at| at.is_unspecified() && at.is_ipv4() == ip.is_ipv4()));
         exact.or_else(any).copied()
     }
 
@@ -223,7 +224,9 @@ impl Stack {
     }
 
     fn has_room_for(&self, listener: Handle) -> bool {
-        let Some(Role::Listening(listener)) = self.sockets.get(listener.0 as usize).map(|s| &s.role) else { return false };
+        let Some(Role::Listening(listener)) = self.sockets.get(listener.0 as usize).map(|s| &s.role) else {
+            return false;
+        };
         listener.ready.len() < listener.backlog && self.sockets.len() < self.settings.connections_max
     }
 
@@ -334,8 +337,7 @@ impl Stack {
             ecn: opened.options.ecn,
         };
         let (listener, sent_at) = (Handle(i), self.now);
-        let embryo =
-            Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
+        let embryo = Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
         self.establish(embryo, None, segment, done);
     }
 }

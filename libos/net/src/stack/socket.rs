@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use pdpix::{Endpoint, Instant, OpId, Sga, SocketKind, SocketOptions, TimerKey};
 
 use crate::tcp::{Listener, Tcb};
-use crate::udp::UdpSocket;
+use crate::udp::DatagramSocket;
 
 /// A queue.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) enum Role {
     Connecting(OpId, Box<Tcb>),
     /// Or was; its connection may be over, and what had arrived not popped yet.
     Connected(Box<Tcb>),
-    Datagram(Box<UdpSocket>),
+    Datagram(Box<DatagramSocket>),
     /// An attempt to connect failed: it is good for close only.
     Dead,
 }

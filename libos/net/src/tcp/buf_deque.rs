@@ -79,6 +79,15 @@ impl BufDeque {
         self.rest.pop_back().or_else(|| self.first.take())
     }
 
+    /// Drops all of them.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.first = None;
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+        }
+    }
+
     /// All of them, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Buf> {
         self.first.iter().chain(&self.rest)

@@ -18,7 +18,9 @@ impl FlowKey {
     #[inline]
     pub(crate) fn new(local: (IpAddr, u16), remote: (IpAddr, u16)) -> FlowKey {
         let addresses = match (local.0, remote.0) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => [u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()), 0, 0, 0],
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                [u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()), 0, 0, 0]
+            }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let (local, remote) = (local.to_bits(), remote.to_bits());
                 [(local >> 64) as u64, local as u64, (remote >> 64) as u64, remote as u64]

@@ -144,6 +144,21 @@ impl Reassembly {
         }
     }
 
+    /// Undoes the last [`Reassembly::take_ready`], whose bytes begin at `start`: they were told to the sender, who would send
+    /// them again only after a time-out.
+    pub(crate) fn put_back(&mut self, start: SeqNumber, buf: Buf) {
+        let end = start.add(buf.len() as u32);
+        debug_assert!(self.ranges.front().is_none_or(|range| range.start.ge(end)), "more than the last one");
+        if self.ranges.front().is_none_or(|range| range.start != end) {
+            self.ranges.push_front(Range { start, changed: self.changes, data: ReceiveQueue::new() });
+        }
+        let range = &mut self.ranges[0];
+        let before = range.data.pinned();
+        range.data.put_back(buf);
+        range.start = start;
+        self.pinned += range.data.pinned() - before;
+    }
+
     /// What to tell the sender: at most four blocks, the one that changed last first (RFC 2018 §4).
     pub(crate) fn blocks(&self) -> SmallVec<[Block; SACK_BLOCKS_MAX]> {
         let mut latest: SmallVec<[&Range; SACK_BLOCKS_MAX]> = SmallVec::new();
@@ -275,6 +290,10 @@ mod tests {
                     model[rcv_nxt..rcv_nxt + fill].fill(Some(0));
                     rcv_nxt += fill;
                     while let Some(buf) = reassembly.take_ready(base.add(rcv_nxt as u32)) {
+                        // Nobody has room for it at first.
+                        reassembly.put_back(base.add(rcv_nxt as u32), buf.clone());
+                        reassembly.check();
+                        assert_eq!(reassembly.take_ready(base.add(rcv_nxt as u32)).as_ref(), Some(&buf));
                         for byte in buf.iter() {
                             assert_eq!(model[rcv_nxt], Some(*byte), "at {rcv_nxt}");
                             rcv_nxt += 1;

@@ -179,8 +179,10 @@ impl Receive {
     pub(crate) fn take_ready(&mut self) {
         let Some(mut beyond) = self.beyond.take() else { return };
         while let Some(data) = beyond.take_ready(self.nxt) {
-            if !self.take_next(data) {
-                break; // it comes again
+            if !self.take_next(data.clone()) {
+                // It was acknowledged selectively: it stays.
+                beyond.put_back(self.nxt, data);
+                break;
             }
         }
         if !beyond.is_empty() {

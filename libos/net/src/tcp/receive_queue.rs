@@ -124,8 +124,8 @@ impl ReceiveQueue {
         sga
     }
 
-    /// Undoes taking it.
-    fn put_back(&mut self, buf: Buf) {
+    /// Undoes taking it from the front, which needs no room.
+    pub(crate) fn put_back(&mut self, buf: Buf) {
         self.len += buf.len() as u32;
         self.pinned += buf.pinned() as u32;
         self.bufs.push_front(buf);

@@ -294,7 +294,7 @@ impl Recovery {
             }
             recovered.reduced = true;
         }
-        if advanced && !matches!(self.phase, Phase::Recovery(_)) {
+        if advanced {
             self.congestion.on_ack(&Acked {
                 bytes: ack.ack.since(ack.una),
                 now: ack.now,
@@ -533,8 +533,7 @@ impl Recovery {
     }
 
     /// The retransmission timeout has fired (RFC 6298 §5.4-5.7, RFC 8985 §6.3).
-    pub(crate) fn on_timeout(&mut self, nxt: SeqNumber, now: Instant, reacts: bool) {
-        let before = self.in_flight();
+    pub(crate) fn on_timeout(&mut self, una: SeqNumber, nxt: SeqNumber, now: Instant, reacts: bool) {
         if self.board.has_reneged() {
             self.board.forget_sacks();
         }
@@ -544,7 +543,8 @@ impl Recovery {
         // Without selective acknowledgements nothing tells what has arrived: all is sent again.
         self.board.mark_lost_on_timeout(|sent| !sack || sent + patience <= now);
         if reacts {
-            self.congestion.on_timeout(before);
+            // RFC 5681, equation 4: what was sent, and not only what may still be on its way.
+            self.congestion.on_timeout(nxt.since(una));
         }
         if self.timeouts == 0 {
             self.undo = None;

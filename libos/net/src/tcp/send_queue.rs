@@ -77,6 +77,28 @@ impl SendQueue {
     #[inline]
     pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         assert!(offset + len <= self.len, "a slice beyond the end");
+        // Mostly new data, in the buffer in which the last slice ended, or at the start of the next one.
+        let mut place = self.furthest;
+        if let Some(buf) = self.bufs.get(place.index)
+            && place.start + buf.len() == offset
+        {
+            place = Place { index: place.index + 1, start: offset };
+        }
+        if offset >= place.start
+            && let Some(buf) = self.bufs.get(place.index)
+            && offset + len <= place.start + buf.len()
+        {
+            let from = offset - place.start;
+            let piece = buf.slice(from..from + len);
+            self.furthest = place;
+            return Ok(Sga::from(piece));
+        }
+        self.gather(offset, len)
+    }
+
+    /// A slice from anywhere, of any number of buffers.
+    #[inline(never)]
+    fn gather(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         let mut sga = Sga::new();
         self.walk(offset, len, |buf, from, to| sga.push(buf.slice(from..to)).map_err(|_| Exhausted))?;
         Ok(sga)
@@ -118,6 +140,17 @@ impl SendQueue {
     #[inline]
     pub(crate) fn free(&mut self, count: usize) {
         assert!(count <= self.len, "more is acknowledged than was pushed");
+        if count == self.len {
+            self.bufs.clear();
+            (self.len, self.pinned) = (0, 0);
+            (self.furthest, self.again) = (Place::default(), Place::default());
+            return;
+        }
+        self.free_part(count);
+    }
+
+    #[inline(never)]
+    fn free_part(&mut self, count: usize) {
         let (mut left, mut freed) = (count, 0);
         while left > 0 {
             let Some(front) = self.bufs.front_mut() else { break };
@@ -159,20 +192,24 @@ impl SendQueue {
             from = 0;
         }
         debug_assert!(left == 0, "the buffers are shorter than their length");
+        self.remember(place);
+        Ok(())
+    }
+
+    #[inline]
+    fn remember(&mut self, place: Place) {
         if place.start >= self.furthest.start {
             self.furthest = place;
         } else {
             self.again = place;
         }
-        Ok(())
     }
 
     /// The buffer that holds the byte at `offset`, from the nearest place that is known.
     #[inline]
     fn find(&self, offset: usize) -> Place {
-        let known = [self.furthest, self.again, Place::default()];
-        let nearest = known.into_iter().min_by_key(|place| place.start.abs_diff(offset));
-        let mut place = nearest.unwrap_or_default();
+        // New data mostly.
+        let mut place = if offset >= self.furthest.start { self.furthest } else { self.nearest(offset) };
         while place.start > offset {
             place.index -= 1;
             place.start -= self.bufs.get(place.index).map_or(place.start, Buf::len);
@@ -183,6 +220,11 @@ impl SendQueue {
             place = Place { index: place.index + 1, start: place.start + buf.len() };
         }
         place
+    }
+
+    fn nearest(&self, offset: usize) -> Place {
+        let known = [self.furthest, self.again, Place::default()];
+        known.into_iter().min_by_key(|place| place.start.abs_diff(offset)).unwrap_or_default()
     }
 
     /// What must hold between calls.
@@ -262,9 +304,7 @@ mod tests {
     /// Counts the steps that `find` takes, by asking how far each place is from those remembered.
     fn steps(queue: &SendQueue, offset: usize) -> usize {
         let target = queue.find(offset).index;
-        let known = [queue.furthest, queue.again, Place::default()];
-        let nearest = known.into_iter().min_by_key(|place| place.start.abs_diff(offset)).unwrap();
-        nearest.index.abs_diff(target)
+        queue.nearest(offset).index.abs_diff(target)
     }
 
     #[test]

@@ -90,9 +90,8 @@ mod tests {
 
     const STATES: [State; 11] =
         [Closed, Listen, SynSent, SynRcvd, Estab, FinWait1, FinWait2, CloseWait, Closing, LastAck, TimeWait];
-    const EVENTS: [Event; 11] = [
-        OpenPassive, OpenActive, Close, RcvSyn, RcvSynAck, RcvAckOfSyn, RcvFin, RcvAckOfFin, RcvRst, Timeout, Abort,
-    ];
+    const EVENTS: [Event; 11] =
+        [OpenPassive, OpenActive, Close, RcvSyn, RcvSynAck, RcvAckOfSyn, RcvFin, RcvAckOfFin, RcvRst, Timeout, Abort];
 
     /// Every pair: what is drawn exists, and all else is refused.
     #[test]

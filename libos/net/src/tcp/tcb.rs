@@ -182,12 +182,8 @@ impl Tcb {
     ) -> Tcb {
         let mut tcb = Tcb::new(ends, path, iss, cx);
         tcb.agreed = agreed;
-        tcb.stamps = agreed.stamp.map(|recent| Stamps {
-            offset: stamp_offset,
-            recent,
-            recent_at: cx.now,
-            last_ack: irs.add(1),
-        });
+        tcb.stamps =
+            agreed.stamp.map(|recent| Stamps { offset: stamp_offset, recent, recent_at: cx.now, last_ack: irs.add(1) });
         tcb.snd_una = iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
         (tcb.snd_wl1, tcb.snd_wl2) = (irs, tcb.snd_una);
@@ -857,7 +853,7 @@ impl Tcb {
                 }
                 cx.ip.counters.tcp_timeouts += 1;
                 // A window that is closed says nothing of congestion.
-                self.recovery.on_timeout(self.snd_nxt, cx.now, self.snd_wnd > 0);
+                self.recovery.on_timeout(self.snd_una, self.snd_nxt, cx.now, self.snd_wnd > 0);
                 self.suspect_black_hole(cx);
             }
         }
@@ -898,7 +894,10 @@ impl Tcb {
         assert!(self.snd_una.le(self.snd_nxt), "acknowledged beyond what was sent");
         let sent = self.snd_nxt.since(self.snd_una);
         let fin = u32::from(self.fin == Fin::Sent);
-        assert!(sent as usize <= self.queue.len() + fin as usize || !self.state.is_synchronized(), "sent what is not there");
+        assert!(
+            sent as usize <= self.queue.len() + fin as usize || !self.state.is_synchronized(),
+            "sent what is not there"
+        );
         if self.state.is_synchronized() {
             self.recovery.check(self.snd_una, self.snd_nxt);
         }

@@ -9,16 +9,16 @@ use crate::ip::tests::{MAC_A, arrive, exchange, host, host_with, ip, seconds, se
 
 const NOW: Instant = Instant::from_nanos(5_000_000_000);
 
-fn socket(local: &str) -> UdpSocket {
-    UdpSocket { local: Some(local.parse().unwrap()), ..UdpSocket::new() }
+fn socket(local: &str) -> DatagramSocket {
+    DatagramSocket { local: Some(local.parse().unwrap()), ..DatagramSocket::new() }
 }
 
-fn push(socket: &mut UdpSocket, ip: &mut Ip, bytes: &[u8], to: &str) -> Result<Submitted, Error> {
+fn push(socket: &mut DatagramSocket, ip: &mut Ip, bytes: &[u8], to: &str) -> Result<Submitted, Error> {
     let payload = Sga::copy(ip.heap(), bytes).unwrap();
     socket.push(ip, payload, Some(to.parse().unwrap()), NOW)
 }
 
-fn deliver(socket: &mut UdpSocket, inbound: Vec<Inbound>, counters: &mut Counters) -> Vec<Done> {
+fn deliver(socket: &mut DatagramSocket, inbound: Vec<Inbound>, counters: &mut Counters) -> Vec<Done> {
     let mut done = Vec::new();
     for inbound in inbound {
         let Inbound::Udp(packet) = inbound else { panic!("{inbound:?}") };
@@ -38,7 +38,7 @@ fn unpack(result: Result<Outcome<Handle>, Error>) -> (Vec<u8>, Endpoint, bool) {
     }
 }
 
-fn now_popped(socket: &mut UdpSocket, len_max: usize) -> (Vec<u8>, Endpoint, bool) {
+fn now_popped(socket: &mut DatagramSocket, len_max: usize) -> (Vec<u8>, Endpoint, bool) {
     match socket.pop(OpId(99), len_max) {
         Ok(Submitted::Done(result)) => unpack(result),
         other => panic!("{other:?}"),
@@ -274,4 +274,17 @@ fn exchange_arp(a: &mut Ip, b: &mut Ip) {
             arrive(a, &frame, NOW);
         }
     }
+}
+
+#[test]
+fn a_device_that_does_not_keep_up_is_no_memory_leak() {
+    let (mut a, mut b) = (host(1), host(2));
+    let mut from = socket("192.0.2.1:7");
+    assert!(push(&mut from, &mut a, b"x", "192.0.2.2:9").is_ok());
+    exchange(&mut a, &mut b, NOW);
+    let refused = (0..5000).find(|_| push(&mut from, &mut a, b"x", "192.0.2.2:9").is_err());
+    assert_eq!((refused, a.outbound().len()), (Some(4096), 4096));
+    assert_eq!(push(&mut from, &mut a, b"x", "192.0.2.2:9").unwrap_err(), Error::NoBuffers);
+    a.outbound().clear();
+    assert!(push(&mut from, &mut a, b"x", "192.0.2.2:9").is_ok());
 }

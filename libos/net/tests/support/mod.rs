@@ -307,7 +307,9 @@ impl Pair {
             result = pair.take(side, op);
             result.is_some()
         });
-        result.unwrap_or_else(|| panic!("operation {op:?} of side {side} did not end within {limit:?}: {:#?}", self.busy_counters()))
+        result.unwrap_or_else(|| {
+            panic!("operation {op:?} of side {side} did not end within {limit:?}: {:#?}", self.busy_counters())
+        })
     }
 
     pub fn listen(&mut self, side: usize, port: u16) -> Handle {
@@ -349,7 +351,15 @@ impl Pair {
     }
 
     /// Sends `data` one way and checks that it arrives; both sides go on meanwhile. Gives the time it took.
-    pub fn transfer(&mut self, from: usize, of: Handle, to: usize, at: Handle, data: &[u8], limit: Duration) -> Duration {
+    pub fn transfer(
+        &mut self,
+        from: usize,
+        of: Handle,
+        to: usize,
+        at: Handle,
+        data: &[u8],
+        limit: Duration,
+    ) -> Duration {
         let start = self.now;
         let (mut sent, mut got) = (0, Vec::with_capacity(data.len()));
         let (mut push, mut pop): (Option<OpId>, Option<OpId>) = (None, None);

@@ -41,7 +41,7 @@ fn the_longest_prefix_decides() {
     for nowhere in ["0.0.0.0", "::"] {
         assert_eq!(interface.way(ip(nowhere)), Err(Error::NetworkUnreachable));
     }
-    assert_eq!(super::Interface::new(&[], &[], &[], MAC).way(ip("8.8.8.8")), Err(Error::NetworkUnreachable));
+    assert_eq!(Interface::new(&[], &[], &[], MAC).way(ip("8.8.8.8")), Err(Error::NetworkUnreachable));
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn survives(frames: &[Vec<u8>]) -> bool {
         let buf = a.heap.copy(frame).unwrap();
         match a.receive(Received { buf, verified }, now) {
             Inbound::Udp(packet) | Inbound::Tcp(packet) => {
-                a.send_unreachable(&packet, crate::ip::Unreachable::Port, now);
+                a.send_unreachable(&packet, Unreachable::Port, now);
                 assert!(packet.data().len() <= frame.len() * frames.len());
             }
             Inbound::Notice(notice) => assert!(a.is_own(notice.source)),

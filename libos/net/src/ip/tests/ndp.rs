@@ -139,6 +139,8 @@ fn advertisements_override_only_if_they_say_so() {
     ] {
         let mut a = host(1);
         introduce(&mut a, seconds(1));
+        arrive(&mut a, &advertisement(Message::SOLICITED | Message::OVERRIDE, MAC_B), seconds(1));
+        assert_eq!(a.neighbours.state(ip(PEER), seconds(1)), State::Reachable);
         arrive(&mut a, &advertisement(flags, mac), seconds(2));
         let known = a.neighbours.find(ip(PEER)).map(|(_, mac)| mac);
         let expected = (state, Some(if moves { other } else { MAC_B }));

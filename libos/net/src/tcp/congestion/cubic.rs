@@ -5,8 +5,6 @@
 //! same on every machine.
 //! Slow start is HyStart++ (§4.10). The time in which the window was not what limited the sender does not count (§4.2).
 
-use std::time::Duration;
-
 use pdpix::Instant;
 
 use super::slow_start::SlowStart;
@@ -73,24 +71,25 @@ impl Cubic {
             let k = time_to_plateau((curve.w_max - cwnd) as u64, self.window.mss);
             Stage { start: acked.now, last: acked.now, k, origin: curve.w_max, w_est: cwnd }
         });
-        let pause = acked.now.since(stage.last);
-        stage.last = acked.now;
+        let last = std::mem::replace(&mut stage.last, acked.now);
         if !may_grow {
-            stage.start += pause;
+            stage.start += acked.now.since(last);
             return;
         }
-        let t = acked.now.since(stage.start);
-        let acked_part = f64::from(acked.bytes) / cwnd;
+        let t = acked.now.as_nanos().saturating_sub(stage.start.as_nanos());
+        // What is more than a window was sent in a larger one, before a reduction: it is no more than one round trip.
+        let acked_part = (f64::from(acked.bytes) / cwnd).min(1.0);
         // §4.3: once it is as large as before the reduction, Reno's slope is 1.
         let alpha = if stage.w_est < curve.cwnd_prior { ALPHA } else { 1.0 };
         stage.w_est += alpha * mss * acked_part;
-        let grown = if stage.at(t, mss) < stage.w_est {
-            stage.w_est.max(cwnd)
+        let cubic = if stage.at(t, mss) < stage.w_est {
+            cwnd
         } else {
             // §4.4, §4.5: towards where the curve will be after one round trip, but not faster than half a window.
-            let target = stage.at(t + Duration::from_nanos(acked.srtt), mss).clamp(cwnd, 1.5 * cwnd);
-            cwnd + (target - cwnd) * acked_part.min(1.0)
+            let target = stage.at(t.saturating_add(acked.srtt), mss).clamp(cwnd, 1.5 * cwnd);
+            cwnd + (target - cwnd) * acked_part
         };
+        let grown = cubic.max(stage.w_est);
         let whole = grown.min(f64::from(super::CWND_MAX));
         self.window.set(whole as u32);
         self.fraction = whole - f64::from(whole as u32);
@@ -110,9 +109,10 @@ impl Cubic {
 }
 
 impl Stage {
-    /// W_cubic(t), in bytes.
-    fn at(&self, t: Duration, mss: f64) -> f64 {
-        let seconds = (t.as_nanos() as f64 - self.k as f64) * 1e-9;
+    /// W_cubic(t), in bytes; `t` in nanoseconds.
+    #[inline]
+    fn at(&self, t: u64, mss: f64) -> f64 {
+        let seconds = (t as f64 - self.k as f64) * 1e-9;
         C * mss * seconds * seconds * seconds + self.origin
     }
 }

@@ -187,10 +187,11 @@ fn the_window_stays_when_it_is_not_the_limit_in_recovery_and_when_marked() {
 fn idleness_restarts_with_the_initial_window_and_remembers_the_old_one() {
     for kind in KINDS {
         let mut path = Path::after_loss(kind, ms(50), 200);
-        let cwnd = path.controller.cwnd();
+        path.controller.window_mut().set(400 * MSS);
         path.controller.on_idle();
         assert_eq!(path.controller.cwnd(), 10 * MSS, "{kind:?}");
-        assert!(path.controller.ssthresh() >= cwnd / 4 * 3 && path.controller.is_in_slow_start());
+        assert_eq!(path.controller.ssthresh(), 300 * MSS, "three quarters, though it was less after the loss");
+        assert!(path.controller.is_in_slow_start());
         path.controller.window_mut().set(3 * MSS);
         path.controller.on_idle();
         assert_eq!(path.controller.cwnd(), 3 * MSS, "it does not grow by waiting");
@@ -228,6 +229,20 @@ fn cubic_is_no_slower_than_reno_where_round_trips_are_short() {
     assert!((path.segments() - 100.0).abs() < 1.5, "{}", path.segments());
     (0..43).for_each(|_| path.round());
     assert!((path.segments() - 143.0).abs() < 2.0, "{}", path.segments());
+}
+
+#[test]
+fn an_acknowledgement_of_many_windows_is_one_round_trip_to_cubic() {
+    let mut path = Path::after_loss(CongestionKind::Cubic, ms(10), 20);
+    path.controller.on_timeout(4 * MSS);
+    (0..2).for_each(|_| path.round());
+    let before = path.segments();
+    assert!(!path.controller.is_in_slow_start() && before < 5.0);
+    // All that had been sent before the time-out.
+    path.controller.on_ack(&ack(&path, 1000 * MSS, true, false));
+    assert!(path.segments() <= before + 1.0, "{} from {before}", path.segments());
+    path.round();
+    assert!(path.segments() <= before + 3.0, "nor later: {} from {before}", path.segments());
 }
 
 #[test]

@@ -1,0 +1,216 @@
+//! Networks of our own stack: from settings to a device, and the stack over it.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libos_mem::{Heap, Reservation};
+use libos_net::wire::Mac;
+use libos_net::{Cidr, CongestionKind, Device, IpSettings, NetNetwork, NetSettings, Pcap, TcpSettings};
+use libos_runtime::Clock as _;
+use libos_xdp::{BusyPoll, PacketSettings, PacketSocket, Port, Tap, TapSettings, XskSettings};
+use pdpix::{Network, WallTime};
+use serde::Deserialize;
+
+use crate::network::BackendKind;
+use crate::settings::SettingsError;
+
+/// What the backends that move frames are told, beside the name of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct FrameSettings {
+    /// The interface of the kernel's that carries frames.
+    pub interface: String,
+    /// Our addresses there, each with its prefix, with commas in between: "10.0.0.2/24,fd00::2/64".
+    pub address: String,
+    /// Routers, where packets go that are for no network of ours.
+    pub gateway: String,
+    /// Our address on the link. By default the device's.
+    pub mac: String,
+    /// The longest IP packet; 0: as the interface says.
+    pub mtu: usize,
+    /// Whether checksums are left out, as who is at the other end is on this machine (tap, packet), and trusted (xdp).
+    pub offload: bool,
+    /// "cubic", "new_reno" or "dctcp".
+    pub congestion: String,
+    /// Microseconds that a call polls the device for us (xdp); 0: it does not.
+    pub busy_poll_us: u32,
+    /// Where each core writes its frames, for Wireshark: `core-N.pcap` in this folder.
+    pub pcap: Option<PathBuf>,
+}
+
+impl Default for FrameSettings {
+    fn default() -> FrameSettings {
+        FrameSettings {
+            interface: String::new(),
+            address: String::new(),
+            gateway: String::new(),
+            mac: String::new(),
+            mtu: 0,
+            offload: false,
+            congestion: "cubic".into(),
+            busy_poll_us: 0,
+            pcap: None,
+        }
+    }
+}
+
+/// The same, understood.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed {
+    addresses: Vec<Cidr>,
+    gateways: Vec<IpAddr>,
+    mac: Option<Mac>,
+    congestion: CongestionKind,
+}
+
+impl FrameSettings {
+    /// What the texts say.
+    ///
+    /// # Errors
+    /// The key whose value makes no sense, and why.
+    pub(crate) fn parse(&self) -> Result<Parsed, SettingsError> {
+        let bad = |key: &str, why: String| SettingsError::BadValue { key: format!("frames.{key}"), why };
+        let list = |text: &str| {
+            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_string).collect::<Vec<_>>()
+        };
+        let address = |text: String| {
+            let why = format!("`{text}` is no address with a prefix, such as 10.0.0.2/24 or fd00::2/64");
+            text.parse::<Cidr>().map_err(|_| bad("address", why))
+        };
+        let gateway = |text: String| {
+            text.parse::<IpAddr>().map_err(|_| bad("gateway", format!("`{text}` is no address, such as 10.0.0.1")))
+        };
+        let mac = match self.mac.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|why| bad("mac", format!("`{text}`: {why}")))?),
+        };
+        let congestion = match self.congestion.as_str() {
+            "cubic" => CongestionKind::Cubic,
+            "new_reno" => CongestionKind::NewReno,
+            "dctcp" => CongestionKind::Dctcp,
+            other => return Err(bad("congestion", format!("`{other}` is not cubic, new_reno or dctcp"))),
+        };
+        Ok(Parsed {
+            addresses: list(&self.address).into_iter().map(address).collect::<Result<_, _>>()?,
+            gateways: list(&self.gateway).into_iter().map(gateway).collect::<Result<_, _>>()?,
+            mac,
+            congestion,
+        })
+    }
+}
+
+/// What all cores share of a device, opened before any of them runs.
+pub(crate) struct Frames {
+    kind: BackendKind,
+    settings: FrameSettings,
+    parsed: Parsed,
+    cores: usize,
+    port: Option<Arc<Port>>,
+    secret: [u8; 16],
+    pub(crate) notices: Vec<String>,
+}
+
+impl Frames {
+    /// Opens what is to be opened once.
+    ///
+    /// # Errors
+    /// A sentence for whoever started this.
+    pub(crate) fn open(
+        kind: BackendKind,
+        settings: &FrameSettings,
+        cores: usize,
+        reservation: &Reservation,
+    ) -> Result<Frames, String> {
+        let parsed = settings.parse().map_err(|error| error.to_string())?;
+        if settings.interface.is_empty() {
+            return Err("it needs to be told an interface (--interface IF)".into());
+        }
+        if parsed.addresses.is_empty() {
+            return Err("it needs to be told an address with its prefix (--address 10.0.0.2/24)".into());
+        }
+        if cores > 1 {
+            return Err("it serves one core, so far: frames are not handed from core to core yet".into());
+        }
+        let mut notices = Vec::new();
+        let port = match kind {
+            BackendKind::Xdp => {
+                libos_xdp::is_built().map_err(str::to_string)?;
+                let ips: Vec<IpAddr> = parsed.addresses.iter().map(Cidr::address).collect();
+                let mut xsk = XskSettings::new(&settings.interface, &ips);
+                xsk.mac = parsed.mac;
+                xsk.trusts_checksums = settings.offload;
+                if settings.busy_poll_us > 0 {
+                    xsk.busy_poll = Some(BusyPoll { micros: settings.busy_poll_us, budget: 64 });
+                }
+                let port = Port::open(xsk, reservation).map_err(|error| error.to_string())?;
+                notices.extend(port.notices().iter().cloned());
+                Some(port)
+            }
+            _ => None,
+        };
+        let mut secret = [0; 16];
+        rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(|e| e.to_string())?;
+        Ok(Frames { kind, settings: settings.clone(), parsed, cores, port, secret, notices })
+    }
+
+    /// The network of one core.
+    ///
+    /// # Errors
+    /// A sentence for whoever started this.
+    pub(crate) fn network(&self, core: usize, seed: u64, heap: &Heap) -> Result<Box<dyn Network>, String> {
+        let device = self.device(core, heap)?;
+        let device = match &self.settings.pcap {
+            Some(folder) => with_pcap(device, folder, core)?,
+            None => device,
+        };
+        let mut tcp = TcpSettings { congestion: self.parsed.congestion, ..TcpSettings::default() };
+        // A connection's budget is a part of the heap, not all of it.
+        tcp.receive_budget_max = tcp.receive_budget_max.min(heap.reservation().size() / self.cores / 8).max(64 << 10);
+        tcp.receive_budget = tcp.receive_budget.min(tcp.receive_budget_max);
+        let ip = IpSettings {
+            addresses: self.parsed.addresses.clone(),
+            gateways: self.parsed.gateways.clone(),
+            mtu: (self.settings.mtu > 0).then_some(self.settings.mtu),
+            answers: core == 0,
+            ..IpSettings::default()
+        };
+        let settings = NetSettings { ip, tcp, secret: self.secret, seed, ..NetSettings::default() };
+        Ok(Box::new(NetNetwork::new(device, heap.clone(), settings)))
+    }
+
+    fn device(&self, core: usize, heap: &Heap) -> Result<Box<dyn Device>, String> {
+        let (interface, heap, settings) = (self.settings.interface.clone(), heap.clone(), &self.settings);
+        let device: Result<Box<dyn Device>, libos_xdp::OpenError> = match (self.kind, &self.port) {
+            (BackendKind::Xdp, Some(port)) => port.queue(core as u32, heap).map(|xsk| Box::new(xsk) as _),
+            (BackendKind::Tap, _) => {
+                let tap = TapSettings {
+                    name: interface,
+                    mac: self.parsed.mac,
+                    offload: settings.offload,
+                    ..TapSettings::default()
+                };
+                Tap::open(tap, heap).map(|tap| Box::new(tap) as _)
+            }
+            _ => {
+                let mut packet = PacketSettings::new(&interface);
+                (packet.mac, packet.offload) = (self.parsed.mac, settings.offload);
+                packet.promiscuous = self.parsed.mac.is_some();
+                PacketSocket::open(packet, heap).map(|socket| Box::new(socket) as _)
+            }
+        };
+        device.map_err(|error| error.to_string())
+    }
+}
+
+fn with_pcap(device: Box<dyn Device>, folder: &Path, core: usize) -> Result<Box<dyn Device>, String> {
+    let path = folder.join(format!("core-{core}.pcap"));
+    let said = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    std::fs::create_dir_all(folder).map_err(said)?;
+    let file = BufWriter::new(File::create(&path).map_err(said)?);
+    let clock = libos_runtime::KernelClock;
+    let zero = WallTime::from_nanos(clock.wall().as_nanos() - clock.now().as_nanos());
+    Ok(Box::new(Pcap::new(device, file, 0, zero)))
+}
