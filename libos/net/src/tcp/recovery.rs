@@ -119,8 +119,9 @@ struct TailProbe {
 /// What tells that a recovery was a mistake (RFC 3522 §3.2).
 #[derive(Clone, Copy, Debug)]
 struct Undo {
-    /// Our clock of timestamps when the first segment was sent again.
-    stamp: u32,
+    /// Our clock of timestamps when the first segment was sent again. `None`: that was judged already, and what is sent again
+    /// later in this recovery tells nothing.
+    stamp: Option<u32>,
 }
 
 /// What came of an acknowledgement.
@@ -246,7 +247,7 @@ impl Recovery {
 
     /// A lost record, or its first `len` bytes, went out again.
     pub(crate) fn on_resend(&mut self, from: SeqNumber, len: u32, stamp: u32, now: Instant) {
-        self.undo.get_or_insert(Undo { stamp });
+        self.undo.get_or_insert(Undo { stamp: Some(stamp) });
         self.board.on_resend(from, len, now);
         if let Some(prr) = &mut self.prr {
             prr.on_sent(len);
@@ -347,12 +348,13 @@ impl Recovery {
             self.undo = None;
             return;
         }
-        if let (Some(undo), Some(echo)) = (self.undo.take(), ack.echo)
-            && (echo.wrapping_sub(undo.stamp) as i32) < 0
+        let stamp = self.undo.as_mut().and_then(|undo| undo.stamp.take());
+        if let (Some(stamp), Some(echo)) = (stamp, ack.echo)
+            && (echo.wrapping_sub(stamp) as i32) < 0
         {
             self.congestion.undo();
             self.board.forgive();
-            (self.phase, self.prr) = (Phase::Open, None);
+            (self.phase, self.prr, self.undo) = (Phase::Open, None, None);
         }
     }
 
