@@ -328,7 +328,9 @@ impl Tcb {
 
     fn keep_alive_at(&self) -> Option<Instant> {
         let idle = self.keep_alive?;
-        let runs = matches!(self.state, State::Estab | State::CloseWait) && self.recovery.board.is_empty();
+        // Also half-closed, when all that is left is to listen.
+        let states = matches!(self.state, State::Estab | State::CloseWait | State::FinWait2);
+        let runs = states && self.recovery.board.is_empty();
         let gap = KEEP_ALIVE_GAP.min(idle);
         runs.then(|| self.heard_at + idle + gap * u32::from(self.keep_alive_probes))
     }
