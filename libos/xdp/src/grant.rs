@@ -147,7 +147,11 @@ impl Giver {
         let taker = rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC).map_err(failed)?;
         let who = sockopt::socket_peercred(&taker).map_err(failed)?;
         if who.uid.as_raw() != self.uid {
-            return Err(OpenError::BadSettings(format!("user {} asked for what is user {}'s", who.uid.as_raw(), self.uid)));
+            return Err(OpenError::BadSettings(format!(
+                "user {} asked for what is user {}'s",
+                who.uid.as_raw(),
+                self.uid
+            )));
         }
         let opened = match self.offer.open() {
             Ok(opened) => opened,
@@ -179,7 +183,9 @@ impl Giver {
         }
         let limit = Rlimit { current: Some(self.memlock), maximum: Some(self.memlock) };
         let errno = prlimit(Some(of), Resource::Memlock, limit).err()?;
-        Some(format!("the memlock limit of process {of:?} stays as it is, as raising it takes CAP_SYS_RESOURCE ({errno})"))
+        Some(format!(
+            "the memlock limit of process {of:?} stays as it is, as raising it takes CAP_SYS_RESOURCE ({errno})"
+        ))
     }
 }
 

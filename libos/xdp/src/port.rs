@@ -165,7 +165,8 @@ impl Port {
             errno => OpenError::of("opening an AF_XDP socket", RIGHTS)(errno),
         })?;
         let Some(busy_poll) = settings.busy_poll else { return Ok(socket) };
-        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
+        let options =
+            [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, busy_poll.micros), (SO_BUSY_POLL_BUDGET, busy_poll.budget)];
         for (name, value) in options {
             ffi::set_option(&socket, libc::SOL_SOCKET, name, value)
                 .map_err(OpenError::of("setting busy polling", "CAP_NET_ADMIN"))?;
@@ -224,9 +225,9 @@ impl Port {
         let mut shared = self.lock();
         let socket = match &mut shared.granted {
             None => Port::open_socket(&self.settings)?,
-            Some(granted) => granted.socket(queue).ok_or_else(|| {
-                OpenError::BadSettings(format!("queue {queue} was not granted, or has been opened"))
-            })?,
+            Some(granted) => granted
+                .socket(queue)
+                .ok_or_else(|| OpenError::BadSettings(format!("queue {queue} was not granted, or has been opened")))?,
         };
         let first = shared.first.upgrade();
         if first.is_none() {
@@ -287,7 +288,9 @@ impl Port {
         }
         bound.map_err(|errno| match errno {
             Errno::BUSY => taken(self, queue),
-            Errno::OPNOTSUPP => OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)")),
+            Errno::OPNOTSUPP => {
+                OpenError::Unsupported(format!("{name} cannot do what is asked for (zero-copy, or gathering)"))
+            }
             Errno::INVAL if queue > 0 => OpenError::BadSettings(format!("{name} has no queue {queue}")),
             errno => OpenError::of("binding an AF_XDP socket", RIGHTS)(errno),
         })

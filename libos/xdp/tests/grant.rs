@@ -34,7 +34,8 @@ fn service() {
     // As much as may be pinned on most machines without raising the limit, or more, if it was to be raised.
     let heap = Heap::alone(if std::env::var_os(LARGE).is_some() { 32 << 20 } else { 4 << 20 }).unwrap();
     // By itself it may not open anything.
-    let forbidden = |opened: Result<(), OpenError>| assert!(matches!(opened, Err(OpenError::Forbidden { .. })), "{opened:?}");
+    let forbidden =
+        |opened: Result<(), OpenError>| assert!(matches!(opened, Err(OpenError::Forbidden { .. })), "{opened:?}");
     let interface = if Path::new("/sys/class/net/near0").exists() { "near0" } else { "lo" };
     forbidden(PacketSocket::open(PacketSettings::new(interface), heap.clone()).map(drop));
     if libos_xdp::is_built().is_ok() && interface == "near0" {
@@ -148,7 +149,8 @@ fn a_tap_interface_is_granted() {
             kernel_addresses: vec![(KERNELS.into(), 24)],
             ..TapSettings::default()
         };
-        let has_gone = || assert!(!try_ip(&format!("-n {} link show far0", link.near)), "the interface outlives its taker");
+        let has_gone =
+            || assert!(!try_ip(&format!("-n {} link show far0", link.near)), "the interface outlives its taker");
         a_service_serves("tap", &link, Offer::Tap(settings), has_gone);
     });
 }

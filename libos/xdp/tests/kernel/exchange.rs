@@ -182,9 +182,8 @@ pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) 
             }
             Role::Server => {
                 let (listener, at) = host.listen(SocketAddr::new(ours(meeting.is_v6), 0));
-                let thread = lab.meanwhile(move || {
-                    exchange_kernel(connect(at).expect("the kernel's connect"), &meeting, limit)
-                });
+                let thread =
+                    lab.meanwhile(move || exchange_kernel(connect(at).expect("the kernel's connect"), &meeting, limit));
                 listeners.push(listener);
                 (thread, host.begin(listener, Op::Accept).unwrap(), None)
             }

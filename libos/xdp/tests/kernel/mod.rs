@@ -99,7 +99,10 @@ impl Lab {
         // Duplicate address detection takes a second.
         sysctl(&link.far, "ipv6/conf/default/accept_dad", "0");
         if setup.kind == Kind::Xsk && !fill_checksums(&link.far) {
-            return skip(&test, "there is no ethtool in the path, and the kernel leaves checksums to its end of the link");
+            return skip(
+                &test,
+                "there is no ethtool in the path, and the kernel leaves checksums to its end of the link",
+            );
         }
         for (key, value) in &setup.sysctls {
             sysctl(&link.far, key, value);
