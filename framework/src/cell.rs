@@ -37,14 +37,21 @@ pub(crate) struct Ask {
     pub(crate) fail: fn(&System, ActorId, Ticket, AskError),
 }
 
+/// What an event is handled with.
+struct Living<A> {
+    /// The present incarnation.
+    actor: Option<A>,
+    /// Its chance, which goes on with the next one.
+    rng: Rng,
+}
+
 /// An actor in its place.
 pub(crate) struct ActorCell<A: Actor> {
     id: Cell<ActorId>,
     pub(crate) name: Option<String>,
     policy: Policy,
-    actor: RefCell<Option<A>>,
+    living: RefCell<Living<A>>,
     factory: RefCell<Box<dyn FnMut() -> A>>,
-    rng: RefCell<Rng>,
     mailbox: RefCell<VecDeque<Event<A::Message>>>,
     /// It stands in the list of those with mail.
     queued: Cell<bool>,
@@ -103,9 +110,8 @@ impl<A: Actor> ActorCell<A> {
             id: Cell::new(id),
             name,
             policy,
-            actor: RefCell::new(None),
+            living: RefCell::new(Living { actor: None, rng }),
             factory: RefCell::new(factory),
-            rng: RefCell::new(rng),
             mailbox: RefCell::default(),
             queued: Cell::new(false),
             asks: RefCell::default(),
@@ -163,14 +169,13 @@ impl<A: Actor> ActorCell<A> {
     fn handle(self: &Rc<Self>, system: &System, event: Event<A::Message>) {
         let mut effects = system.take_effects();
         let returned = {
-            let mut slot = self.actor.borrow_mut();
-            let Some(actor) = slot.as_mut() else {
+            let Living { actor, rng } = &mut *self.living.borrow_mut();
+            let Some(actor) = actor else {
                 system.count_lost();
                 return system.put_effects(effects);
             };
-            let mut rng = self.rng.borrow_mut();
             let ground = Ground::System { system, cell: self };
-            let mut out = Outbox::new(self.id.get(), system.libos().now(), &mut effects, &mut rng, ground);
+            let mut out = Outbox::new(self.id.get(), system.libos().now(), &mut effects, rng, ground);
             catch_unwind(AssertUnwindSafe(|| actor.handle(event, &mut out)))
         };
         system.count_handled();
@@ -314,12 +319,12 @@ impl<A: Actor> AnyCell for ActorCell<A> {
     fn start(self: Rc<Self>, system: &System, id: ActorId) {
         self.id.set(id);
         let actor = (self.factory.borrow_mut())();
-        *self.actor.borrow_mut() = Some(actor);
+        self.living.borrow_mut().actor = Some(actor);
         self.dispatch(system, Event::Started);
     }
 
     fn end(&self, system: &System) -> usize {
-        let actor = self.actor.borrow_mut().take();
+        let actor = self.living.borrow_mut().actor.take();
         drop(actor);
         let lost = std::mem::take(&mut *self.mailbox.borrow_mut());
         let asks = std::mem::take(&mut *self.asks.borrow_mut());
@@ -334,7 +339,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
     }
 
     fn is_alive(&self) -> bool {
-        self.actor.try_borrow().is_ok_and(|actor| actor.is_some())
+        self.living.try_borrow().is_ok_and(|living| living.actor.is_some())
     }
 
     fn fail_asks_to(&self, system: &System, dead: ActorId) {

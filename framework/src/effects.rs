@@ -7,7 +7,7 @@ use std::any::Any;
 use std::rc::Rc;
 
 use libos_runtime::{Deliver, Parcel, TimerKey};
-use pdpix::{Endpoint, OutputMark, Sga};
+use pdpix::{Endpoint, Sga};
 
 use crate::actor::{ActorId, AskError, BindingId, Event, Refused, ReplyTo, Ticket};
 use crate::carry::Carry;
@@ -27,8 +27,8 @@ pub(crate) struct Effects {
     pub(crate) mail: Vec<Rc<dyn AnyCell>>,
     /// What could not be sent.
     pub(crate) refused: Vec<Refused>,
-    /// Sessions that were written to, as they were before.
-    pub(crate) written: Vec<(Rc<Entry>, OutputMark)>,
+    /// Sessions that were written to. Each has a mark of how it was before.
+    pub(crate) written: Vec<Rc<Entry>>,
     /// Questions that were asked.
     pub(crate) asked: Vec<Ticket>,
     /// Through which binding, to whom, what.

@@ -289,7 +289,7 @@ impl<A: Actor> Harness<A> {
         let me = ActorId { core: 0, slot: 0, generation: 0 };
         let mut out = Outbox::new(me, self.now, &mut self.effects, &mut self.rng, ground);
         self.actor.handle(event, &mut out);
-        self.effects.written.clear();
+        self.effects.written.drain(..).for_each(|entry| entry.keep_written());
     }
 
     /// Starts it.

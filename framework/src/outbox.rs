@@ -314,16 +314,16 @@ impl<'a, A: Actor> Outbox<'a, A> {
     #[inline]
     pub fn output<C: Codec>(&mut self, session: Session<C>) -> Option<RefMut<'_, Output>> {
         let id = session.id();
-        if self.effects.written.last().is_none_or(|(last, _)| last.id != id) {
+        if self.effects.written.last().is_none_or(|last| last.id != id) {
             let sessions = match &self.ground {
                 Ground::System { system, .. } => system.sessions(),
                 Ground::Harness(recorder) => recorder.sessions(),
             };
             let entry = Rc::clone(sessions.borrow().get(id).filter(|entry| entry.is_open())?);
-            let mark = entry.output.borrow().mark();
-            self.effects.written.push((entry, mark));
+            entry.set_mark();
+            self.effects.written.push(entry);
         }
-        self.effects.written.last().map(|(entry, _)| entry.output.borrow_mut())
+        self.effects.written.last().map(|entry| entry.output.borrow_mut())
     }
 
     /// Closes a session: after what was written.

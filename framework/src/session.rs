@@ -180,7 +180,7 @@ impl<A: Actor, C: Codec> Serving<A, C> {
     }
 
     /// Tells the actor, if it is still the one that the session belongs to.
-    #[inline]
+    #[inline(always)]
     fn tell(&self, event: Event<A::Message>) {
         if self.cell.id() == self.owner {
             self.cell.dispatch(&self.system, event);
@@ -209,7 +209,7 @@ async fn serve<A: Actor, C: Codec>(mut serving: Serving<A, C>, qd: Qd, peer: End
     serving.system.count_session();
     serving.codec.opened(serving.id);
     serving.tell(Event::Opened { session: serving.id, peer });
-    let why = Conversation::new(libos.clone(), qd, entry.clone()).run(&mut serving).await;
+    let (Ok(why) | Err(why)) = Conversation::new(libos.clone(), qd, entry.clone()).converse(&mut serving).await;
     let given_up = entry.close.get() == Close::Now;
     if given_up || !matches!(why, Closed::ByPeer | Closed::ByUs | Closed::Idle) {
         // Not an orderly end: the peer is to know.
@@ -269,12 +269,6 @@ impl Conversation {
     }
 
     /// Runs the session to its end.
-    async fn run<A: Actor, C: Codec>(mut self, serving: &mut Serving<A, C>) -> Closed {
-        match self.converse(serving).await {
-            Ok(why) | Err(why) => why,
-        }
-    }
-
     async fn converse<A: Actor, C: Codec>(&mut self, serving: &mut Serving<A, C>) -> Result<Closed, Closed> {
         let mut turn = Turn::default();
         loop {
@@ -348,14 +342,14 @@ impl Conversation {
             }
             output.take().map_err(|_| Closed::NoMemory)?
         };
-        if written.is_empty() {
-            return Ok(());
+        match written.len() {
+            0 => Ok(()),
+            1..=PUSH_MAX => self.push(written, system),
+            _ => {
+                self.rest = written;
+                self.send_rest(system)
+            }
         }
-        if written.len() > PUSH_MAX {
-            self.rest = written;
-            return self.send_rest(system);
-        }
-        self.push(written, system)
     }
 
     /// Pushes the next piece of something long, and the one after it if that was taken at once.

@@ -435,7 +435,8 @@ impl System {
     /// Does what the handler wanted done. It has returned.
     #[inline]
     pub(crate) fn apply(&self, me: ActorId, effects: &mut Effects) {
-        while let Some((entry, _)) = effects.written.pop() {
+        while let Some(entry) = effects.written.pop() {
+            entry.keep_written();
             self.wake_session(&entry);
         }
         if std::mem::take(&mut effects.more) {
@@ -469,9 +470,7 @@ impl System {
     /// The handler has panicked: nothing of what it did is to be seen.
     #[cold]
     pub(crate) fn undo(&self, effects: &mut Effects) {
-        for (entry, mark) in effects.written.drain(..).rev() {
-            entry.output.borrow_mut().rollback(mark);
-        }
+        effects.written.drain(..).for_each(|entry| entry.forget_written());
         effects.mail.drain(..).rev().for_each(|cell| cell.unsend());
         effects.timers_set.drain(..).for_each(|timer| self.cancel_timer(timer));
         *effects = Effects::default();

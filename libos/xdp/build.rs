@@ -11,7 +11,7 @@ fn main() {
     match compile(&out) {
         Ok(()) => println!("cargo::rustc-cfg=has_program"),
         Err(why) => println!(
-            "cargo::warning=AF_XDP is left out: {why}. To have it: clang, and libbpf's headers (Debian: apt-get install clang libbpf-dev)"
+            "cargo::warning=AF_XDP is left out: {why}. To have it: clang, and libbpf's headers (Debian: apt-get install clang libbpf-dev), and then cargo clean -p libos-xdp"
         ),
     }
 }

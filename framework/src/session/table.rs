@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use libos_runtime::CoroutineId;
-use pdpix::{Heap, Instant, Output};
+use pdpix::{Heap, Instant, Output, OutputMark};
 use slab::Slab;
 
 use super::SessionId;
@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     owner: ActorId,
     codec: TypeId,
     pub(crate) output: RefCell<Output>,
+    /// How the output was before the present event, if that has written to it.
+    pub(crate) mark: Cell<Option<OutputMark>>,
     /// Its coroutine, once it runs.
     pub(crate) coroutine: Cell<Option<CoroutineId>>,
     pub(crate) paused: Cell<bool>,
@@ -42,6 +44,28 @@ pub(crate) enum Close {
 }
 
 impl Entry {
+    /// An event is about to write to it.
+    #[inline]
+    pub(crate) fn set_mark(&self) {
+        // One that has written to others meanwhile goes back to where it was at first.
+        if self.mark.get().is_none() {
+            self.mark.set(Some(self.output.borrow().mark()));
+        }
+    }
+
+    /// What the event has written is to stay.
+    #[inline]
+    pub(crate) fn keep_written(&self) {
+        self.mark.set(None);
+    }
+
+    /// What the event has written is to go.
+    pub(crate) fn forget_written(&self) {
+        if let Some(mark) = self.mark.take() {
+            self.output.borrow_mut().rollback(mark);
+        }
+    }
+
     /// Whether it can be written to.
     pub(crate) fn is_open(&self) -> bool {
         self.close.get() == Close::No
@@ -62,6 +86,7 @@ impl SessionTable {
             owner,
             codec: TypeId::of::<C>(),
             output: RefCell::new(Output::new(self.heap.clone())),
+            mark: Cell::default(),
             coroutine: Cell::new(None),
             paused: Cell::new(false),
             close: Cell::new(Close::No),
@@ -121,5 +146,33 @@ impl SessionTable {
         if self.get(id).is_some() {
             self.entries.remove(id.index as usize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Raw;
+    use crate::harness::test_heap;
+
+    #[test]
+    fn a_session_goes_back_to_where_it_was_before_the_event() {
+        let mut table = SessionTable::new(test_heap());
+        let id = table.add::<Raw>(ActorId { core: 0, slot: 0, generation: 0 });
+        let entry = table.get(id).expect("it was added");
+        let write = |bytes: &[u8]| {
+            entry.set_mark();
+            entry.output.borrow_mut().put(bytes);
+        };
+        write(b"kept");
+        entry.keep_written();
+        // Written to a second time, after others: the first mark counts.
+        write(b"lost");
+        write(b"lost too");
+        entry.forget_written();
+        write(b" as well");
+        entry.keep_written();
+        entry.forget_written();
+        assert_eq!(entry.output.borrow_mut().take().map(|sga| sga.to_vec()), Ok(b"kept as well".to_vec()));
     }
 }

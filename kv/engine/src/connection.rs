@@ -185,7 +185,9 @@ impl Connection {
     /// Finds the command of a request. `None`: it was refused, and that was answered.
     #[inline]
     pub fn admit(&mut self, request: &Request, host: &mut Host<'_>, out: &mut Output) -> Option<&'static Command> {
-        self.next_reply();
+        if self.replies != Replies::On {
+            self.next_reply();
+        }
         match command::find(request) {
             Ok(command) if self.authenticated || command.flags.contains(Flags::NO_AUTH) => {
                 self.last_command = command.name;
@@ -214,15 +216,13 @@ impl Connection {
     }
 
     /// What CLIENT REPLY SKIP says of the next request is said of this one now.
-    #[inline]
+    #[cold]
     fn next_reply(&mut self) {
-        if self.replies != Replies::On {
-            self.replies = match self.replies {
-                Replies::SkipNext => Replies::Skip,
-                Replies::Skip => Replies::On,
-                other => other,
-            };
-        }
+        self.replies = match self.replies {
+            Replies::SkipNext => Replies::Skip,
+            Replies::Skip => Replies::On,
+            other => other,
+        };
     }
 
     #[cold]

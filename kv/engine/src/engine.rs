@@ -104,6 +104,9 @@ pub struct Engine {
     pub(crate) shard: (usize, usize),
     /// What a conversation has made ready.
     pub(crate) staged: Vec<Staged>,
+    /// Which key (by its hash) was counted last, in which millisecond, and from which number.
+    #[cfg(margay_planted_bug = "lost_update")]
+    pub(crate) counted: (u64, u64, i64),
 }
 
 impl Engine {
@@ -117,6 +120,8 @@ impl Engine {
             errors: ErrorCounts::default(),
             shard: (index, count),
             staged: Vec::new(),
+            #[cfg(margay_planted_bug = "lost_update")]
+            counted: (0, 0, 0),
         }
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use framework::pdpix::{Endpoint, Heap, Instant, Output, Rng, Seed};
 use framework::{Actor, ActorId, Address, Closed, Event, OnEnd, Outbox, SessionId, SessionSettings};
+use kv_engine::command::{Flags, find};
 use kv_engine::config::Config;
 use kv_engine::connection::Connection;
 use kv_engine::engine::{Engine, Limits};
 use kv_engine::refusal::ErrorCounts;
+use kv_engine::resp::Request;
 use slab::Slab;
 
 use crate::ServerArgs;
@@ -83,6 +85,15 @@ pub(crate) struct Pause {
     /// Milliseconds since 1970.
     pub until: u64,
     pub writes_only: bool,
+}
+
+impl Pause {
+    /// Whether a request has to wait for the end of it.
+    #[cold]
+    pub(crate) fn concerns(self, request: &Request, out: &Outbox<'_, Shard>) -> bool {
+        let writes = || find(request).is_ok_and(|command| command.flags.contains(Flags::WRITE));
+        (!self.writes_only || writes()) && out.wall().as_millis() < self.until
+    }
 }
 
 /// What the shard of a core is called.
@@ -256,7 +267,9 @@ impl Actor for Shard {
     #[inline]
     fn handle(&mut self, event: Event<Message>, out: &mut Outbox<'_, Shard>) {
         match event {
-            Event::Message(Message(Told::Request(session, incoming))) => self.on_request(session, incoming, out),
+            Event::Message(Message(Told::Request(session, incoming))) => {
+                self.perform(session, Pending::from(incoming), out);
+            }
             Event::Message(Message(Told::Peer(peer))) => self.on_peer(peer, out),
             Event::Opened { session, peer } => self.on_opened(session, peer, out),
             Event::Closed { session, why } => self.on_closed(session, why),
@@ -293,24 +306,14 @@ impl Actor for Shard {
 }
 
 impl Shard {
-    /// A request has come, or something that is none.
-    #[inline]
-    fn on_request(
-        &mut self,
-        session: framework::Session<Resp>,
-        incoming: crate::Incoming,
-        out: &mut Outbox<'_, Shard>,
-    ) {
-        let Some(client) = self.clients.get_mut(session.id()) else { return };
-        client.heard = out.now();
-        if client.busy {
-            client.queue.push_back(Pending::from(incoming));
-            if client.is_full() {
-                client.held_back = true;
-                out.pause(session.id());
-            }
-            return;
+    /// What has come waits for what came before it.
+    #[cold]
+    pub(crate) fn line_up(&mut self, id: SessionId, pending: Pending, out: &mut Outbox<'_, Shard>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.queue.push_back(pending);
+        if client.is_full() {
+            client.held_back = true;
+            out.pause(id);
         }
-        self.perform(session, Pending::from(incoming), out);
     }
 }

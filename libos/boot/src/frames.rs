@@ -31,7 +31,7 @@ pub struct FrameSettings {
     pub mac: String,
     /// The longest IP packet; 0: as the interface says.
     pub mtu: usize,
-    /// Whether checksums are left out, as who is at the other end is on this machine (tap, packet), and trusted (xdp).
+    /// Whether checksums are left out, and long segments travel whole: the other end is on this machine (tap, packet).
     pub offload: bool,
     /// "cubic", "new_reno" or "dctcp".
     pub congestion: String,
@@ -141,7 +141,6 @@ impl Frames {
                 let ips: Vec<IpAddr> = parsed.addresses.iter().map(Cidr::address).collect();
                 let mut xsk = XskSettings::new(&settings.interface, &ips);
                 xsk.mac = parsed.mac;
-                xsk.trusts_checksums = settings.offload;
                 if settings.busy_poll_us > 0 {
                     xsk.busy_poll = Some(BusyPoll { micros: settings.busy_poll_us, budget: 64 });
                 }

@@ -84,11 +84,14 @@ impl Default for CoreSettings {
 #[serde(default)]
 pub struct MemorySettings {
     /// Bytes of each core's heap ("1GiB"), or "auto": half of the machine's memory, divided among the cores, at most 16
-    /// GiB each. Only what is used takes memory.
+    /// GiB each; only what is used takes memory. With AF_XDP all of it is pinned, and "auto" is 512 MiB.
     pub size: String,
     /// "ordinary", "huge", "memfd", or "auto": huge pages where enough are free, else ordinary ones.
     pub source: String,
 }
+
+/// Of a core, with AF_XDP.
+const XDP_HEAP_SIZE: usize = 512 << 20;
 
 impl Default for MemorySettings {
     fn default() -> MemorySettings {
@@ -241,6 +244,8 @@ impl Settings {
     pub fn heap_size(&self) -> usize {
         match parse_bytes(&self.memory.size) {
             Some(size) => size,
+            // All of it is pinned when the device is opened, whether it is used or not.
+            None if self.network.backend == BackendKind::Xdp => XDP_HEAP_SIZE,
             None => {
                 let info = rustix::system::sysinfo();
                 let total = info.totalram as usize * info.mem_unit.max(1) as usize;

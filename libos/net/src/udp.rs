@@ -254,6 +254,7 @@ impl DatagramSocket {
     }
 
     /// Bytes pinned by what has arrived.
+    #[cfg(test)]
     pub(crate) fn arrived_pinned(&self) -> usize {
         self.arrived_pinned
     }

@@ -141,10 +141,12 @@ impl Completion {
     ///
     /// # Errors
     /// The operation's; `InvalidArgument` if it was not a pop.
+    #[inline]
     pub fn popped(self) -> Result<Popped, Error> {
-        match self.result? {
-            Outcome::Popped(popped) => Ok(popped),
-            _ => Err(Error::InvalidArgument),
+        match self.result {
+            Ok(Outcome::Popped(popped)) => Ok(popped),
+            Ok(_) => Err(Error::InvalidArgument),
+            Err(error) => Err(error),
         }
     }
 
@@ -163,8 +165,12 @@ impl Completion {
     ///
     /// # Errors
     /// The operation's.
+    #[inline]
     pub fn done(self) -> Result<(), Error> {
-        self.result.map(|_| ())
+        match self.result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -312,40 +312,47 @@ impl<D: Driver> KernelNetwork<D> {
     }
 
     fn serve_reads(&mut self, h: Handle, done: &mut Completions) -> bool {
-        while let Some(&(op, len_max)) = self.get(h).waiting.front() {
+        let socket = &mut self.table.sockets[h.0 as usize];
+        if socket.role == Role::Listening {
+            return self.serve_accepts(h, done);
+        }
+        while let Some(&(op, len_max)) = socket.waiting.front() {
             if done.room() == 0 {
                 return false;
             }
-            let result = if self.get(h).role == Role::Listening {
-                self.accept(h)
+            if socket.ended {
+                done.push(op, Err(Error::EndOfStream));
             } else {
-                let socket = &mut self.table.sockets[h.0 as usize];
-                if socket.ended {
-                    Some(Err(Error::EndOfStream))
-                } else {
-                    let may_read = self.driver.may_read(socket);
-                    match socket.read(len_max, &self.table.heap, may_read) {
-                        Read::Popped(popped) => Some(Ok(Outcome::Popped(popped))),
-                        Read::Fault(fault) => Some(Err(fault)),
-                        Read::Nothing => None,
-                        Read::Starved => {
-                            self.starved.push(h);
-                            return true;
-                        }
+                let may_read = self.driver.may_read(socket);
+                match socket.read(len_max, &self.table.heap, may_read) {
+                    Read::Popped(popped) => done.push(op, Ok(Outcome::Popped(popped))),
+                    Read::Fault(fault) => done.push(op, Err(fault)),
+                    Read::Nothing => {
+                        self.driver.want_read(h, socket);
+                        break;
+                    }
+                    Read::Starved => {
+                        self.starved.push(h);
+                        break;
                     }
                 }
-            };
-            let socket = &mut self.table.sockets[h.0 as usize];
-            match result {
-                Some(result) => {
-                    socket.waiting.pop_front();
-                    done.push(op, result);
-                }
-                None => {
-                    self.driver.want_read(h, socket);
-                    break;
-                }
             }
+            socket.waiting.pop_front();
+        }
+        true
+    }
+
+    fn serve_accepts(&mut self, h: Handle, done: &mut Completions) -> bool {
+        while let Some(&(op, _)) = self.get(h).waiting.front() {
+            if done.room() == 0 {
+                return false;
+            }
+            let Some(result) = self.accept(h) else {
+                self.driver.want_read(h, &mut self.table.sockets[h.0 as usize]);
+                break;
+            };
+            self.get(h).waiting.pop_front();
+            done.push(op, result);
         }
         true
     }

@@ -113,7 +113,7 @@ impl Core {
             tokens: RefCell::new(TokenTable::new(parts.ports.core(), parts.generation_bits)),
             queues: RefCell::new(QueueTable::default()),
             networks: RefCell::new(networks.collect()),
-            completions: RefCell::new(Completions::new()),
+            completions: Cell::new(Completions::new()),
             timers: RefCell::new(Wheel::new(now)),
             ports: RefCell::new(parts.ports),
             stalled: RefCell::default(),
@@ -256,17 +256,16 @@ impl LibOs {
         let mut full = false;
         let networks = inner.networks.borrow().len();
         for index in 0..networks {
-            let mut completions = inner.completions.borrow_mut();
+            let mut completions = inner.completions.take();
             completions.set_room(inner.burst.get());
             inner.networks.borrow_mut()[index].network.poll(now, &mut completions);
             full |= completions.room() == 0;
             ended += completions.len();
-            // Taken one by one, with nothing borrowed: an end may wake somebody who begins something.
+            // With nothing borrowed: an end may wake somebody who begins something.
             while let Some(done) = completions.pop() {
-                drop(completions);
                 self.complete_from(index as u8, done.op, done.result);
-                completions = inner.completions.borrow_mut();
             }
+            inner.completions.set(completions);
         }
         let burst = inner.burst.get();
         inner.burst.set(if full { (burst * 2).min(BURST_MAX) } else { (burst / 2).max(1) });

@@ -90,8 +90,15 @@ pub struct CoroutineId(Place);
 
 impl Redeem {
     /// Whether the operation has ended; registers whoever polls if not. To be followed by [`Redeem::take`].
-    #[inline]
+    #[inline(always)]
     pub fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        if let Ok(true) = self.libos.0.tokens.borrow_mut().is_complete(self.qt) {
+            return Poll::Ready(Ok(()));
+        }
+        self.register(cx)
+    }
+
+    fn register(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let again = self.state == Held::Waiting;
         let waiter = self.libos.waiter(cx);
         let pending = self.libos.0.tokens.borrow_mut().wait_if_pending(self.qt, waiter, again);
@@ -115,7 +122,8 @@ impl Redeem {
     #[inline]
     pub fn take(&mut self) -> Result<Completion, Error> {
         self.state = Held::Over;
-        self.libos.try_redeem(self.qt)?.ok_or(Error::StaleToken)
+        let mut tokens = self.libos.0.tokens.borrow_mut();
+        if tokens.is_complete(self.qt)? { Ok(tokens.redeem(self.qt)) } else { Err(Error::StaleToken) }
     }
 }
 
@@ -232,10 +240,18 @@ impl<F: Future> Future for Body<F> {
         let Poll::Ready(result) = unsafe { Pin::new_unchecked(&mut body.future) }.poll(cx) else {
             return Poll::Pending;
         };
-        *body.shared.result.borrow_mut() = Some(result);
-        body.shared.ended.set(true);
-        body.libos.notify(body.shared.waiter.replace(Waiter::None));
+        body.end(result);
         Poll::Ready(())
+    }
+}
+
+impl<F: Future> Body<F> {
+    /// Apart from `poll`, which would save registers for it in every switch.
+    #[inline(never)]
+    fn end(&self, result: F::Output) {
+        *self.shared.result.borrow_mut() = Some(result);
+        self.shared.ended.set(true);
+        self.libos.notify(self.shared.waiter.replace(Waiter::None));
     }
 }
 
@@ -254,6 +270,11 @@ impl<T> Coroutine<T> {
             self.libos.0.scheduler.abort(self.place);
             self.libos.notify(self.shared.waiter.replace(Waiter::None));
         }
+    }
+
+    /// Its name, to wake it.
+    pub fn id(&self) -> CoroutineId {
+        CoroutineId(self.place)
     }
 
     /// Whether it has ended.

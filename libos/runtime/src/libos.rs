@@ -42,7 +42,8 @@ pub(crate) struct Inner {
     pub(crate) tokens: RefCell<TokenTable>,
     pub(crate) queues: RefCell<QueueTable>,
     pub(crate) networks: RefCell<Vec<NamedNetwork>>,
-    pub(crate) completions: RefCell<Completions>,
+    /// The list that networks fill, out while one does.
+    pub(crate) completions: Cell<Completions>,
     pub(crate) timers: RefCell<Wheel<Waiter>>,
     pub(crate) ports: RefCell<Ports>,
     /// Attached queues with pushes that found the ring full.

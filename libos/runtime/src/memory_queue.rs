@@ -89,13 +89,13 @@ impl MemoryQueue {
         self.budget
     }
 
-    /// Pushes, if that is all there is to do: the queue is open, has room, and nobody waits for it.
+    /// Pushes `len` bytes, if that is all there is to do: the queue is open, has room, and nobody waits for it.
     #[inline]
-    pub(crate) fn push_at_once(&mut self, sga: Sga) -> Result<(), Sga> {
+    pub(crate) fn push_at_once(&mut self, sga: Sga, len: usize) -> Result<(), Sga> {
         if self.finished || self.cost >= self.budget || !self.pops.is_empty() {
             return Err(sga);
         }
-        let cost = cost(sga.len());
+        let cost = cost(len);
         self.enqueue(Element { sga, cost, from: None, carried: None });
         Ok(())
     }
@@ -107,7 +107,8 @@ impl MemoryQueue {
         if let Some((pop, len_max)) = self.pops.pop_front() {
             return Ok(Pushed::Handed(pop, cut(sga, len_max)));
         }
-        match self.push_at_once(sga) {
+        let len = sga.len();
+        match self.push_at_once(sga, len) {
             Ok(()) => Ok(Pushed::Queued),
             Err(sga) => {
                 self.pushes.push_back((op, sga));
@@ -149,7 +150,9 @@ impl MemoryQueue {
         if first.from.is_some() || !self.pushes.is_empty() || first.cost > cost(len_max) {
             return None;
         }
-        let Element { sga, cost, .. } = self.elements.pop_front()?;
+        let Some(Element { sga, cost, carried: None, .. }) = self.elements.pop_front() else {
+            unreachable!("what is carried comes from another core")
+        };
         self.cost -= cost;
         Some(sga)
     }

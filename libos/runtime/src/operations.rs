@@ -22,6 +22,14 @@ pub enum Begun {
     Pending(QToken),
 }
 
+/// Where a socket is, and what it is.
+#[derive(Clone, Copy)]
+struct SocketAt {
+    network: u8,
+    handle: Handle,
+    socket: SocketKind,
+}
+
 impl LibOs {
     /// Takes the next connection of a listener.
     ///
@@ -62,7 +70,7 @@ impl LibOs {
                 let len = sga.len();
                 let mut tokens = self.0.tokens.borrow_mut();
                 tokens.reserve()?;
-                match queue.push_at_once(sga) {
+                match queue.push_at_once(sga, len) {
                     Ok(()) => {
                         let qt = tokens.issue_ended(qd, OpKind::Push, len, Ok(Outcome::Pushed))?;
                         self.note_ended(qt, qd, OpKind::Push, len, 0);
@@ -193,34 +201,43 @@ impl LibOs {
 
     #[inline]
     fn submit(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<QToken, Error> {
-        match self.begin(qd, kind, len, what)? {
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return Err(Error::NotSupported);
+        };
+        match self.begin(qd, SocketAt { network, handle, socket }, (kind, len, None), what)? {
             Begun::Pending(qt) => Ok(qt),
             Begun::Done(result) => self.issue_ended(qd, kind, len, result),
         }
     }
 
-    /// Begins an operation on a socket. What is over at once needs no token.
+    /// Begins an operation on a socket. What is over at once needs no token, and is noted as `at_once`.
     #[inline(always)]
-    fn begin(&self, qd: Qd, kind: OpKind, len: usize, what: Op) -> Result<Begun, Error> {
-        let inner = &*self.0;
-        let Kind::Socket { network, handle, socket } = inner.queues.borrow_mut().get(qd)?.kind else {
-            return Err(Error::NotSupported);
-        };
+    fn begin(
+        &self,
+        qd: Qd,
+        at: SocketAt,
+        (kind, len, at_once): (OpKind, usize, Option<Event>),
+        what: Op,
+    ) -> Result<Begun, Error> {
+        let (inner, SocketAt { network, handle, socket }) = (&*self.0, at);
         let qt = inner.tokens.borrow_mut().next()?;
-        let submitted = inner.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what)?;
+        let submitted = inner.networks.borrow_mut()[network as usize].network.submit(handle, OpId(qt.raw()), what);
         match submitted {
-            Submitted::Pending => {
+            Err(refused) => Err(refused),
+            Ok(Submitted::Pending) => {
                 let issued = self.issue(qd, kind, len)?;
                 debug_assert_eq!(issued, qt, "submit issued a token");
                 Ok(Begun::Pending(qt))
             }
-            Submitted::Done(Ok(Outcome::Pushed)) => {
+            Ok(Submitted::Done(result)) => {
                 count(&inner.counters.completed_at_once);
-                Ok(Begun::Done(Ok(Outcome::Pushed)))
-            }
-            Submitted::Done(result) => {
-                count(&inner.counters.completed_at_once);
-                Ok(Begun::Done(self.adopt(network, socket, result)))
+                if let Some(event) = at_once {
+                    self.note(event, u64::from(qd.raw()), len as u64);
+                }
+                match result {
+                    Ok(Outcome::Pushed) => Ok(Begun::Done(Ok(Outcome::Pushed))),
+                    result => Ok(Begun::Done(self.adopt(network, socket, result))),
+                }
             }
         }
     }
@@ -231,16 +248,16 @@ impl LibOs {
     /// As [`LibOs::push`].
     #[inline]
     pub fn begin_push(&self, qd: Qd, sga: Sga) -> Result<Begun, Error> {
-        if !sga.is_empty() && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
-            count(&self.0.counters.pushes);
-            let len = sga.len();
-            let begun = self.begin(qd, OpKind::Push, len, Op::Push(sga));
-            if matches!(begun, Ok(Begun::Done(_))) {
-                self.note(Event::PushAtOnce, u64::from(qd.raw()), len as u64);
-            }
-            return begun;
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return self.push(qd, sga).map(Begun::Pending);
+        };
+        let len = sga.len();
+        if len == 0 {
+            return Err(Error::InvalidArgument);
         }
-        self.push(qd, sga).map(Begun::Pending)
+        count(&self.0.counters.pushes);
+        let at = SocketAt { network, handle, socket };
+        self.begin(qd, at, (OpKind::Push, len, Some(Event::PushAtOnce)), Op::Push(sga))
     }
 
     /// [`LibOs::pop`], for who wants no token for what is over at once.
@@ -249,18 +266,18 @@ impl LibOs {
     /// As [`LibOs::pop`].
     #[inline]
     pub fn begin_pop(&self, qd: Qd, len_max: usize) -> Result<Begun, Error> {
-        if self.0.returned.get() == 0 && matches!(self.0.queues.borrow_mut().get(qd)?.kind, Kind::Socket { .. }) {
-            count(&self.0.counters.pops);
-            let begun = self.begin(qd, OpKind::Pop, len_max, Op::Pop { len_max });
-            if matches!(begun, Ok(Begun::Done(_))) {
-                self.note(Event::PopAtOnce, u64::from(qd.raw()), len_max as u64);
-            }
-            return begun;
+        if self.0.returned.get() > 0 {
+            return self.pop(qd, len_max).map(Begun::Pending);
         }
-        self.pop(qd, len_max).map(Begun::Pending)
+        let Kind::Socket { network, handle, socket } = self.0.queues.borrow_mut().get(qd)?.kind else {
+            return self.pop(qd, len_max).map(Begun::Pending);
+        };
+        count(&self.0.counters.pops);
+        let at = SocketAt { network, handle, socket };
+        self.begin(qd, at, (OpKind::Pop, len_max, Some(Event::PopAtOnce)), Op::Pop { len_max })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn issue(&self, qd: Qd, kind: OpKind, len: usize) -> Result<QToken, Error> {
         let qt = self.0.tokens.borrow_mut().issue(qd, kind, len)?;
         self.note_issued(qt, qd, kind, len);
@@ -276,14 +293,23 @@ impl LibOs {
         Ok(qt)
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_ended(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize, errno: u64) {
-        self.note_issued(qt, qd, kind, len);
-        self.note(Event::Done, qt.raw(), errno);
+        if self.0.trace.is_on() {
+            self.note_issued_now(qt, qd, kind, len);
+            self.note(Event::Done, qt.raw(), errno);
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn note_issued(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
+        if self.0.trace.is_on() {
+            self.note_issued_now(qt, qd, kind, len);
+        }
+    }
+
+    #[inline(never)]
+    fn note_issued_now(&self, qt: QToken, qd: Qd, kind: OpKind, len: usize) {
         match kind {
             OpKind::Push => self.note(Event::Push, qt.raw(), len as u64),
             OpKind::Pop => self.note(Event::Pop, qt.raw(), len as u64),
@@ -312,12 +338,11 @@ impl LibOs {
     #[inline]
     pub(crate) fn complete_from(&self, network: u8, op: OpId, result: Result<Outcome<Handle>, Error>) {
         count(&self.0.counters.completed_later);
-        let result = match result {
-            Ok(Outcome::Popped(popped)) => Ok(Outcome::Popped(popped)),
-            Ok(Outcome::Pushed) => Ok(Outcome::Pushed),
-            other => self.adopt_for(network, op, other),
-        };
-        self.complete(op, result);
+        match result {
+            Ok(Outcome::Popped(popped)) => self.complete(op, Ok(Outcome::Popped(popped))),
+            Ok(Outcome::Pushed) => self.complete(op, Ok(Outcome::Pushed)),
+            other => self.complete(op, self.adopt_for(network, op, other)),
+        }
     }
 
     #[cold]
@@ -334,8 +359,10 @@ impl LibOs {
     /// An operation has ended: its token is complete, and its one waiter woken.
     #[inline]
     pub(crate) fn complete(&self, op: OpId, result: OpResult) {
-        let result = if self.0.returned.get() > 0 { self.intercept(op, result) } else { Some(result) };
-        if let Some(result) = result {
+        if self.0.returned.get() == 0 {
+            return self.complete_here(op, result);
+        }
+        if let Some(result) = self.intercept(op, result) {
             self.complete_here(op, result);
         }
     }

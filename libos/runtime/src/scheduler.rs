@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::future::Future;
-use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
@@ -38,6 +37,8 @@ struct Block {
     ready: Cell<u64>,
     woken: Arc<Woken>,
     coroutines: [UnsafeCell<Option<Coroutine>>; BLOCK],
+    /// The waker of each place, made once: what is polled there gets it by reference.
+    wakers: [Waker; BLOCK],
 }
 
 pub(crate) struct Scheduler {
@@ -49,9 +50,9 @@ pub(crate) struct Scheduler {
     /// Places without a coroutine.
     free: UnsafeCell<Vec<u32>>,
     count: Cell<usize>,
-    /// The one that runs now, or `NOBODY`, and its waker's data.
+    /// The one that runs now, or `NOBODY`, and its waker.
     running: Cell<u32>,
-    running_waker: Cell<*const ()>,
+    running_waker: Cell<*const Waker>,
     /// It was aborted while it ran: dropped when it returns.
     abort_running: Cell<bool>,
     doorbell: Arc<Doorbell>,
@@ -92,9 +93,10 @@ impl Scheduler {
     #[cold]
     fn add_block(&self) -> u32 {
         let first = self.block_count() * BLOCK;
-        let woken = Woken { bits: AtomicU64::new(0), doorbell: self.doorbell.clone() };
+        let woken = Arc::new(Woken { bits: AtomicU64::new(0), doorbell: self.doorbell.clone() });
         let coroutines = std::array::from_fn(|_| UnsafeCell::new(None));
-        let block = Box::new(Block { ready: Cell::new(0), woken: Arc::new(woken), coroutines });
+        let wakers = std::array::from_fn(|bit| waker(woken.clone(), bit));
+        let block = Box::new(Block { ready: Cell::new(0), woken, coroutines, wakers });
         // SAFETY: references into these lists do not live across a call that could come here: blocks are boxed, and
         // words of the summary are read at once.
         unsafe {
@@ -183,11 +185,11 @@ impl Scheduler {
     }
 
     /// The coroutine that runs now, if `waker` is its own and not that of something between us and it, such as a join
-    /// of several futures, which must be told which of them is to be polled.
+    /// of several futures, which must be told which of them is to be polled. (A copy of it is not recognised, and works
+    /// as any waker does.)
     #[inline(always)]
     pub(crate) fn running_with(&self, waker: &Waker) -> Option<Place> {
-        let own = waker.data() == self.running_waker.get() && std::ptr::eq(waker.vtable(), &VTABLE);
-        self.running().filter(|_| own)
+        self.running().filter(|_| std::ptr::eq(waker, self.running_waker.get()))
     }
 
     /// Whether something is runnable.
@@ -218,7 +220,7 @@ impl Scheduler {
         let block = self.block(index);
         let mut bits = block.ready.take();
         let ran = bits.count_ones() as usize;
-        let (first, woken) = ((index * BLOCK) as u32, Arc::as_ptr(&block.woken).cast::<u8>());
+        let first = (index * BLOCK) as u32;
         while bits != 0 {
             let bit = bits.trailing_zeros();
             bits &= bits - 1;
@@ -228,16 +230,14 @@ impl Scheduler {
             };
             // SAFETY: the future is not moved: it is polled below, pinned again.
             let coroutine: *mut dyn Future<Output = ()> = unsafe { coroutine.as_mut().get_unchecked_mut() };
-            let data = woken.wrapping_add(bit as usize).cast();
+            // SAFETY: `bit` is below 64.
+            let waker = unsafe { block.wakers.get_unchecked(bit as usize) };
             self.running.set(first + bit);
-            self.running_waker.set(data);
-            // SAFETY: `data` is what `VTABLE` expects: the block's `Arc`, which lives as long as the scheduler, with
-            // the number of a bit added. The waker is not dropped, so it takes no count.
-            let waker = ManuallyDrop::new(unsafe { Waker::new(data, &VTABLE) });
+            self.running_waker.set(waker);
             // SAFETY: the future is in a pinned box, which stays where it is while it is polled: it leaves its place
             // in `release` only, which spares the one that runs. It is not polled twice at once, as `run` is not
             // called from inside a coroutine (`wait*` is refused there, and nothing else calls it).
-            let poll = unsafe { Pin::new_unchecked(&mut *coroutine) }.poll(&mut Context::from_waker(&waker));
+            let poll = unsafe { Pin::new_unchecked(&mut *coroutine) }.poll(&mut Context::from_waker(waker));
             if poll.is_ready() || self.abort_running.get() {
                 self.abort_running.set(false);
                 self.running.set(NOBODY);
@@ -262,6 +262,13 @@ impl Scheduler {
 
 /// A waker's data: the address of its block's `Woken`, plus the number of its bit, which fits below the alignment.
 static VTABLE: RawWakerVTable = RawWakerVTable::new(clone_waker, wake, wake_by_ref, drop_waker);
+
+/// The waker of a place in the block of `woken`.
+fn waker(woken: Arc<Woken>, bit: usize) -> Waker {
+    let data = Arc::into_raw(woken).cast::<u8>().wrapping_add(bit).cast();
+    // SAFETY: `data` is what `VTABLE` expects, with a count of its own.
+    unsafe { Waker::new(data, &VTABLE) }
+}
 
 fn parts(data: *const ()) -> (*const Woken, u32) {
     let bit = data as usize % BLOCK;

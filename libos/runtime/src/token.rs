@@ -105,14 +105,13 @@ impl TokenTable {
     /// A token for a new operation, pending.
     #[inline]
     pub(crate) fn issue(&mut self, qd: Qd, kind: OpKind, len_max: usize) -> Result<QToken, Error> {
+        self.sequence += 1;
+        let sequence = self.sequence;
         let slot = self.take_free()?;
         slot.state = State::Pending;
         slot.cancel_asked = false;
-        (slot.qd, slot.kind, slot.len_max) = (qd, kind, len_max);
-        let (token, index) = (slot.token, slot.token.index());
-        self.sequence += 1;
-        self.slots[index].sequence = self.sequence;
-        Ok(token)
+        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, sequence);
+        Ok(slot.token)
     }
 
     /// A token for an operation that is over already.
@@ -129,12 +128,12 @@ impl TokenTable {
         self.sequence += u64::from(ordered);
         let sequence = self.sequence;
         let slot = self.take_free()?;
-        slot.state = State::Complete;
         (slot.qd, slot.kind) = (qd, kind);
         if ordered {
             (slot.len_max, slot.sequence) = (len_max, sequence);
         }
         slot.result = Some(result);
+        slot.state = State::Complete;
         Ok(slot.token)
     }
 
@@ -150,9 +149,10 @@ impl TokenTable {
             self.grow()?;
         }
         let slot = &mut self.slots[self.free_first as usize];
-        debug_assert!(slot.state == State::Free && slot.result.is_none());
         self.free_first = slot.next_free;
         self.used += 1;
+        debug_assert!(slot.state == State::Free, "a slot in the list of free ones is in use");
+        assert!(slot.result.is_none(), "a free slot holds nothing");
         Ok(slot)
     }
 
@@ -170,33 +170,28 @@ impl TokenTable {
             qd: Qd::from_raw(0),
             len_max: 0,
             sequence: 0,
-            next_free: NIL,
+            next_free: if index + 1 < to { index as u32 + 1 } else { NIL },
             waiter: Waiter::None,
             result: None,
         }));
-        (from..to).for_each(|index| self.link_free(index));
+        (self.free_first, self.free_last) = (from as u32, to as u32 - 1);
         Ok(())
     }
 
+    /// Puts a slot at the end of the list of free ones.
     #[inline(always)]
-    fn free(&mut self, index: usize) {
-        let bits = self.generation_bits;
-        let slot = &mut self.slots[index];
-        slot.state = State::Free;
-        slot.token = slot.token.next_use(bits);
-        self.used -= 1;
-        self.link_free(index);
-    }
-
-    #[inline(always)]
-    fn link_free(&mut self, index: usize) {
-        self.slots[index].next_free = NIL;
+    fn free(&mut self, index: usize) -> &mut Slot {
         if self.free_first == NIL {
             self.free_first = index as u32;
         } else {
             self.slots[self.free_last as usize].next_free = index as u32;
         }
         self.free_last = index as u32;
+        self.used -= 1;
+        let slot = &mut self.slots[index];
+        (slot.state, slot.next_free) = (State::Free, NIL);
+        slot.token = slot.token.next_use(self.generation_bits);
+        slot
     }
 
     /// The slot of a token that somebody holds.
@@ -227,8 +222,9 @@ impl TokenTable {
         assert!(slot.token == qt, "a backend ended {qt:?} twice, or one that it was not given");
         match slot.state {
             State::Pending => {
-                slot.state = State::Complete;
+                assert!(slot.result.is_none(), "an operation has one result");
                 slot.result = Some(result);
+                slot.state = State::Complete;
                 Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
             }
             State::Abandoned => {
@@ -249,17 +245,18 @@ impl TokenTable {
     /// slot to where the caller wants it.
     #[inline(always)]
     pub(crate) fn redeem(&mut self, qt: QToken) -> Completion {
-        let slot = &mut self.slots[qt.index()];
-        let qd = slot.qd;
-        let result = slot.result.take().expect("a complete operation has a result");
-        self.free(qt.index());
-        Completion { qt, qd, result }
+        // Nobody can be given the slot before the result is out of it.
+        let slot = self.free(qt.index());
+        Completion { qt, qd: slot.qd, result: slot.result.take().expect("a complete operation has a result") }
     }
 
     /// Whether a token can be waited for, and whether it is complete.
     #[inline(always)]
     pub(crate) fn is_complete(&mut self, qt: QToken) -> Result<bool, Error> {
-        Ok(self.check(qt)?.state == State::Complete)
+        match self.slots.get(qt.index()) {
+            Some(slot) if slot.token == qt && slot.state == State::Complete => Ok(true),
+            _ => self.check(qt).map(|_| false),
+        }
     }
 
     /// Registers the waiter of a pending token. The same one may register again.

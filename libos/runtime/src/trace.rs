@@ -152,13 +152,18 @@ impl Trace {
         Ok(Trace { memory: Memory::Mapped(mapped), mask: entries as u64 - 1, next: Cell::new(0) })
     }
 
+    /// Whether it notes anything.
+    #[inline(always)]
+    pub(crate) fn is_on(&self) -> bool {
+        !matches!(self.memory, Memory::Off)
+    }
+
     /// Notes an event.
     #[inline(always)]
     pub(crate) fn note(&self, at: Instant, event: Event, first: u64, second: u64) {
-        if matches!(self.memory, Memory::Off) {
-            return;
+        if self.is_on() {
+            self.write(at, event, first, second);
         }
-        self.write(at, event, first, second);
     }
 
     #[inline]

@@ -1,10 +1,13 @@
-//! The simulated network passes the behaviour suite, gentle and rough.
+//! The simulated network passes the behaviour suite, gentle and rough; and so does our own stack over simulated frames.
+
+mod stack;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use libos_conformance::{Can, Cores, Made, Side, Stage, suite};
-use libos_sim::{CoreId, HostId, Settings, World};
+use libos_net::LineSettings;
+use libos_sim::{CoreId, HostId, Interface, NetKind, Plug, Settings, World};
 use pdpix::{Endpoint, Instant};
 
 /// A world with the client's host and the server's.
@@ -79,6 +82,27 @@ fn subject(settings: Settings) -> Made {
     Ok(Box::new(Cores::new(sides, simulated)))
 }
 
+/// Our stack over frames, in one switch. The server's cores share a card that does not steer: so far, only the first one
+/// has a network of its own.
+fn over_frames(line: &LineSettings) -> Made {
+    let mut world = World::new(7, Settings { heap_size: 256 << 20, passes_max: u64::MAX, ..Settings::default() });
+    let switch = world.add_switch();
+    let net = || {
+        let plug = Plug::Switch(switch);
+        // Nothing is lost, however much comes at once.
+        let rings = Interface { receive_ring: 1 << 16, ..Interface::plugged(plug) };
+        NetKind::frames(Interface { out: line.clone(), back: line.clone(), ..rings }, stack::stack)
+    };
+    let hosts = [world.add_host_on(net(), "client", 1, |_| {}), world.add_host_on(net(), "server", 2, |_| {})];
+    let simulated = Simulated { world, hosts };
+    let sides = Side::ALL.map(|side| simulated.world.libos(simulated.core(side)));
+    Ok(Box::new(Cores::new(sides, simulated)))
+}
+
+fn plain_frames() -> Made {
+    over_frames(&LineSettings::with_latency(Duration::from_micros(20)))
+}
+
 /// Nothing is late, nothing is short.
 fn gentle() -> Made {
     subject(Settings { short_pops: 0.0, late: 0.0, stalls: 0.0, ..Settings::default() })
@@ -90,3 +114,4 @@ fn rough() -> Made {
 
 suite!(gentle_suite, gentle);
 suite!(rough_suite, rough);
+suite!(frames_suite, plain_frames);

@@ -349,3 +349,29 @@ fn sweep_a_pop_that_is_dropped_at_any_moment_loses_nothing() {
         world.run();
     });
 }
+
+#[test]
+fn a_host_that_stands_still_does_nothing_and_goes_on_later() {
+    sweep!(Settings::default(), |world: &mut World| {
+        let server = world.add_host("server", 1, echo);
+        let client = world.add_host("client", 1, |_| {});
+        let to = world.endpoint(server, PORT);
+        let done = Rc::new(RefCell::new(false));
+        let theirs = done.clone();
+        world.spawn(client.core(0), "client", async move |libos| {
+            round_trip(libos, to, 10_000).await.unwrap();
+            *theirs.borrow_mut() = true;
+        });
+        world.run_for(Duration::from_micros(50)); // it listens, and has answered nothing yet
+        world.pause(server);
+        world.run_for(Duration::from_secs(1));
+        assert!(!*done.borrow(), "answered by a host that stands still");
+        world.resume(server);
+        world.pause(client);
+        world.run_for(Duration::from_millis(20)); // what the server has sent and closed lingers for longer
+        assert!(!*done.borrow(), "it has asked, and stands still itself");
+        world.resume(client);
+        world.run();
+        assert!(*done.borrow());
+    });
+}

@@ -128,7 +128,12 @@ impl Giver {
         let failed = |source| OpenError::Os { what: "listening for who is to be granted", source };
         let socket = seqpacket().map_err(|errno| failed(errno.into()))?;
         let address = SocketAddrUnix::new(path).map_err(|errno| failed(errno.into()))?;
-        rustix::net::bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
+        let mut bound = rustix::net::bind(&socket, &address);
+        if bound == Err(Errno::ADDRINUSE) && is_left_over(&address) {
+            std::fs::remove_file(path).map_err(failed)?;
+            bound = rustix::net::bind(&socket, &address);
+        }
+        bound.map_err(|errno| failed(errno.into()))?;
         // From here on the path is ours to remove.
         let giver = Giver { socket, path: path.to_owned(), uid, offer, memlock };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
@@ -204,6 +209,11 @@ enum Message {
 
 fn seqpacket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Whether a giver who has ended left this socket behind.
+fn is_left_over(address: &SocketAddrUnix) -> bool {
+    seqpacket().is_ok_and(|socket| rustix::net::connect(&socket, address) == Err(Errno::CONNREFUSED))
 }
 
 fn send(to: &OwnedFd, message: &Message, descriptors: &[OwnedFd]) -> Result<(), OpenError> {

@@ -9,7 +9,6 @@
 //!
 //! docs/xdp.md says how to set each of them up, and what was measured.
 
-mod attached;
 mod copies;
 mod counters;
 mod error;
@@ -18,7 +17,9 @@ mod grant;
 mod interface;
 mod mac_text;
 mod packet;
+mod partial;
 mod port;
+mod rtnetlink;
 mod steering;
 mod tap;
 mod vnet;

@@ -17,6 +17,7 @@ use crate::copies::Copies;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
 use crate::interface::Interface;
+use crate::rtnetlink;
 use crate::steering::{ProgramMode, Share, Steering};
 use crate::xsk::{MTU_MAX, Xsk, chunk_size};
 
@@ -65,9 +66,9 @@ pub struct XskSettings {
     /// In how many pieces a frame is handed to the kernel. 1: longer ones are put together by a counted copy, which in copy
     /// mode is faster than multi-buffer.
     pub gathers: usize,
-    /// Whether what arrives needs no check: whoever sends is on this host, and leaves checksums out (veth; its other end has
-    /// `tx-checksumming` on).
-    pub trusts_checksums: bool,
+    /// Whether frames may come whose transport checksums were never filled in (their sender is on this host): those are
+    /// recognised, and taken as verified. By default on veth.
+    pub partial_checksums: Option<bool>,
 }
 
 impl XskSettings {
@@ -83,7 +84,7 @@ impl XskSettings {
             program_mode: ProgramMode::Auto,
             busy_poll: None,
             gathers: 1,
-            trusts_checksums: false,
+            partial_checksums: None,
         }
     }
 }
@@ -97,6 +98,7 @@ pub struct Port {
     reservation: Reservation,
     shared: Mutex<Shared>,
     notices: Vec<String>,
+    partial_checksums: bool,
     is_granted: bool,
 }
 
@@ -191,7 +193,12 @@ impl Port {
             return Err(OpenError::BadSettings(why));
         }
         let is_granted = shared.steering.is_none();
+        let partial_checksums = match settings.partial_checksums {
+            Some(chosen) => chosen,
+            None => rtnetlink::is_veth(interface.index())?,
+        };
         Ok(Arc::new(Port {
+            partial_checksums,
             interface,
             mtu,
             chunk_size,
@@ -328,6 +335,11 @@ impl Port {
 
     pub(crate) fn chunk_size(&self) -> usize {
         self.chunk_size
+    }
+
+    /// Whether frames may come without their transport checksums.
+    pub(crate) fn partial_checksums(&self) -> bool {
+        self.partial_checksums
     }
 
     /// Whether somebody else opened the sockets.

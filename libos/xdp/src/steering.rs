@@ -15,8 +15,8 @@ use aya::{Ebpf, EbpfError};
 use serde::{Deserialize, Serialize};
 
 use crate::OpenError;
-use crate::attached::Attached;
 use crate::interface::Interface;
+use crate::rtnetlink::Attached;
 
 /// The program's name in the kernel, by which one that was left behind is recognised.
 const NAME: &str = "margay_steer";

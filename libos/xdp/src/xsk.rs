@@ -27,6 +27,7 @@ use crate::copies::Copies;
 use crate::counters::Counters;
 use crate::ffi;
 use crate::ffi::xsk::{self, Rings};
+use crate::partial;
 use crate::port::{Port, XskSettings};
 
 /// What the kernel keeps before each frame that it writes (XDP_PACKET_HEADROOM).
@@ -72,6 +73,8 @@ pub struct Xsk {
     is_zero_copy: bool,
     polls_busily: bool,
     is_down: bool,
+    /// The interface is there, and not up.
+    is_link_down: bool,
     is_busy: bool,
     is_short_of_memory: bool,
     look_at: Instant,
@@ -106,7 +109,7 @@ impl Xsk {
         let settings = port.settings();
         let is_zero_copy = xsk::is_zero_copy(&socket).unwrap_or(false);
         let offloads = Offloads {
-            verifies: settings.trusts_checksums,
+            verifies: port.partial_checksums(),
             checksums: false,
             segments: None,
             gathers: settings.gathers.max(1),
@@ -127,6 +130,7 @@ impl Xsk {
             heap,
             is_zero_copy,
             is_down: false,
+            is_link_down: false,
             is_busy: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
@@ -184,7 +188,8 @@ impl Xsk {
             return None; // one of several pieces, which we have not asked for
         }
         let buf = xsk::received(chunk, offset, desc.len as usize)?;
-        (buf.len() >= ETHERNET_LEN).then_some(Received { buf, verified: self.link.offloads.verifies })
+        let verified = self.link.offloads.verifies && partial::is_left_out(&buf);
+        (buf.len() >= ETHERNET_LEN).then_some(Received { buf, verified })
     }
 
     /// Whether a piece can be sent from where it lies.
@@ -284,11 +289,12 @@ impl Xsk {
         ffi::take_socket_error(self.socket()).is_some() && !self.port.interface().exists()
     }
 
-    /// The kernel has unbound the socket from an interface that has gone: it touches nothing any more.
+    /// The interface has gone. It was closed before its name went (`unregister_netdevice`: no more is received), and the
+    /// kernel unbinds the socket from it: our memory is not touched any more, but perhaps by a card.
     fn let_go(&mut self) {
         self.is_down = true;
         if self.is_zero_copy {
-            self.bury(); // the kernel has, but has the card?
+            self.bury();
         }
         self.sent.clear();
         self.in_flight = 0;
@@ -357,6 +363,10 @@ impl Device for Xsk {
         }
         while let Some(frame) = frames.pop_front() {
             if let Err(frame) = self.transmit_one(frame) {
+                if self.is_link_down {
+                    self.counters.tx_dropped += 1;
+                    continue;
+                }
                 self.counters.tx_busy += 1;
                 self.is_busy = true;
                 return frames.push_front(frame);
@@ -375,7 +385,9 @@ impl Device for Xsk {
                 break;
             }
             self.counters.tx_calls += 1;
-            match xsk::kick_transmit(self.socket()) {
+            let kicked = xsk::kick_transmit(self.socket());
+            self.is_link_down = kicked == Err(Errno::NETDOWN);
+            match kicked {
                 Ok(()) => {}
                 // It takes a portion at a time, and says so.
                 Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) if self.rings.tx.waiting() < waiting => {}

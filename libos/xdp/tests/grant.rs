@@ -170,7 +170,7 @@ fn af_xdp_sockets_are_granted() {
     on_a_thread(|| {
         let test = "af_xdp_sockets_are_granted";
         if let Err(why) = libos_xdp::is_built() {
-            return skip(test, why).unwrap_or(());
+            return skip_af_xdp(test, why).unwrap_or(());
         }
         let (Some(()), Some(link)) = (has_setpriv(test), Link::veth(test)) else { return };
         let has_no_program = || {
@@ -192,7 +192,7 @@ fn the_memlock_limit_is_raised() {
     on_a_thread(|| {
         let test = "the_memlock_limit_is_raised";
         if let Err(why) = libos_xdp::is_built() {
-            return skip(test, why).unwrap_or(());
+            return skip_af_xdp(test, why).unwrap_or(());
         }
         let (Some(()), Some(link)) = (has_setpriv(test), Link::veth(test)) else { return };
         let memlock = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum;

@@ -18,12 +18,12 @@ use pdpix::Sga;
 /// A link where AF_XDP can be had; else it is said what is missing.
 fn link(test: &str) -> Option<Link> {
     if let Err(why) = libos_xdp::is_built() {
-        return skip(test, why);
+        return skip_af_xdp(test, why);
     }
     let link = Link::veth(test)?;
     enter(&link.near);
     match Xsk::open(XskSettings::new("near0", &[OURS.into()]), heap()) {
-        Err(OpenError::Unsupported(why)) => skip(test, &why),
+        Err(OpenError::Unsupported(why)) => skip_af_xdp(test, &why),
         xsk => xsk.map(|_| Some(link)).unwrap(),
     }
 }
@@ -206,7 +206,7 @@ fn a_program_that_was_left_is_removed_if_it_is_ours() {
         for mode in ["xdpdrv", "xdpgeneric"] {
             let Some(link) = link(test) else { return };
             if !leave(&link, OURS_LEFT, "margay_steer", mode) {
-                return skip(test, "there is no bpftool (Debian: bpftool)").unwrap_or(());
+                return skip_af_xdp(test, "there is no bpftool (Debian: bpftool)").unwrap_or(());
             }
             assert!(has_program(&link));
             let heap = heap();

@@ -9,3 +9,4 @@ pub mod hop;
 pub mod local;
 pub mod sampling;
 pub mod served;
+pub mod simulated;

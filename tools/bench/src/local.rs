@@ -1,10 +1,8 @@
 //! What one core does by itself: coroutines, memory queues, memory.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
@@ -43,20 +41,17 @@ impl Switching {
     /// All of them have run once.
     pub fn new() -> Switching {
         let core = stepped_core();
-        let ids = Rc::new(RefCell::new(Vec::with_capacity(COROUTINES)));
-        for _ in 0..COROUTINES {
-            let (libos, ids, mut runs) = (core.libos().clone(), ids.clone(), 0u64);
-            core.libos().spawn(poll_fn(move |_| -> Poll<()> {
-                if runs == 0 {
-                    ids.borrow_mut().extend(libos.running());
-                }
-                runs = black_box(runs + 1);
+        let spawn = |index: usize| {
+            let mut polled = index;
+            let counts = poll_fn(move |_| -> Poll<()> {
+                polled = polled.wrapping_add(1);
+                black_box(polled);
                 Poll::Pending
-            }));
-        }
+            });
+            core.libos().spawn(counts).id()
+        };
+        let ids = (0..COROUTINES).map(spawn).collect();
         while core.step().busy {}
-        let ids = ids.take();
-        assert_eq!(ids.len(), COROUTINES, "each has told its name");
         Switching { core, ids }
     }
 

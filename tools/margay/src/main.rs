@@ -5,10 +5,12 @@
 mod bench;
 mod core_args;
 mod echo;
+mod grant;
 mod kv;
 mod load;
 mod pingpong;
 mod relay;
+mod test;
 mod trace;
 
 use std::process::ExitCode;
@@ -41,8 +43,15 @@ enum Command {
     Pingpong(pingpong::Arguments),
     /// Measures what this machine gives, in about ten seconds.
     Bench(bench::Arguments),
+    /// Runs a cluster, breaks it, and says whether what its clients saw was right.
+    Test(test::Arguments),
+    /// A client of `margay test` in a process of its own.
+    #[command(hide = true)]
+    TestClient(test::ClientArguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
+    /// Opens what takes rights, for a service that has none.
+    Grant(grant::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,7 +62,10 @@ fn main() -> ExitCode {
         Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
+        Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Grant(arguments) => grant::run(arguments),
     };
     match result {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),

@@ -1,5 +1,5 @@
-//! Debian packages that the fuller tests need: redis-server and clients of it. Installed where that may be done; no
-//! daemon is started.
+//! Debian packages that the fuller tests need: redis-server and clients of it, and what AF_XDP takes. Installed where that may
+//! be done; no daemon is started.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 7] = [
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
     // Debian's module is for Debian's Python, whatever else is in the path.
@@ -26,6 +26,14 @@ const PACKAGES: [Package; 3] = [
         probe: &["/usr/bin/python3", "-c", "import redis"],
         serves: "the Python client library",
     },
+    Package { name: "iproute2", probe: &["ip", "-V"], serves: "devices against the kernel, in network namespaces" },
+    Package { name: "clang", probe: &["clang", "--version"], serves: "AF_XDP, which is left out without it," },
+    Package {
+        name: "libbpf-dev",
+        probe: &["test", "-f", "/usr/include/bpf/bpf_helpers.h"],
+        serves: "AF_XDP, which is left out without it,",
+    },
+    Package { name: "bpftool", probe: &["bpftool", "version"], serves: "removing an XDP program that was left behind" },
 ];
 
 /// Installs what is missing, or says what is not tested without it. Never a failure: the tests that miss something say so.

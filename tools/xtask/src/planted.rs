@@ -18,7 +18,7 @@ struct Planted {
     words: &'static str,
 }
 
-const BUGS: [Planted; 5] = [
+const BUGS: [Planted; 7] = [
     Planted {
         bug: "lost_wakeup",
         flags: "--cfg loom",
@@ -43,6 +43,16 @@ const BUGS: [Planted; 5] = [
         bug: "pop_loses_on_cancel",
         flags: "",
         words: "-p libos-sim --test worlds sweep_a_pop_that_is_dropped_at_any_moment_loses_nothing",
+    },
+    Planted {
+        bug: "stale_read",
+        flags: "",
+        words: "-p cluster-tests --test simulated sweep_the_cache_is_linearizable_on_two_cores",
+    },
+    Planted {
+        bug: "lost_update",
+        flags: "",
+        words: "-p cluster-tests --test simulated sweep_the_cache_is_linearizable_on_one_core",
     },
 ];
 

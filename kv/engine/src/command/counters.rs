@@ -42,6 +42,8 @@ fn decrby(call: &mut Call<'_>) -> Result {
 
 fn increment(call: &mut Call<'_>, by: i64) -> Result {
     let key = call.key(1);
+    #[cfg(margay_planted_bug = "lost_update")]
+    let counted = call.engine.counted;
     let value = match call.engine.find(call.at, &key) {
         Some(entry) => {
             let old = match &entry.object {
@@ -49,6 +51,9 @@ fn increment(call: &mut Call<'_>, by: i64) -> Result {
                 Object::Text(text) => parse_i64(text).ok_or(Refusal::NotInteger)?,
                 _ => return Err(Refusal::WrongType),
             };
+            // A planted bug: who counts within the millisecond of another starts from the same number.
+            #[cfg(margay_planted_bug = "lost_update")]
+            let old = if (counted.0, counted.1) == (key.hash, call.at.now) { counted.2 } else { old };
             let value = old.checked_add(by).ok_or(Refusal::Overflow)?;
             entry.object = Object::Integer(value);
             entry.built = false;
@@ -60,6 +65,8 @@ fn increment(call: &mut Call<'_>, by: i64) -> Result {
             by
         }
     };
+    #[cfg(margay_planted_bug = "lost_update")]
+    (call.engine.counted = (key.hash, call.at.now, value - by));
     call.changed(1);
     call.reply.integer(value);
     Ok(())

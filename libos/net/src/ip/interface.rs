@@ -65,6 +65,7 @@ impl Interface {
     }
 
     /// Ours, loopback not included.
+    #[cfg(test)]
     pub(crate) fn addresses(&self) -> &[Cidr] {
         &self.addresses
     }

@@ -238,11 +238,6 @@ impl Ip {
         self.interface.is_own(ip)
     }
 
-    /// Our addresses, loopback not included.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.interface.addresses().iter().map(Cidr::address)
-    }
-
     /// What the device can do.
     pub(crate) fn link(&self) -> &Link {
         &self.link

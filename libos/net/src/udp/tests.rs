@@ -288,3 +288,19 @@ fn a_device_that_does_not_keep_up_is_no_memory_leak() {
     a.outbound().clear();
     assert!(push(&mut from, &mut a, b"x", "192.0.2.2:9").is_ok());
 }
+
+#[test]
+fn nobody_at_a_port_of_our_own_is_told_too() {
+    for at in ["127.0.0.1:9", "[::1]:9", "192.0.2.1:9"] {
+        let mut a = host(1);
+        let peer: Endpoint = at.parse().unwrap();
+        let mut from = socket(if peer.is_ipv4() { "0.0.0.0:7" } else { "[::]:7" });
+        from.connect(Some(peer));
+        assert!(push(&mut from, &mut a, b"anybody?", at).is_ok());
+        let inbound = a.receive_looped(NOW).unwrap();
+        refuse(&mut a, udp(&inbound), NOW);
+        let Some(Inbound::Notice(notice)) = a.receive_looped(NOW) else { panic!("{at}: {:?}", a.counters) };
+        assert_eq!((notice.kind, notice.destination, notice.ports), (NoticeKind::PortUnreachable, peer.ip(), (7, 9)));
+        assert!(!a.has_looped() && a.outbound().is_empty());
+    }
+}

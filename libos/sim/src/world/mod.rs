@@ -253,9 +253,11 @@ impl World {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.0 as u16 + 1))
     }
 
-    /// The address of its interface, where it has one.
+    /// The address of its interface, where it has one. No two differ in less than four bits: a flipped one makes no host into
+    /// another, which would teach switches lies.
     pub fn mac(&self, host: HostId) -> Mac {
-        Mac([2, 0, 0, 0, 0, host.0 as u8 + 1])
+        let number = host.0 as u8 + 1;
+        Mac([2, 0, number, number, number, number])
     }
 
     /// A port of a host.

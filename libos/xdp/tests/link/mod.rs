@@ -121,7 +121,13 @@ fn remove_stale() {
 
 /// Says that a test is not done, past the capture of its output.
 pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
-    let _ = writeln!(std::io::stderr(), "SKIP {test}: {reason}");
+    let _ = writeln!(std::io::stderr(), "SKIP xdp/{test}: {reason}");
+    None
+}
+
+/// The same, for want of AF_XDP alone.
+pub fn skip_af_xdp<T>(test: &str, reason: &str) -> Option<T> {
+    let _ = writeln!(std::io::stderr(), "SKIP af_xdp/{test}: {reason}");
     None
 }
 

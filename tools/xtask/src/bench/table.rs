@@ -4,7 +4,7 @@
 //! the peer of a row are of the same minutes.
 
 use super::Benchmark;
-use super::Target::{AtLeastPeer, AtMost, AtMostPeer, BeyondFloor, Shown, TimesFloor};
+use super::Target::{AtLeast, AtLeastPeer, AtMost, AtMostPeer, BeyondFloor, Shown, TimesFloor};
 
 /// A row with neither floor nor peer, that is only shown.
 const fn row(
@@ -33,6 +33,7 @@ const KV: &[&str] = program!("kv");
 const KV_INSTRUCTIONS: &[&str] = program!("kv_instructions");
 const IDLE_CONNECTIONS: &[&str] = program!("idle_connections");
 const IDLE_CPU: &[&str] = program!("idle_cpu");
+const SIMULATOR: &[&str] = program!("simulator");
 
 /// All of them, in the order of the table.
 pub const BENCHMARKS: &[Benchmark] = &[
@@ -130,6 +131,14 @@ pub const BENCHMARKS: &[Benchmark] = &[
         peer: Some("idle_wake_redis"),
         target: AtMost(100.0),
         ..row("idle_wake_io_uring", "the same with io_uring", "us", IDLE_CPU)
+    },
+    Benchmark {
+        target: AtLeast(200_000.0),
+        ..row("simulator_tcp_packets", "TCP packets of our stack through the simulator", "packets/s", SIMULATOR)
+    },
+    Benchmark {
+        target: AtLeast(1_000_000.0),
+        ..row("simulator_messages", "messages of 64 B directly at the contract through it", "messages/s", SIMULATOR)
     },
 ];
 

@@ -32,6 +32,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "kv-server", to: &["kv-engine", "framework"], why: "a service knows its core and actors" },
     Arrows { from: "kv-client", to: &["kv-engine", "framework"], why: "a client knows its core and actors" },
     Arrows { from: "tally", to: &["framework", "libos-boot"], why: "what an author's program needs" },
+    Arrows { from: "cluster-tests", to: ANYTHING, why: "it runs every part against every other" },
     Arrows { from: "margay-bench", to: ANYTHING, why: "it measures every part" },
     Arrows { from: "margay", to: ANYTHING, why: "it puts everything together" },
     Arrows { from: "xtask", to: &[], why: "it is compiled first" },
@@ -127,7 +128,7 @@ pub const BANS: &[Ban] = &[
         instead: "reach the core by its handle: the simulator runs several in one thread",
     },
     Ban {
-        folders: &["libos", "framework", "services", "kv", "txn", "tools", "docs"],
+        folders: &["libos", "framework", "services", "kv", "txn", "cluster-tests", "tools", "docs"],
         words: &["todo!", "unimplemented!", "dbg!"],
         but: &[],
         instead: "finish it, or return an error that says what is missing",

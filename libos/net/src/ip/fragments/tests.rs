@@ -296,3 +296,35 @@ fn a_mark_of_congestion_on_one_fragment_marks_the_packet() {
     let Inbound::Udp(packet) = arrive(&mut host, &marked(8, false, Ecn::Congested), NOW) else { panic!() };
     assert_eq!(packet.ecn, Ecn::Congested);
 }
+
+#[test]
+fn what_contradicts_the_end_loses_the_packet() {
+    // Last at 16..24, and then one beyond: three pieces of eight bytes are not the 24 bytes that were announced.
+    let mut host = host(1);
+    for (offset, more) in [(0, true), (16, false), (32, true)] {
+        assert!(matches!(arrive(&mut host, &fragment_v4(7, offset, more, &[0; 8]), NOW), Inbound::Taken));
+    }
+    assert_eq!((host.counters.fragment_malformed, host.counters.fragment_reassembled), (1, 0));
+    // An end before what is there, and two ends.
+    for (id, second) in [(8, 8), (9, 32)] {
+        arrive(&mut host, &fragment_v4(id, 16, id == 8, &[0; 8]), NOW);
+        arrive(&mut host, &fragment_v4(id, second, false, &[0; 8]), NOW);
+    }
+    assert_eq!((host.counters.fragment_malformed, host.counters.fragment_overlap), (3, 0));
+    host.fragments.check();
+}
+
+#[test]
+fn an_error_in_fragments_is_not_answered_by_an_error() {
+    let mut host = host(1);
+    crate::ip::tests::introduce(&mut host, seconds(0));
+    let mut content = [0; 16];
+    content[0] = icmpv4::UNREACHABLE;
+    let more = |header: &mut Ipv4Header| header.flags_fragment.set(Ipv4Header::MORE_FRAGMENTS);
+    arrive(&mut host, &v4_with(Protocol::ICMP, "192.0.2.2", "192.0.2.1", &content, more), seconds(1));
+    content[0] = icmpv6::UNREACHABLE;
+    arrive(&mut host, &fragment_v6(1, 0, true, Protocol::ICMPV6, &content), seconds(1));
+    host.on_time(seconds(100));
+    assert_eq!((host.counters.fragment_timeout, host.counters.icmp_errors_out), (2, 0));
+    assert_eq!(host.counters.answers_dropped + host.counters.icmp_limited, 0, "nobody tried");
+}

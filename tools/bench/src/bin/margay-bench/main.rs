@@ -18,13 +18,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use instructions::Callgrind;
-use margay_bench::{hop, local};
+use margay_bench::{hop, local, simulated};
 
 /// Measures, and prints.
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 10] = [
+const PROGRAMS: [(&str, &str, Program); 11] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -33,6 +33,7 @@ const PROGRAMS: [(&str, &str, Program); 10] = [
     ("echo", "TCP echo of 64 B, beside echoes in C", echo::run),
     ("kv", "GET and SET, beside redis-server", kv::run),
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
+    ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
 ];
@@ -124,5 +125,11 @@ fn core_hop() -> Result<()> {
         }
         None => skip("hop", "there is one processor"),
     }
+    Ok(())
+}
+
+fn simulator() -> Result<()> {
+    result("simulator_tcp_packets", simulated::tcp_packets(), "packets/s");
+    result("simulator_messages", simulated::messages(), "messages/s");
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What XDP program an interface has, asked and changed over rtnetlink.
+//! What XDP program an interface has, and whether it is one of a veth pair: asked and changed over rtnetlink.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use rustix::net::{AddressFamily, SendFlags, SocketType};
 
 use crate::OpenError;
@@ -28,11 +28,7 @@ pub(crate) struct Attached {
 impl Attached {
     /// The programs of interface number `index`. One at most, but for hardware that can have one beside.
     pub(crate) fn of(index: u32) -> Result<Vec<Attached>, OpenError> {
-        let answer = exchange(RouteNetlinkMessage::GetLink(link(index)), NLM_F_REQUEST)?;
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload else {
-            return Err(failed(std::io::ErrorKind::InvalidData.into()));
-        };
-        let xdp = link.attributes.into_iter().find_map(|attribute| match attribute {
+        let xdp = attributes(index)?.into_iter().find_map(|attribute| match attribute {
             LinkAttribute::Xdp(xdp) => Some(xdp),
             _ => None,
         });
@@ -48,6 +44,21 @@ impl Attached {
             LinkXdp::ExpectedFd(program.as_raw_fd() as u32),
         ]));
         exchange(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+}
+
+/// Whether interface number `index` is one end of a veth pair.
+pub(crate) fn is_veth(index: u32) -> Result<bool, OpenError> {
+    Ok(attributes(index)?.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Veth)),
+        _ => false,
+    }))
+}
+
+fn attributes(index: u32) -> Result<Vec<LinkAttribute>, OpenError> {
+    match exchange(RouteNetlinkMessage::GetLink(link(index)), NLM_F_REQUEST)?.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link.attributes),
+        _ => Err(failed(std::io::ErrorKind::InvalidData.into())),
     }
 }
 
@@ -83,7 +94,7 @@ fn link(index: u32) -> LinkMessage {
 }
 
 fn failed(source: std::io::Error) -> OpenError {
-    OpenError::Os { what: "asking for the interface's XDP program", source }
+    OpenError::Os { what: "asking about the interface over netlink", source }
 }
 
 /// Sends a request, and gives its answer.

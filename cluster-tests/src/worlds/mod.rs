@@ -1,0 +1,207 @@
+//! Worlds: where a cluster runs, what it is, and what may befall it. A world and a seed are a run.
+//!
+//! [`WORLDS`] are those that there are, by name. [`simulated`]: hosts of the simulator, under a virtual clock; a run is the
+//! same whenever it is made again. [`namespaces`]: a process a node, each in a network namespace of its own, over the kernel's
+//! network; the schedule of faults and the calls are made again by the seed, the races between them are not.
+
+pub mod namespaces;
+pub mod simulated;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::check::linearizable::Budget;
+use crate::check::{self, Verdict};
+use crate::client::Manner;
+use crate::faults::{Extent, Kind, Schedule};
+use crate::history::{Header, History};
+use pdpix::{Endpoint, Rng};
+
+/// What a world is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// The simulator, and its network of messages.
+    Simulated,
+    /// Processes in network namespaces.
+    Namespaces,
+}
+
+/// A world by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct World {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// What it is made of.
+    pub stage: Stage,
+    /// Of the server.
+    pub cores: usize,
+    /// How many ask at once.
+    pub clients: usize,
+    /// What may happen.
+    pub faults: &'static [Kind],
+}
+
+/// Five clients that ask a simulated cache; `..SIMULATED` with what is different.
+const SIMULATED: World =
+    World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL };
+
+/// The same on the kernel's network, with three.
+const NAMESPACES: World = World { stage: Stage::Namespaces, clients: 3, ..SIMULATED };
+
+/// All there are.
+pub const WORLDS: &[World] = &[
+    World { name: "sim-calm", about: "no faults", faults: &[], ..SIMULATED },
+    World { name: "sim-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..SIMULATED },
+    World { name: "sim-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..SIMULATED },
+    World { name: "sim-kills", about: "clients killed in the middle", faults: &[Kind::Kill], ..SIMULATED },
+    World { name: "sim-loss", about: "connections break", faults: &[Kind::Loss], ..SIMULATED },
+    World { name: "sim-all-1", about: "all faults, one core", cores: 1, ..SIMULATED },
+    World { name: "sim-all-2", about: "all faults, two cores", ..SIMULATED },
+    World { name: "ns-calm", about: "no faults", faults: &[], ..NAMESPACES },
+    World { name: "ns-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..NAMESPACES },
+    World { name: "ns-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..NAMESPACES },
+    World { name: "ns-kills", about: "clients killed in the middle", faults: &[Kind::Kill], ..NAMESPACES },
+    World { name: "ns-loss", about: "frames are lost", faults: &[Kind::Loss], ..NAMESPACES },
+    World { name: "ns-all-1", about: "all faults, one core", cores: 1, ..NAMESPACES },
+    World { name: "ns-all-2", about: "all faults, two cores", ..NAMESPACES },
+];
+
+/// How many keys of each kind all clients share.
+const KEYS_OF_EACH: usize = 2;
+
+/// How fast things go in a world. A patience is longer than an answer takes, and shorter than most faults.
+#[derive(Clone, Copy, Debug)]
+struct Tempo {
+    /// Until the heal.
+    length: Duration,
+    /// The longest fault.
+    longest: Duration,
+    /// Of clients.
+    patience: Duration,
+    pause_min: Duration,
+    pause_max: Duration,
+    /// How long the final reads may take.
+    settling: Duration,
+}
+
+/// Where a run finds what it needs of this machine.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The program `margay`, for worlds of processes.
+    pub margay: PathBuf,
+    /// The version of the sources, for the header of histories.
+    pub revision: String,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What the clients saw.
+    pub history: History,
+    /// What the checker says of that.
+    pub verdict: Verdict,
+    /// What the service did not do any more though all was healed.
+    pub stuck: Option<String>,
+}
+
+impl Run {
+    /// Whether all is as it must be.
+    pub fn has_passed(&self) -> bool {
+        self.verdict == Verdict::Valid && self.stuck.is_none()
+    }
+}
+
+/// What a world of one stage gives back: what was seen, and what did not end.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// What the clients saw.
+    pub history: History,
+    /// See [`Run::stuck`].
+    pub stuck: Option<String>,
+}
+
+impl World {
+    /// The world of this name.
+    pub fn find(name: &str) -> Option<&'static World> {
+        WORLDS.iter().find(|world| world.name == name)
+    }
+
+    /// What this machine lacks for it, if it lacks anything.
+    pub fn is_missing(&self) -> Option<String> {
+        match self.stage {
+            Stage::Simulated => None,
+            Stage::Namespaces => namespaces::is_missing(),
+        }
+    }
+
+    /// Makes a run, and judges it.
+    ///
+    /// # Errors
+    /// If the world cannot be made, or what is in it cannot be started.
+    pub fn run(&self, seed: u64, means: &Means) -> Result<Run> {
+        let mut played = match self.stage {
+            Stage::Simulated => simulated::run(self, seed),
+            Stage::Namespaces => namespaces::run(self, seed, means)?,
+        };
+        played.history.header.revision.clone_from(&means.revision);
+        Ok(played.judge())
+    }
+
+    fn tempo(&self) -> Tempo {
+        let millis = Duration::from_millis;
+        match self.stage {
+            Stage::Simulated => Tempo {
+                length: millis(150),
+                longest: millis(40),
+                patience: millis(12),
+                pause_min: Duration::from_micros(50),
+                pause_max: millis(2),
+                settling: millis(30_000),
+            },
+            Stage::Namespaces => Tempo {
+                length: millis(4_000),
+                longest: millis(1_200),
+                patience: millis(400),
+                pause_min: Duration::from_micros(100),
+                pause_max: millis(4),
+                settling: millis(15_000),
+            },
+        }
+    }
+
+    /// What befalls it with this seed.
+    pub fn schedule(&self, seed: u64) -> Schedule {
+        let Tempo { length, longest, .. } = self.tempo();
+        let extent = Extent { kinds: self.faults, clients: self.clients, length, longest };
+        Schedule::draw(&mut Rng::new(seed), extent)
+    }
+
+    fn manner(&self, server: Endpoint) -> Manner {
+        let Tempo { patience, pause_min, pause_max, .. } = self.tempo();
+        Manner { server, patience, pause: pause_min..=pause_max }
+    }
+
+    fn header(&self, seed: u64) -> Header {
+        let configuration = serde_json::json!({
+            "world": self.name,
+            "service": "kv",
+            "cores": self.cores,
+            "clients": self.clients,
+            "keys": crate::workload::keys(KEYS_OF_EACH),
+        });
+        let serde_json::Value::Object(configuration) = configuration else { unreachable!("it is written as one") };
+        Header { revision: String::new(), seed, configuration }
+    }
+}
+
+impl Played {
+    /// Judges what was seen.
+    pub fn judge(self) -> Run {
+        let verdict = check::cache(&self.history, Budget::default());
+        Run { history: self.history, verdict, stuck: self.stuck }
+    }
+}

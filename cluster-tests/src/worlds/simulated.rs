@@ -1,0 +1,269 @@
+//! A cache and its clients on hosts of the simulator. A run is a function of the world and the seed.
+
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+use std::time::Duration;
+
+use framework::System;
+use kv_server::ServerArgs;
+use libos_sim::{HostId, Settings, Turn, World as Simulation};
+use pdpix::Instant;
+
+use super::{KEYS_OF_EACH, Played, World};
+use crate::client::{self, Manner, Notes};
+use crate::faults::{Fault, Kind as FaultKind, Node};
+use crate::history::{Datum, History, Kind, Process, Recorder};
+use crate::workload::{Workload, keys};
+
+const PORT: u16 = 6379;
+
+/// The nature of the simulator's network in this world.
+pub fn settings(world: &World) -> Settings {
+    let resets = if world.faults.contains(&FaultKind::Loss) { 0.002 } else { 0.0 };
+    // What was lost is sent again sooner than a client loses patience, at least at first.
+    Settings { resets, retry: Duration::from_millis(3), ..Settings::default() }
+}
+
+/// Makes a run.
+///
+/// # Panics
+/// If the service panics, or does not give its memory back.
+pub fn run(world: &World, seed: u64) -> Played {
+    // After a panic it stands in the middle of something: it is not even dropped.
+    let mut simulation = ManuallyDrop::new(Simulation::new(seed, settings(world)));
+    let played = play(world, &mut simulation);
+    ManuallyDrop::into_inner(simulation).end();
+    played
+}
+
+/// Makes a run in a world that was just made with [`settings`], such as that of a sweep.
+pub fn play(world: &World, simulation: &mut Simulation) -> Played {
+    let seed = simulation.seed();
+    let mut stage = Stage::new(world, simulation);
+    let stuck = stage.play(world, seed);
+    let events = stage.shared.recorder.take().into_events();
+    Played { history: History { header: world.header(seed), events }, stuck }
+}
+
+/// What the clients share with whoever runs the world.
+#[derive(Default)]
+struct Shared {
+    recorder: RefCell<Recorder>,
+    /// The world's time, in nanoseconds.
+    now: Cell<u64>,
+    over: Cell<bool>,
+    /// The process that each client is at present; the last is the one that reads at the end.
+    processes: RefCell<Vec<Option<Process>>>,
+    /// How many clients run.
+    running: Cell<usize>,
+    /// How many clients there were, those that were killed included.
+    writers: Cell<u64>,
+}
+
+/// The notes of one client.
+struct ClientNotes {
+    shared: Rc<Shared>,
+    index: usize,
+}
+
+impl ClientNotes {
+    /// For a client that runs from now on.
+    fn new(shared: &Rc<Shared>, index: usize) -> ClientNotes {
+        shared.running.set(shared.running.get() + 1);
+        ClientNotes { shared: shared.clone(), index }
+    }
+}
+
+impl Notes for ClientNotes {
+    fn new_process(&self) -> Process {
+        let process = self.shared.recorder.borrow_mut().new_process();
+        self.shared.processes.borrow_mut()[self.index] = Some(process);
+        process
+    }
+
+    fn note(&self, process: Process, kind: Kind, f: &str, value: (String, Datum)) {
+        self.shared.note(process, kind, f, value);
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.over.get()
+    }
+}
+
+/// A client is gone: it has come to its end, or its host crashed.
+impl Drop for ClientNotes {
+    fn drop(&mut self) {
+        self.shared.processes.borrow_mut()[self.index] = None;
+        self.shared.running.set(self.shared.running.get() - 1);
+    }
+}
+
+impl Shared {
+    fn note(&self, process: Process, kind: Kind, f: &str, value: (String, Datum)) {
+        self.recorder.borrow_mut().note(process, kind, f, value, self.now.get());
+    }
+
+    /// A client is gone, in the middle of anything.
+    fn lose(&self, process: Option<Process>) {
+        if let Some(process) = process {
+            self.recorder.borrow_mut().lose(process, self.now.get());
+        }
+    }
+}
+
+struct Stage<'a> {
+    simulation: &'a mut Simulation,
+    shared: Rc<Shared>,
+    server: HostId,
+    clients: Vec<HostId>,
+    manner: Manner,
+}
+
+impl<'a> Stage<'a> {
+    fn new(world: &World, simulation: &'a mut Simulation) -> Stage<'a> {
+        let args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
+        let server = simulation.add_host("server", world.cores, move |libos| {
+            kv_server::run(&System::new(libos), args.clone());
+        });
+        let shared = Rc::new(Shared::default());
+        shared.processes.borrow_mut().resize(world.clients + 1, None);
+        let manner = world.manner(simulation.endpoint(server, PORT));
+        let mut stage = Stage { simulation, shared, server, clients: Vec::new(), manner };
+        (0..world.clients).for_each(|index| stage.add_client(index));
+        stage
+    }
+
+    fn add_client(&mut self, index: usize) {
+        let (shared, manner, seed) = (self.shared.clone(), self.manner.clone(), self.simulation.seed());
+        let host = self.simulation.add_host(&format!("client {index}"), 1, move |libos| {
+            let writer = shared.writers.replace(shared.writers.get() + 1);
+            let workload = Workload::new(client::rng_of(seed, writer), keys(KEYS_OF_EACH), writer);
+            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
+            let _goes_on = System::new(libos).task(|task| client::converse(task, manner, workload, notes));
+        });
+        self.clients.push(host);
+    }
+
+    /// Runs the world to its end; says what was left undone.
+    fn play(&mut self, world: &World, seed: u64) -> Option<String> {
+        let schedule = world.schedule(seed);
+        for change in schedule.changes() {
+            self.run_to(change.at);
+            let kind = if change.begins { Kind::Invoke } else { Kind::Ok };
+            self.shared.note(Process::NEMESIS, kind, change.fault.name(), (change.fault.place(), Datum::Nil));
+            if change.begins { self.begin(change.fault) } else { self.end(change.fault) }
+        }
+        self.run_to(schedule.length);
+        if schedule.kills_server {
+            let what = || ("server".to_string(), Datum::Nil);
+            self.shared.note(Process::NEMESIS, Kind::Invoke, "kill", what());
+            self.simulation.crash(self.server);
+        }
+        self.shared.over.set(true);
+        if !self.run_while(world.tempo().settling, |shared| shared.running.get() > 0) {
+            return Some("the clients did not end after the heal".into());
+        }
+        if schedule.kills_server { None } else { self.read_all(world) }
+    }
+
+    /// Reads what was left in the end.
+    fn read_all(&mut self, world: &World) -> Option<String> {
+        let (shared, manner, index) = (self.shared.clone(), self.manner.clone(), world.clients);
+        shared.over.set(false);
+        self.simulation.add_host("reader", 1, move |libos| {
+            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
+            let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys(KEYS_OF_EACH), notes));
+        });
+        let ended = self.run_while(world.tempo().settling, |shared| shared.running.get() > 0);
+        (!ended).then(|| "the final reads did not end after the heal".into())
+    }
+
+    fn begin(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Cut { to_server, from_server } => {
+                to_server.iter().for_each(|&i| self.simulation.partition_one_way(self.clients[i], self.server));
+                from_server.iter().for_each(|&i| self.simulation.partition_one_way(self.server, self.clients[i]));
+            }
+            Fault::Pause(node) => self.simulation.pause(self.host(*node)),
+            Fault::Kill(index) => {
+                let process = self.shared.processes.borrow()[*index];
+                self.simulation.crash(self.clients[*index]);
+                self.shared.lose(process);
+            }
+            Fault::Loss(_) => {
+                for &client in &self.clients {
+                    self.simulation.break_connections(client, self.server);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Cut { to_server, from_server } => {
+                let cut = to_server.iter().chain(from_server);
+                cut.for_each(|&i| self.simulation.heal(self.clients[i], self.server));
+            }
+            Fault::Pause(node) => self.simulation.resume(self.host(*node)),
+            Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
+            Fault::Loss(_) => {}
+        }
+    }
+
+    fn host(&self, node: Node) -> HostId {
+        match node {
+            Node::Server => self.server,
+            Node::Client(index) => self.clients[index],
+        }
+    }
+
+    /// Goes on until this time of the world.
+    fn run_to(&mut self, at: Duration) {
+        let until = Instant::ZERO + at;
+        while self.simulation.now() < until {
+            if self.turn(until) == Turn::Idle {
+                self.simulation.run_for(until.since(self.simulation.now()));
+            }
+        }
+    }
+
+    /// Goes on while it is so, for no longer than this. Whether it came to an end.
+    fn run_while(&mut self, longest: Duration, goes_on: impl Fn(&Shared) -> bool) -> bool {
+        let until = self.simulation.now() + longest;
+        while goes_on(&self.shared) {
+            if self.simulation.now() >= until || self.turn(until) == Turn::Idle {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn turn(&mut self, until: Instant) -> Turn {
+        self.shared.now.set(self.simulation.now().as_nanos());
+        self.simulation.turn(until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Verdict;
+
+    #[test]
+    fn a_service_that_does_not_come_back_is_told() {
+        let world = World::find("sim-calm").expect("it is there");
+        let mut simulation = Simulation::new(1, settings(world));
+        let mut stage = Stage::new(world, &mut simulation);
+        stage.run_to(Duration::from_millis(20));
+        stage.simulation.pause(stage.server);
+        stage.shared.over.set(true);
+        assert!(stage.run_while(Duration::from_secs(1), |shared| shared.running.get() > 0), "clients end all the same");
+        assert_eq!(stage.read_all(world).as_deref(), Some("the final reads did not end after the heal"));
+        let events = stage.shared.recorder.take().into_events();
+        let history = History { header: world.header(1), events };
+        let run = Played { history, stuck: Some("as above".into()) }.judge();
+        assert_eq!(run.verdict, Verdict::Valid, "what was seen until then is right");
+        assert!(!run.has_passed());
+    }
+}

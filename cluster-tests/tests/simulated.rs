@@ -1,0 +1,87 @@
+//! The cache under faults, in the simulator: whatever happens, what its clients see is linearizable.
+
+use std::collections::BTreeMap;
+
+use cluster_tests::check::Verdict;
+use cluster_tests::history::{Kind, Operation, Process};
+use cluster_tests::worlds::{Run, Stage, WORLDS, World, simulated};
+use libos_sim::{World as Simulation, sweep};
+
+fn world(name: &str) -> &'static World {
+    World::find(name).unwrap_or_else(|| panic!("there is no world {name}"))
+}
+
+#[track_caller]
+fn assert_passed(run: &Run) {
+    assert_eq!(run.stuck, None);
+    assert!(run.verdict == Verdict::Valid, "{}", run.verdict);
+    let answered = run.history.operations().iter().filter(|operation| operation.end == Kind::Ok).count();
+    assert!(answered > 50, "only {answered} operations were answered");
+}
+
+#[test]
+fn sweep_the_cache_is_linearizable_on_one_core() {
+    let world = world("sim-all-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_cache_is_linearizable_on_two_cores() {
+    let world = world("sim-all-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+/// A run in which nothing happened would pass, too.
+#[test]
+fn the_runs_have_in_them_what_they_are_for() {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for seed in 1..=30 {
+        let run = simulated::run(world("sim-all-2"), seed).judge();
+        assert_passed(&run);
+        let ends = run.history.operations().into_iter().map(|operation| format!("{:?}", operation.end));
+        let faults = run.history.faults().into_iter().map(|fault| format!("{} {}", fault.f, fault.key));
+        ends.chain(faults).for_each(|what| *counts.entry(what).or_default() += 1);
+    }
+    let count = |what: &str| counts.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, n)| n).sum::<usize>();
+    assert!(count("Ok") > 5_000 && count("Info") > 200 && count("Fail") == 0, "{counts:?}");
+    for fault in ["cut", "pause client", "pause server", "kill client", "kill server", "loss"] {
+        assert!(count(fault) > 3, "{fault}: {counts:?}");
+    }
+}
+
+/// What was acknowledged and lost is seen by whoever reads last.
+#[test]
+fn after_the_heal_every_key_is_read_once_more() {
+    let world = world("sim-all-2");
+    for seed in (1..=20).filter(|&seed| !world.schedule(seed).kills_server) {
+        let history = simulated::run(world, seed).history;
+        let events = || history.events.iter();
+        let last_change = events().filter(|event| event.f != "get").map(|event| event.index).max();
+        let read = |key: &str| {
+            let is_read =
+                |operation: &Operation| operation.f == "get" && operation.key == key && operation.end == Kind::Ok;
+            history.operations().iter().any(|operation| is_read(operation) && Some(operation.invoked.0) > last_change)
+        };
+        assert!(["n0", "n1", "t0", "t1"].into_iter().all(read), "seed {seed}");
+        // An event of the nemesis is no `get`, so the heal is among the last changes.
+        assert!(events().any(|event| event.process == Process::NEMESIS), "seed {seed} has no faults");
+    }
+}
+
+#[test]
+fn a_run_can_be_made_again() {
+    let runs = || simulated::run(world("sim-all-2"), 77).history;
+    assert_eq!(runs(), runs());
+}
+
+/// Each world with some seeds of its own: the sweeps above are of those with all faults.
+#[test]
+fn every_world_passes() {
+    for world in WORLDS.iter().filter(|world| world.stage == Stage::Simulated) {
+        (101..=105).for_each(|seed| assert_passed(&simulated::run(world, seed).judge()));
+    }
+}
