@@ -37,7 +37,7 @@ fn rows() -> Vec<Row> {
         Row("loss of 30 %", lossy(0.3), 16 * KIB),
         Row(
             "loss in bursts",
-            LineSettings { loss: Loss::Bursts { begins: 0.005, ends: 0.2, inside: 0.7, outside: 0.001 }, ..good() },
+            LineSettings { loss: Loss::Bursts { begins: 0.02, ends: 0.2, inside: 0.7, outside: 0.001 }, ..good() },
             256 * KIB,
         ),
         Row("a long way", LineSettings { latency: ms(50, 50), ..good() }, MIB),
@@ -104,7 +104,7 @@ fn run(Row(name, line, len): &Row, seed: u64, congestion: CongestionKind, sack: 
         counters.dropped() + counters.strayed + counters.duplicated + counters.corrupted + counters.truncated
     };
     let is_harmless = *line == (LineSettings { latency: line.latency.clone(), ..LineSettings::default() });
-    assert!(is_harmless || (faults(there) > 0 && faults(back) > 0), "{name} did nothing: {there:?} {back:?}");
+    assert!(is_harmless || (faults(there) + faults(back) > 0), "{name} did nothing: {there:?} {back:?}");
     if line.corruption > 0.0 {
         let seen = counters.tcp_checksum + counters.ipv4_checksum + counters.ethernet_not_ours + counters.ipv6_not_ours;
         assert!(seen > 0, "damage was not seen: {:?}", host.busy_counters());

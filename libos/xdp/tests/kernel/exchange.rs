@@ -76,7 +76,8 @@ impl Exchange {
         self.is_finished && self.has_ended
     }
 
-    fn send(&mut self, host: &mut Host) {
+    /// Pushes what may be pushed, and finishes after the last of it.
+    pub fn send(&mut self, host: &mut Host) {
         while !self.is_finished {
             if let Some(op) = self.push {
                 let Some(result) = host.take(op) else { return };
@@ -103,6 +104,11 @@ impl Exchange {
             popped.sga.segments().iter().for_each(|segment| self.back.check(segment));
         }
         assert!(self.back.is_over(), "the stream ended after {} of {} bytes", self.back.done, self.back.len);
+    }
+
+    /// Bytes that were pushed, the last piece of them perhaps not taken yet.
+    pub fn pushed(&self) -> u64 {
+        self.there.done
     }
 
     fn progress(&self) -> String {
@@ -140,6 +146,11 @@ impl Agreed {
 
 /// The kernel's side of a meeting, by a thread that writes and one that reads.
 pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) -> Agreed {
+    exchange_kernel_when(stream, meeting, limit, || ())
+}
+
+/// The same; what reads does so when `may_read` has returned.
+pub fn exchange_kernel_when(stream: TcpStream, meeting: &Meeting, limit: Duration, may_read: impl FnOnce()) -> Agreed {
     let agreed = Agreed::of(&stream);
     let (there, back) = meeting.seeds();
     let (mut there, mut back) = (Pattern::new(meeting.there, there), Pattern::new(meeting.back, back));
@@ -152,6 +163,7 @@ pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) ->
             }
             stream.shutdown(Shutdown::Write).expect("the kernel's shutdown");
         });
+        may_read();
         let mut bytes = vec![0; PIECE];
         loop {
             let len = (&stream).read(&mut bytes).expect("the kernel's read");

@@ -20,7 +20,7 @@ use libos_net::{Cidr, Device, LineSettings, NetSettings};
 use libos_xdp::{PacketSettings, PacketSocket, Tap, TapSettings, Xsk, XskSettings};
 
 pub use crate::link::*;
-pub use exchange::{Agreed, Exchange, Meeting, Role, carry, exchange_kernel};
+pub use exchange::{Agreed, Exchange, Meeting, Role, carry, exchange_kernel, exchange_kernel_when};
 pub use host::Host;
 pub use pattern::Pattern;
 pub use wire::Wire;
