@@ -109,7 +109,7 @@ fn both_open_at_once() {
         // Neighbours are known, so that the SYNs are under way at once.
         let (h, _stream) = connected(&lab, &mut host, false);
         host.net.close(h);
-        let (from, to) = (SocketAddr::new(kernels(false), 7001), SocketAddr::new(ours(false), 7002));
+        let (from, to) = (SocketAddr::new(lab.kernels(false), 7001), SocketAddr::new(ours(false), 7002));
         let (ready, is_ready) = channel();
         let thread = lab.meanwhile(move || {
             use rustix::net::{AddressFamily, SocketType, bind, connect, socket};

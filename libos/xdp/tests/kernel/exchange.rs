@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pdpix::{Handle, Network, Op, OpId, Outcome, Sga};
 
-use super::{Host, Lab, Pattern, connect, kernels, ours};
+use super::{Host, Lab, Pattern, connect, ours};
 
 /// Which of the two we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +189,7 @@ pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) 
                 let port = listener.local_addr().unwrap().port();
                 let thread = lab.meanwhile(move || exchange_kernel(listener.accept().unwrap().0, &meeting, limit));
                 let h = host.socket(pdpix::SocketKind::Stream);
-                let op = host.begin(h, Op::Connect(SocketAddr::new(kernels(meeting.is_v6), port))).unwrap();
+                let op = host.begin(h, Op::Connect(SocketAddr::new(lab.kernels(meeting.is_v6), port))).unwrap();
                 (thread, op, Some(h))
             }
             Role::Server => {

@@ -9,6 +9,7 @@
 mod exchange;
 mod host;
 mod pattern;
+mod router;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -23,6 +24,7 @@ pub use crate::link::*;
 pub use exchange::{Agreed, Exchange, Meeting, Role, carry, exchange_kernel, exchange_kernel_when};
 pub use host::Host;
 pub use pattern::Pattern;
+use router::{BEYOND, ROUTERS, Router};
 pub use wire::Wire;
 
 /// Whether the long forms are wanted (`cargo xtask soak`).
@@ -58,6 +60,9 @@ pub struct Setup {
     pub kind: Kind,
     /// From us to the kernel, and back. `None`: there is no wire of ours in between. Else `kind` is `Packet`.
     pub wire: Option<[LineSettings; 2]>,
+    /// There is a router in between, and packets longer than this do not pass it: it says so. There is no wire then, and
+    /// `kind` is `Packet`.
+    pub router: Option<usize>,
     pub seed: u64,
     /// In the kernel's namespace, below `net/`.
     pub sysctls: Vec<(&'static str, &'static str)>,
@@ -69,6 +74,7 @@ impl Default for Setup {
         Setup {
             kind: Kind::Packet { offload: false },
             wire: None,
+            router: None,
             seed: 1,
             sysctls: Vec::new(),
             net: NetSettings::default(),
@@ -79,6 +85,7 @@ impl Default for Setup {
 /// A link with us at one end and the kernel at the other. Gone when dropped, after the host.
 pub struct Lab {
     pub wire: Option<Wire>,
+    router: Option<Router>,
     pub link: Link,
 }
 
@@ -87,7 +94,13 @@ impl Lab {
     pub fn open(test: &str, setup: Setup) -> Option<(Lab, Host)> {
         let test = format!("kernel::{test}");
         let heap = Heap::alone(128 << 20).unwrap();
+        let mut router = None;
         let (link, wire) = match (&setup.wire, setup.kind) {
+            (None, _) if setup.router.is_some() => {
+                let (link, between) = Router::between(&test, setup.router?)?;
+                router = Some(between);
+                (link, None)
+            }
             (Some(lines), Kind::Packet { offload: false }) => {
                 let (link, wire) = Wire::between(&test, lines.clone(), setup.seed)?;
                 (link, Some(wire))
@@ -113,12 +126,22 @@ impl Lab {
         net.ip.addresses.extend(own.into_iter().flatten());
         net.seed = setup.seed;
         net.secret = (u128::from(setup.seed) << 64 | u128::from(setup.seed)).to_le_bytes();
-        Some((Lab { wire, link }, Host::new(&test, device, heap, net)))
+        if router.is_some() {
+            net.ip.gateways.extend(ROUTERS);
+        }
+        Some((Lab { wire, router, link }, Host::new(&test, device, heap, net)))
+    }
+
+    /// The kernel's address of this family.
+    pub fn kernels(&self, is_v6: bool) -> IpAddr {
+        let addresses = if self.router.is_some() { BEYOND } else { [KERNELS.into(), KERNELS_V6.into()] };
+        addresses[usize::from(is_v6)]
     }
 
     /// A listener of the kernel's, at an address of this family.
     pub fn listener(&self, is_v6: bool) -> TcpListener {
-        let listener = self.kernel(move || TcpListener::bind((kernels(is_v6), 0)).unwrap());
+        let at = self.kernels(is_v6);
+        let listener = self.kernel(move || TcpListener::bind((at, 0)).unwrap());
         choose_cubic(&listener);
         listener
     }
@@ -216,10 +239,6 @@ pub fn kernels_tap() -> TapSettings {
         kernel_addresses: vec![(KERNELS.into(), 24), (KERNELS_V6.into(), 64)],
         ..TapSettings::default()
     }
-}
-
-pub fn kernels(is_v6: bool) -> IpAddr {
-    if is_v6 { KERNELS_V6.into() } else { KERNELS.into() }
 }
 
 pub fn ours(is_v6: bool) -> IpAddr {
