@@ -103,7 +103,7 @@ pub struct Extent<'a> {
     pub longest: Duration,
 }
 
-/// One fault is tried for in each such part of the longest.
+/// So many faults are tried for, on average, in the time of the longest.
 const TRIES_PER_LONGEST: u32 = 3;
 
 impl Schedule {
@@ -131,16 +131,17 @@ impl Schedule {
 
     /// What changes, in order. Where several do at once, ends come first.
     pub fn changes(&self) -> Vec<Change<'_>> {
-        let both = |window: &'_ Window| [(window.begin, true), (window.end, false)];
         let mut changes: Vec<Change<'_>> = Vec::with_capacity(2 * self.windows.len());
-        for window in &self.windows {
-            changes.extend(both(window).map(|(at, begins)| Change { at, begins, fault: &window.fault }));
+        for Window { begin, end, fault } in &self.windows {
+            changes.push(Change { at: *begin, begins: true, fault });
+            changes.push(Change { at: *end, begins: false, fault });
         }
         changes.sort_by_key(|change| (change.at, change.begins));
         changes
     }
 }
 
+/// Any part of a time.
 fn part(rng: &mut Rng, of: Duration) -> Duration {
     Duration::from_nanos(rng.range(1..=of.as_nanos() as u64))
 }

@@ -10,7 +10,7 @@ pub mod strings;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::history::{FormError, History, Kind, Operation};
+use crate::history::{Datum, FormError, History, Kind, Operation};
 use linearizable::{Budget, Entry, Outcome, search};
 use strings::{Call, Reply, StringKey};
 
@@ -39,6 +39,8 @@ pub struct Violation {
     /// What the key could have been just before it: the values that do not explain it. None, if what was seen before could
     /// be explained only by another result of this operation.
     pub states: Vec<String>,
+    /// Who wrote what it has as its result, if that was written as it is.
+    pub writer: Option<Operation>,
     /// The operations on the key around it, in the order of their beginnings.
     pub around: Vec<Operation>,
 }
@@ -87,12 +89,15 @@ fn check_key(key: &str, operations: &[Operation], budget: Budget) -> Verdict {
             let mut states: Vec<String> = states.iter().map(|state| strings::describe(state.as_deref())).collect();
             states.sort();
             let around = around(operations, at, prefix);
+            let writes_it = |other: &&Operation| other.argument == operation.result && operation.result != Datum::Nil;
+            let writer = operations.iter().find(writes_it).cloned();
             Verdict::Invalid(Box::new(Violation {
                 key: key.to_string(),
                 operation,
                 prefix,
                 is_smallest,
                 states,
+                writer,
                 around,
             }))
         }
@@ -129,10 +134,13 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { key, operation, prefix, is_smallest, states, around } = self;
+        let Violation { key, operation, prefix, is_smallest, states, writer, around } = self;
         let before = if *is_smallest { "before that event it is" } else { "perhaps an earlier event is wrong already" };
         writeln!(f, "INVALID: key {key} is not linearizable up to event {prefix}; {before}")?;
         writeln!(f, "this cannot be explained: {operation}")?;
+        if let Some(writer) = writer {
+            writeln!(f, "what it has seen was written by: {writer}")?;
+        }
         match states.is_empty() {
             true => writeln!(f, "and without it nor can what was seen before")?,
             false => writeln!(f, "the key could only have been: {}", states.join(", "))?,

@@ -217,6 +217,7 @@ fn a_violation_is_told_with_what_is_around_it() {
     assert_eq!(violation.states, ["\"b\""]);
     assert_eq!(violation.around.len(), 5, "all of this short history: {violation}");
     let text = violation.to_string();
+    assert!(text.contains("\nwhat it has seen was written by:     0  set k \"a\" -> nil  (events 0 to 1)\n"), "{text}");
     assert!(text.contains("key k is not linearizable up to event 8"), "{text}");
     assert!(text.contains("\n->     3  get k -> \"a\"  (events 6 to 8)"), "{text}");
 }
