@@ -1,7 +1,7 @@
 //! Our stack and the Linux kernel's over a wire that loses, delays, reorders, duplicates and damages: a table of wires,
 //! with us as the client and as the server, in both directions at once.
 //!
-//! A failure names its row and its seed; `MARGAY_PCAP=folder` writes down what went over our device.
+//! A failure names its row and its seed; `MARGAY_TEST_PCAP=folder` writes down what went over our device.
 
 mod kernel;
 mod link;

@@ -97,12 +97,18 @@ impl What {
             What::Packet { interface, sockets, offload } => {
                 // Sockets of one service share a group; its number is that of this process, as no other's is.
                 let fanout = (sockets > 1).then_some(std::process::id() as u16);
-                Offer::Packet { settings: PacketSettings { offload, fanout, ..PacketSettings::new(&interface) }, sockets }
+                Offer::Packet {
+                    settings: PacketSettings { offload, fanout, ..PacketSettings::new(&interface) },
+                    sockets,
+                }
             }
             What::Xdp { interface, addresses, ports, queues, busy_poll } => {
                 let share = if ports.is_empty() { Share::Addresses } else { Share::Ports(ports) };
                 let busy_poll = busy_poll.then_some(BusyPoll { micros: 20, budget: 64 });
-                Offer::Xsk { settings: XskSettings { share, busy_poll, ..XskSettings::new(&interface, &addresses) }, queues }
+                Offer::Xsk {
+                    settings: XskSettings { share, busy_poll, ..XskSettings::new(&interface, &addresses) },
+                    queues,
+                }
             }
         }
     }
@@ -114,7 +120,8 @@ fn user(text: &str) -> anyhow::Result<u32> {
         return Ok(number);
     }
     let users = std::fs::read_to_string("/etc/passwd").context("/etc/passwd")?;
-    let number = users.lines().find_map(|line| line.strip_prefix(text)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
+    let number =
+        users.lines().find_map(|line| line.strip_prefix(text)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
     number.with_context(|| format!("there is no user {text:?}"))
 }
 

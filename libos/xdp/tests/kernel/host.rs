@@ -27,9 +27,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// With MARGAY_PCAP, the name of a folder, every frame is written to a file there.
+    /// With MARGAY_TEST_PCAP, the name of a folder, every frame is written to a file there.
     pub fn new(test: &str, device: Box<dyn Device>, heap: Heap, settings: NetSettings) -> Host {
-        let device: Box<dyn Device> = match std::env::var("MARGAY_PCAP") {
+        let device: Box<dyn Device> = match std::env::var("MARGAY_TEST_PCAP") {
             Ok(folder) => {
                 let file = format!("{folder}/{}-{}.pcapng", test.replace(':', "_"), settings.seed);
                 let file = std::fs::File::create(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
