@@ -1,17 +1,21 @@
 //! Networks of our own stack: from settings to a device, and the stack over it.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::Mac;
-use libos_net::{Cidr, CongestionKind, Device, IpSettings, NetNetwork, NetSettings, Pcap, TcpSettings};
-use libos_runtime::Clock as _;
-use libos_xdp::{BusyPoll, PacketSettings, PacketSocket, Port, Tap, TapSettings, XskSettings};
-use pdpix::{Network, WallTime};
+use libos_net::{
+    CORES_MAX, Cidr, CongestionKind, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings,
+    Offloads, Pcap, Received, TcpSettings,
+};
+use libos_runtime::{BufRings, Clock as _};
+use libos_xdp::{BusyPoll, PacketSettings, PacketSocket, Port, Queues, Tap, TapSettings, Xsk, XskSettings};
+use pdpix::{Error, Instant, Network, WakeOn, WallTime};
 use serde::Deserialize;
 
 use crate::network::BackendKind;
@@ -110,6 +114,9 @@ pub(crate) struct Frames {
     cores: usize,
     port: Option<Arc<Port>>,
     secret: [u8; 16],
+    host: Arc<Host>,
+    /// What the first core's device is, once it is tried: nothing, if it could not be opened.
+    link: (Mutex<Option<Option<Link>>>, Condvar),
     pub(crate) notices: Vec<String>,
 }
 
@@ -131,8 +138,8 @@ impl Frames {
         if parsed.addresses.is_empty() {
             return Err("it needs to be told an address with its prefix (--address 10.0.0.2/24)".into());
         }
-        if cores > 1 {
-            return Err("it serves one core, so far: frames are not handed from core to core yet".into());
+        if cores > CORES_MAX {
+            return Err(format!("its cores are at most {CORES_MAX}"));
         }
         let mut notices = Vec::new();
         let port = match kind {
@@ -152,15 +159,40 @@ impl Frames {
         };
         let mut secret = [0; 16];
         rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(|e| e.to_string())?;
-        Ok(Frames { kind, settings: settings.clone(), parsed, cores, port, secret, notices })
+        let host = Host::new(cores, secret, u64::from_le_bytes(secret[..8].try_into().unwrap_or_default()));
+        Ok(Frames {
+            kind,
+            settings: settings.clone(),
+            parsed,
+            cores,
+            port,
+            secret,
+            host,
+            link: Default::default(),
+            notices,
+        })
     }
 
     /// The network of one core.
     ///
     /// # Errors
     /// A sentence for whoever started this.
-    pub(crate) fn network(&self, core: usize, seed: u64, heap: &Heap) -> Result<Box<dyn Network>, String> {
-        let device = self.device(core, heap)?;
+    pub(crate) fn network(
+        &self,
+        core: usize,
+        seed: u64,
+        heap: &Heap,
+        rings: BufRings,
+    ) -> Result<Box<dyn Network>, String> {
+        let device = self.device(core, heap);
+        if core == 0 {
+            self.tell_link(device.as_ref().ok().and_then(|device| device.as_ref().map(|device| device.link())));
+        }
+        let (device, has_own): (Box<dyn Device>, bool) = match device? {
+            Some(device) => (device, true),
+            // The first core has all of the interface, and the others send through it.
+            None => (Box::new(NoDevice(self.link()?)), false),
+        };
         let device = match &self.settings.pcap {
             Some(folder) => with_pcap(device, folder, core)?,
             None => device,
@@ -177,30 +209,98 @@ impl Frames {
             ..IpSettings::default()
         };
         let settings = NetSettings { ip, tcp, secret: self.secret, seed, ..NetSettings::default() };
-        Ok(Box::new(NetNetwork::new(device, heap.clone(), settings)))
+        if self.cores == 1 {
+            return Ok(Box::new(NetNetwork::new(device, heap.clone(), settings)));
+        }
+        let crossing = Crossing {
+            host: self.host.clone(),
+            conduit: rings.with_heap(heap.clone()),
+            sends_through: (!has_own).then_some(0),
+        };
+        Ok(Box::new(NetNetwork::sharing(device, heap.clone(), settings, crossing)))
     }
 
-    fn device(&self, core: usize, heap: &Heap) -> Result<Box<dyn Device>, String> {
+    fn tell_link(&self, link: Option<Link>) {
+        let (told, opened) = &self.link;
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        opened.notify_all();
+    }
+
+    /// What the first core's device is, for the others. They wait until it is open.
+    fn link(&self) -> Result<Link, String> {
+        let (link, opened) = &self.link;
+        let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+        while link.is_none() {
+            link = opened.wait(link).unwrap_or_else(PoisonError::into_inner);
+        }
+        let link = (*link).and_then(|link| link).ok_or("the first core could not open its device")?;
+        // Frames are handed over whole.
+        Ok(Link { offloads: Offloads::NONE, ..link })
+    }
+
+    /// The device of a core; nothing, if it has none of its own.
+    fn device(&self, core: usize, heap: &Heap) -> Result<Option<Box<dyn Device>>, String> {
+        if let Some(port) = &self.port {
+            return self.queues(port, core, heap);
+        }
+        if core > 0 {
+            return Ok(None);
+        }
         let (interface, heap, settings) = (self.settings.interface.clone(), heap.clone(), &self.settings);
-        let device: Result<Box<dyn Device>, libos_xdp::OpenError> = match (self.kind, &self.port) {
-            (BackendKind::Xdp, Some(port)) => port.queue(core as u32, heap).map(|xsk| Box::new(xsk) as _),
-            (BackendKind::Tap, _) => {
-                let tap = TapSettings {
-                    name: interface,
-                    mac: self.parsed.mac,
-                    offload: settings.offload,
-                    ..TapSettings::default()
-                };
-                Tap::open(tap, heap).map(|tap| Box::new(tap) as _)
-            }
-            _ => {
-                let mut packet = PacketSettings::new(&interface);
-                (packet.mac, packet.offload) = (self.parsed.mac, settings.offload);
-                packet.promiscuous = self.parsed.mac.is_some();
-                PacketSocket::open(packet, heap).map(|socket| Box::new(socket) as _)
-            }
+        let (mac, offload) = (self.parsed.mac, settings.offload);
+        let device: Result<Box<dyn Device>, libos_xdp::OpenError> = if self.kind == BackendKind::Tap {
+            let tap = TapSettings { name: interface, mac, offload, ..TapSettings::default() };
+            Tap::open(tap, heap).map(|tap| Box::new(tap) as _)
+        } else {
+            let usual = PacketSettings::new(&interface);
+            let packet = PacketSettings { mac, offload, promiscuous: mac.is_some(), ..usual };
+            PacketSocket::open(packet, heap).map(|socket| Box::new(socket) as _)
         };
-        device.map_err(|error| error.to_string())
+        device.map(Some).map_err(|error| error.to_string())
+    }
+
+    /// A core's share of the interface's queues: every one of them has to be somebody's, or its frames are lost.
+    fn queues(&self, port: &Arc<Port>, core: usize, heap: &Heap) -> Result<Option<Box<dyn Device>>, String> {
+        let own = (core..receive_queues(&self.settings.interface)).step_by(self.cores);
+        let open = |queue: usize| port.queue(queue as u32, heap.clone()).map_err(|error| error.to_string());
+        let mut queues: Vec<Xsk> = own.map(open).collect::<Result<_, _>>()?;
+        Ok(match queues.len() {
+            0 => None,
+            1 => queues.pop().map(|queue| Box::new(queue) as _),
+            _ => Some(Box::new(Queues::new(queues).map_err(|error| error.to_string())?)),
+        })
+    }
+}
+
+/// How many queues an interface receives with.
+fn receive_queues(interface: &str) -> usize {
+    let folder = std::fs::read_dir(format!("/sys/class/net/{interface}/queues"));
+    let names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("rx-")).count().max(1)
+}
+
+/// What a core has that sends through another one's device.
+struct NoDevice(Link);
+
+impl Device for NoDevice {
+    fn link(&self) -> Link {
+        self.0
+    }
+
+    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
+
+    fn flush(&mut self, _: Instant) {}
+
+    fn arm(&mut self, _: Instant) -> WakeOn {
+        WakeOn::Nothing
+    }
+
+    fn in_flight(&self) -> usize {
+        0
     }
 }
 

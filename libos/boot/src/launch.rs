@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 use libos_mem::{Heap, Plan, Reservation, ReserveError, Reserves, Source};
-use libos_runtime::{Core, CoreParts, KernelClock, MeshKind, Ports, Stopper, Trace, mesh};
+use libos_runtime::{BufRings, Core, CoreParts, KernelClock, MeshKind, Ports, Stopper, Trace, buf_rings, mesh};
 use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -51,6 +51,7 @@ pub struct Launched {
 struct Kit {
     heap_index: usize,
     ports: Ports,
+    rings: BufRings,
     processor: Option<usize>,
     notices: Vec<String>,
 }
@@ -79,10 +80,17 @@ pub fn launch(
     let (service, barrier) = (Arc::new(service), Arc::new(Barrier::new(cores)));
     let (ready, readies) = mpsc::channel::<Result<Stopper, LaunchError>>();
     let mut threads = Vec::new();
-    for (ports, processor) in mesh(cores, MeshKind::Threads)?.into_iter().zip(processors) {
+    let mesh = mesh(cores, MeshKind::Threads)?;
+    let rings = buf_rings(&mesh);
+    for ((ports, rings), processor) in mesh.into_iter().zip(rings).zip(processors) {
         let index = ports.core() as usize;
-        let kit =
-            Kit { heap_index: index, ports, processor, notices: if index == 0 { notices.clone() } else { Vec::new() } };
+        let kit = Kit {
+            heap_index: index,
+            ports,
+            rings,
+            processor,
+            notices: if index == 0 { notices.clone() } else { Vec::new() },
+        };
         let (settings, reservation, networks) = (settings.clone(), reservation.clone(), networks.clone());
         let (service, barrier, ready) = (service.clone(), barrier.clone(), ready.clone());
         let thread = thread::Builder::new().name(format!("core-{index}"));
@@ -151,7 +159,7 @@ fn run_core(
 
 fn make_core(kit: Kit, settings: &Settings, networks: &Networks, heap: &Heap) -> Result<Launched, LaunchError> {
     let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
-    let network = networks.make(settings, kit.heap_index, seed, heap);
+    let network = networks.make(settings, kit.heap_index, seed, heap, kit.rings);
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
     let trace = match &settings.trace.dir {
         None => Trace::off(),

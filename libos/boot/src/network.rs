@@ -2,6 +2,7 @@
 
 use libos_mem::{Heap, Reservation};
 use libos_posix::{EpollNetwork, UringNetwork, UringSettings};
+use libos_runtime::BufRings;
 use pdpix::{Error, Network};
 use serde::Deserialize;
 
@@ -103,11 +104,12 @@ impl Networks {
         core: usize,
         seed: u64,
         heap: &Heap,
+        rings: BufRings,
     ) -> Result<(String, Box<dyn Network>), String> {
         let kind = settings.network.backend;
         let said = |error: Error| error.to_string();
         Ok(match self {
-            Networks::Frames(frames) => (kind.name().into(), frames.network(core, seed, heap)?),
+            Networks::Frames(frames) => (kind.name().into(), frames.network(core, seed, heap, rings)?),
             Networks::Sockets if kind == BackendKind::IoUring => {
                 let settings = UringSettings {
                     buffers: settings.network.buffers,

@@ -102,6 +102,8 @@ pub struct Can {
     pub give_up: bool,
     /// Two waiters for one token, and a wait from inside a coroutine, can be expressed.
     pub contend: bool,
+    /// Both cores of the server have its addresses: each can listen at one port, and they reach each other by the network.
+    pub cores_share: bool,
     /// A side can be made to die ([`Subject::kill`]).
     pub kill: bool,
     /// Another process of the test program, with a client of its own, reaches the server's addresses.

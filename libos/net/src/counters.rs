@@ -167,6 +167,11 @@ counters! {
     tcp_cookies_wrong,
     /// Ends of connections not remembered: there were too many.
     tcp_time_waits_dropped,
+    // Cores.
+    /// Packets lost between cores: no room in a ring, or no memory.
+    crossing_lost,
+    /// Segments passed on to the next core, as this one does not know their connection.
+    crossing_passed_on,
     // UDP.
     /// Datagrams with lengths that do not fit, or to port 0.
     udp_malformed,

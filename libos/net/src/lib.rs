@@ -13,7 +13,9 @@
 
 mod bridge;
 mod counters;
+mod crossing;
 mod device;
+mod host;
 mod ip;
 mod line;
 mod network;
@@ -27,7 +29,9 @@ mod wrap;
 
 pub use bridge::Bridge;
 pub use counters::Counters;
+pub use crossing::Crossing;
 pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use host::{CORES_MAX, Host};
 #[doc(hidden)]
 pub use ip::FuzzedHost;
 pub use ip::{Cidr, IpLimits, IpSettings};

@@ -1,14 +1,17 @@
 //! The stack over a device, as a `Network`.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use pdpix::{
-    Completions, Endpoint, Error, Handle, Heap, Instant, Network, Op, OpId, OptionName, SocketKind, SocketOption,
+    Completions, Endpoint, Error, Handle, Heap, Instant, Network, Op, OpId, OptionName, Sga, SocketKind, SocketOption,
     Submitted, Wake, WakeOn,
 };
 
 use crate::Counters;
-use crate::device::{Device, Received};
+use crate::crossing::{Crossed, Crossing};
+use crate::device::{Device, Frame, Received};
+use crate::host::Host;
 use crate::ip::IpSettings;
 use crate::stack::Stack;
 use crate::tcp::TcpSettings;
@@ -54,19 +57,40 @@ pub struct NetNetwork {
     burst: usize,
     adaptive: bool,
     down: bool,
+    /// The way to the other cores, if there are any.
+    crossing: Option<Crossing>,
 }
 
 impl NetNetwork {
-    /// A stack over `device`, with memory from `heap`.
+    /// A stack over `device`, with memory from `heap`, on a host of one core.
     pub fn new(device: Box<dyn Device>, heap: Heap, settings: NetSettings) -> NetNetwork {
-        let NetSettings { ip, tcp, secret, seed, adaptive_batching } = settings;
+        let host = Host::new(1, settings.secret, settings.seed);
+        NetNetwork::over(device, heap, settings, (host, 0), None)
+    }
+
+    /// The same on a host of several cores, which share addresses and ports. Each has a stack of its own; frames are handed
+    /// to the core that they belong to.
+    pub fn sharing(device: Box<dyn Device>, heap: Heap, settings: NetSettings, crossing: Crossing) -> NetNetwork {
+        let place = (crossing.host.clone(), crossing.core());
+        NetNetwork::over(device, heap, settings, place, Some(crossing))
+    }
+
+    fn over(
+        device: Box<dyn Device>,
+        heap: Heap,
+        settings: NetSettings,
+        place: (Arc<Host>, usize),
+        crossing: Option<Crossing>,
+    ) -> NetNetwork {
+        let adaptive = settings.adaptive_batching;
         NetNetwork {
-            stack: Stack::new(ip, tcp, device.link(), heap, secret, seed),
+            stack: Stack::new(settings, device.link(), heap, place),
             device,
             received: VecDeque::new(),
-            burst: if adaptive_batching { 1 } else { BURST_MAX },
-            adaptive: adaptive_batching,
+            burst: if adaptive { 1 } else { BURST_MAX },
+            adaptive,
             down: false,
+            crossing,
         }
     }
 
@@ -96,11 +120,78 @@ impl NetNetwork {
         }
         let count = self.received.len();
         while let Some(frame) = self.received.pop_front() {
-            self.stack.receive(frame, done);
+            match &mut self.crossing {
+                None => self.stack.receive(frame, done),
+                Some(crossing) => {
+                    if let Some(frame) = crossing.steer(frame, &mut self.stack.ip.counters.crossing_lost) {
+                        self.take_steered(frame, 0, done);
+                    }
+                }
+            }
         }
         if self.adaptive {
             // A burst that was full says that there is a queue.
             self.burst = if count >= self.burst { (self.burst * 2).min(BURST_MAX) } else { (self.burst / 2).max(1) };
+        }
+    }
+}
+
+// Several cores.
+impl NetNetwork {
+    /// A frame that came to this core, perhaps after others. If it is about a connection that this one does not know, it goes
+    /// on to the next, until it has been everywhere.
+    fn take_steered(&mut self, frame: Received, passes: u8, done: &mut Completions) {
+        let Some(crossing) = &mut self.crossing else { return };
+        if crossing.is_last(passes) {
+            return self.stack.receive(frame, done);
+        }
+        let again = Received { buf: frame.buf.clone(), verified: frame.verified };
+        if !self.stack.receive_or_pass(frame, done) {
+            let counters = &mut self.stack.ip.counters;
+            counters.crossing_passed_on += 1;
+            crossing.pass_on(again, passes, &mut counters.crossing_lost);
+        }
+    }
+
+    /// What other cores have for this one.
+    fn receive_crossed(&mut self, done: &mut Completions) {
+        for _ in 0..BURST_MAX {
+            let Some((buf, what)) = self.crossing.as_mut().and_then(Crossing::receive) else { return };
+            match what {
+                Crossed::Received { verified, passes } => self.take_steered(Received { buf, verified }, passes, done),
+                Crossed::Looped => self.stack.receive_looped(Received { buf, verified: true }, done),
+                Crossed::ToSend => self.stack.frames().push_back(Frame {
+                    header: buf,
+                    payload: Sga::new(),
+                    checksum: None,
+                    segment_size: 0,
+                }),
+            }
+        }
+    }
+
+    /// Packets to ourselves: of this core, or of another one.
+    fn receive_looped(&mut self, done: &mut Completions) {
+        for _ in 0..LOOPED_BURST {
+            let Some(frame) = self.stack.ip.take_looped() else { return };
+            let frame = match &mut self.crossing {
+                None => Some(frame),
+                Some(crossing) => crossing.steer_looped(frame, &mut self.stack.ip.counters.crossing_lost),
+            };
+            if let Some(frame) = frame {
+                self.stack.receive_looped(frame, done);
+            }
+        }
+    }
+
+    /// Another core's device sends what this one has.
+    fn send_through(&mut self, other: usize) {
+        let Some(crossing) = &mut self.crossing else { return };
+        while crossing.conduit.has_room(other)
+            && let Some(frame) = self.stack.ip.outbound().pop_front()
+        {
+            // In one piece, as this core's device gathers nothing.
+            crossing.send(other, frame.header, Crossed::ToSend, &mut self.stack.ip.counters.crossing_lost);
         }
     }
 }
@@ -166,21 +257,32 @@ impl Network for NetNetwork {
                 self.stack.fail(done);
             }
         }
-        self.stack.receive_looped(LOOPED_BURST, done);
+        if self.crossing.is_some() {
+            self.receive_crossed(done);
+        }
+        if self.stack.ip.has_looped() {
+            self.receive_looped(done);
+        }
     }
 
     #[inline]
     fn flush(&mut self, now: Instant) {
         self.stack.flush(now);
-        if !self.stack.frames().is_empty() {
+        if let Some(other) = self.crossing.as_ref().and_then(|crossing| crossing.sends_through) {
+            self.send_through(other);
+        } else if !self.stack.frames().is_empty() {
             self.device.transmit(now, self.stack.frames());
         }
         self.device.flush(now);
+        if let Some(crossing) = &mut self.crossing {
+            crossing.conduit.flush();
+        }
     }
 
     fn arm(&mut self, now: Instant) -> Wake {
         let deadline = self.stack.deadline().into_iter().chain(self.device.deadline()).min();
-        let on = if self.stack.has_work() {
+        let has_arrived = self.crossing.as_ref().is_some_and(|crossing| crossing.conduit.has_arrived());
+        let on = if self.stack.has_work() || has_arrived {
             WakeOn::Now
         } else {
             match self.device.arm(now) {
@@ -194,5 +296,16 @@ impl Network for NetNetwork {
 
     fn zombies(&self) -> usize {
         self.stack.zombies()
+    }
+}
+
+impl Drop for NetNetwork {
+    /// The core's process ends: whoever is connected is told, as far as the device takes it.
+    fn drop(&mut self) {
+        if self.down {
+            return;
+        }
+        self.stack.abort_all();
+        self.flush(self.stack.now());
     }
 }

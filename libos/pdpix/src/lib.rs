@@ -12,6 +12,7 @@
 
 pub mod block;
 mod completion;
+mod conduit;
 mod error;
 mod map;
 mod network;
@@ -27,6 +28,7 @@ mod wheel;
 
 pub use block::BlockDevice;
 pub use completion::{Completion, Completions, Done, Outcome, Popped, Submitted};
+pub use conduit::Conduit;
 pub use error::Error;
 pub use map::{Map, Seed, Set};
 pub use network::{Endpoint, Handle, Network, Op, OpId, OptionName, SocketKind, SocketOption, Wake, WakeOn};

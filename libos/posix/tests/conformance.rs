@@ -30,6 +30,7 @@ fn subject(network: fn(&Heap) -> Result<Box<dyn Network>, Error>) -> Made {
         memory_queues: true,
         give_up: true,
         contend: true,
+        cores_share: true,
         kill: true,
         second_process: true,
         keeps_what_arrived: false,

@@ -163,6 +163,11 @@ impl Core {
         self.stopper.asked.load(Ordering::Acquire)
     }
 
+    /// Whether somebody has given a stepped core work since the last time that this was asked.
+    pub fn take_rung(&self) -> bool {
+        self.stopper.doorbell.take_rung()
+    }
+
     /// Does one pass.
     pub fn step(&self) -> Step {
         let busy = self.libos.pass();

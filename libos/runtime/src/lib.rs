@@ -9,6 +9,7 @@
 //!
 //! Source: Demikernel (SOSP'21) §4 and §5. Not here: storage and remote memory queues (they come with their backends).
 
+mod buf_rings;
 mod carried;
 mod clock;
 mod control;
@@ -32,6 +33,7 @@ mod token;
 mod trace;
 mod wait;
 
+pub use buf_rings::{BufRings, buf_rings};
 pub use carried::{CARRIED_INLINE_MAX, CarriedBuf, CarriedSga};
 pub use clock::{Clock, KernelClock};
 pub use core::{Core, CoreParts, Step, Stopper};

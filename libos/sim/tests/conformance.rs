@@ -8,13 +8,29 @@ use std::time::Duration;
 use libos_conformance::{Can, Cores, Made, Side, Stage, suite};
 use libos_net::LineSettings;
 use libos_sim::{CoreId, HostId, Interface, NetKind, Plug, Settings, World};
-use pdpix::{Endpoint, Instant};
+use pdpix::{Endpoint, Error, Instant, SocketKind};
 
 /// A world with the client's host and the server's.
 struct Simulated {
     world: World,
     hosts: [HostId; 2],
+    can: Can,
 }
+
+/// What both networks can.
+const CAN: Can = Can {
+    datagrams: true,
+    ipv6: true,
+    memory_queues: true,
+    give_up: true,
+    contend: true,
+    cores_share: true,
+    kill: true,
+    second_process: false,
+    keeps_what_arrived: true,
+    datagram_max: 65_507,
+    receive_ahead: 2 * 65_536,
+};
 
 /// Longer than anything takes that is not a time-out.
 const QUIET: Duration = Duration::from_millis(20);
@@ -27,18 +43,7 @@ impl Simulated {
 
 impl Stage for Simulated {
     fn can(&self) -> Can {
-        Can {
-            datagrams: true,
-            ipv6: true,
-            memory_queues: true,
-            give_up: true,
-            contend: true,
-            kill: true,
-            second_process: false,
-            keeps_what_arrived: true,
-            datagram_max: 65_507,
-            receive_ahead: 2 * 65_536,
-        }
+        self.can
     }
 
     fn address(&self, side: Side, ipv6: bool) -> Option<IpAddr> {
@@ -67,6 +72,8 @@ impl Stage for Simulated {
 
     fn settle(&mut self) {
         self.world.settle(QUIET);
+        // Whoever waits for a timer of the stack's waits in vain if no time passes.
+        self.world.run_for(QUIET);
     }
 
     fn kill(&mut self, side: Side) {
@@ -77,7 +84,7 @@ impl Stage for Simulated {
 fn subject(settings: Settings) -> Made {
     let mut world = World::new(7, Settings { heap_size: 256 << 20, passes_max: u64::MAX, ..settings });
     let hosts = [world.add_host("client", 1, |_| {}), world.add_host("server", 2, |_| {})];
-    let simulated = Simulated { world, hosts };
+    let simulated = Simulated { world, hosts, can: CAN };
     let sides = Side::ALL.map(|side| simulated.world.libos(simulated.core(side)));
     Ok(Box::new(Cores::new(sides, simulated)))
 }
@@ -94,9 +101,27 @@ fn over_frames(line: &LineSettings) -> Made {
         NetKind::frames(Interface { out: line.clone(), back: line.clone(), ..rings }, stack::stack)
     };
     let hosts = [world.add_host_on(net(), "client", 1, |_| {}), world.add_host_on(net(), "server", 2, |_| {})];
-    let simulated = Simulated { world, hosts };
+    introduce(&mut world, hosts);
+    // A datagram goes in one packet; and its sender knows the way, else only the last few would wait for it.
+    let can = Can { cores_share: false, datagram_max: 1500 - 20 - 8, ..CAN };
+    let simulated = Simulated { world, hosts, can };
     let sides = Side::ALL.map(|side| simulated.world.libos(simulated.core(side)));
     Ok(Box::new(Cores::new(sides, simulated)))
+}
+
+/// Each has heard of the other's addresses.
+fn introduce(world: &mut World, hosts: [HostId; 2]) {
+    for (from, to) in [(hosts[0], hosts[1]), (hosts[1], hosts[0])] {
+        for ip in [world.address(to), world.address_v6(to)] {
+            world.spawn(from.core(0), "an introduction", async move |libos| {
+                let qd = libos.socket(SocketKind::Stream, None).unwrap();
+                let refused = libos.redeem(libos.connect(qd, Endpoint::new(ip, 1)).unwrap()).await.unwrap().done();
+                assert_eq!(refused, Err(Error::ConnectionRefused));
+                libos.close(qd).unwrap();
+            });
+        }
+    }
+    world.run();
 }
 
 fn plain_frames() -> Made {

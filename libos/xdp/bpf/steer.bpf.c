@@ -15,8 +15,27 @@
 #define SHARED 2 /* the kernel has it, too */
 
 struct address {
-    __u8 bytes[16]; /* IPv4 as ::ffff:a.b.c.d */
+    union {
+        __u8 bytes[16]; /* IPv4 as ::ffff:a.b.c.d */
+        __u64 words[2];
+    };
 };
+
+/* The first few addresses, where they are found without a hash: mostly there are no others. */
+#define FIRST 8
+struct first {
+    struct {
+        __u64 words[2], owner;
+    } entries[FIRST];
+    __u64 count, has_more;
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct first);
+} first SEC(".maps");
 
 /* By the number of the queue. */
 struct {
@@ -74,20 +93,33 @@ struct both_ports {
     __be16 source, destination;
 };
 
+static __always_inline __u32 owner(const struct address *key)
+{
+    __u32 zero = 0;
+    const struct first *few = bpf_map_lookup_elem(&first, &zero);
+    if (!few)
+        return 0;
+    for (__u32 i = 0; i < FIRST && i < few->count; i++)
+        if (few->entries[i].words[1] == key->words[1] && few->entries[i].words[0] == key->words[0])
+            return few->entries[i].owner;
+    if (!few->has_more)
+        return 0;
+    __u32 *owner = bpf_map_lookup_elem(&addresses, key);
+    return owner ? *owner : 0;
+}
+
 static __always_inline __u32 owner_v4(const __u8 *bytes)
 {
     struct address key = { .bytes = { [10] = 0xff, [11] = 0xff } };
     __builtin_memcpy(key.bytes + 12, bytes, 4);
-    __u32 *owner = bpf_map_lookup_elem(&addresses, &key);
-    return owner ? *owner : 0;
+    return owner(&key);
 }
 
 static __always_inline __u32 owner_v6(const __u8 *bytes)
 {
     struct address key;
     __builtin_memcpy(key.bytes, bytes, 16);
-    __u32 *owner = bpf_map_lookup_elem(&addresses, &key);
-    return owner ? *owner : 0;
+    return owner(&key);
 }
 
 static __always_inline int has_port(__u8 protocol, const void *transport, const void *end)

@@ -30,7 +30,7 @@ use crate::copies::Copies;
 use crate::interface::Interface;
 use crate::packet::{self, PacketSettings, PacketSocket};
 use crate::port::{Port, XskSettings};
-use crate::steering::{Share, Steering};
+use crate::steering::{Share, Steering, is_built};
 use crate::tap::{self, Tap, TapSettings};
 
 /// What is given.
@@ -124,6 +124,9 @@ impl Giver {
         };
         if count == 0 || count > DESCRIPTORS_MAX {
             return Err(OpenError::BadSettings(format!("{count} sockets: it takes between 1 and {DESCRIPTORS_MAX}")));
+        }
+        if let (Offer::Xsk { .. }, Err(why)) = (&offer, is_built()) {
+            return Err(OpenError::Unsupported(why.into()));
         }
         let failed = |source| OpenError::Os { what: "listening for who is to be granted", source };
         let socket = seqpacket().map_err(|errno| failed(errno.into()))?;
@@ -230,7 +233,8 @@ fn send(to: &OwnedFd, message: &Message, descriptors: &[OwnedFd]) -> Result<(), 
     Ok(())
 }
 
-/// What was given: descriptors, and the settings that they were opened with.
+/// What was given: descriptors, and the settings that they were opened with. To be kept as long as the devices are: when it
+/// goes, the giver takes it that we have ended, and gives to the next one. (A [`Port`] keeps what matters by itself.)
 #[derive(Debug)]
 pub struct Granted {
     offer: Offer,

@@ -70,6 +70,8 @@ pub struct PacketSocket {
     link: Link,
     is_vnet: bool,
     is_down: bool,
+    /// The interface went down, and nothing has come since.
+    was_down: bool,
     is_busy: bool,
     is_short_of_memory: bool,
     /// When to look whether the interface is there still.
@@ -126,6 +128,7 @@ impl PacketSocket {
             heap,
             is_vnet,
             is_down: false,
+            was_down: false,
             is_busy: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
@@ -154,8 +157,9 @@ impl PacketSocket {
         {
             self.counters.rx_dropped += u64::from(stats.tp_drops); // reading it resets it
         }
-        // The error says that the interface went down; it may come back, unless it has gone.
-        ffi::take_socket_error(&self.socket).is_some() && !self.interface.exists()
+        // The error says, once, that the interface went down; it may come back, or go later without another word.
+        self.was_down |= ffi::take_socket_error(&self.socket).is_some();
+        self.was_down && !self.interface.exists()
     }
 }
 
@@ -238,7 +242,9 @@ impl Device for PacketSocket {
             }
             taken += 1;
         }
-        if taken == 0 && self.has_gone(now) {
+        if taken > 0 {
+            self.was_down = false;
+        } else if self.has_gone(now) {
             self.is_down = true;
             return Err(Error::NetworkDown);
         }
@@ -280,7 +286,7 @@ impl Device for PacketSocket {
         self.look_at = Instant::ZERO;
         if self.is_down {
             WakeOn::Nothing
-        } else if self.is_short_of_memory || self.is_busy {
+        } else if self.is_short_of_memory || self.is_busy || self.was_down {
             WakeOn::Nap
         } else {
             WakeOn::Descriptor(self.socket.as_raw_fd())
@@ -326,8 +332,10 @@ pub(crate) fn open_socket(
     if settings.offload {
         set(libc::PACKET_VNET_HDR, 1)?;
     }
-    for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-        let _ = ffi::set_option(&socket, libc::SOL_SOCKET, name, SOCKET_BUFFER); // takes more rights, and is not needed
+    // Beyond the system's limit it takes CAP_NET_ADMIN; up to the limit it is enough for a while.
+    for (force, ask) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        let set = |name| ffi::set_option(&socket, libc::SOL_SOCKET, name, SOCKET_BUFFER);
+        let _ = set(force).or_else(|_| set(ask));
     }
     ffi::set_option(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, geometry.request())
         .map_err(OpenError::of("making the receive ring", RAW))?;

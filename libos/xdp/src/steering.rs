@@ -85,10 +85,48 @@ pub enum Share {
 const OURS: u32 = 1;
 const SHARED: u32 = 2;
 
+/// `struct first` of the program's source: each entry an address in two words and its owner; how many; and whether there are
+/// more than these.
+type First = [u64; FIRST_MAX * 3 + 2];
+const FIRST_MAX: usize = 8;
+
+/// The addresses that are found without a hash.
+#[derive(Default)]
+struct Few {
+    entries: Vec<([u8; 16], u32)>,
+    has_more: bool,
+}
+
+impl Few {
+    fn add(&mut self, address: [u8; 16], owner: u32) {
+        if let Some(known) = self.entries.iter_mut().find(|(known, _)| *known == address) {
+            known.1 = owner;
+        } else if self.entries.len() < FIRST_MAX {
+            self.entries.push((address, owner));
+        } else {
+            self.has_more = true;
+        }
+    }
+
+    fn value(&self) -> First {
+        let mut value = [0; FIRST_MAX * 3 + 2];
+        for (entry, (address, owner)) in value.chunks_exact_mut(3).zip(&self.entries) {
+            let (words, _) = address.as_chunks::<8>();
+            entry.copy_from_slice(&[u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1]), u64::from(*owner)]);
+        }
+        value[FIRST_MAX * 3] = self.entries.len() as u64;
+        value[FIRST_MAX * 3 + 1] = u64::from(self.has_more);
+        value
+    }
+}
+
 /// The program on an interface.
 pub(crate) struct Steering {
     sockets: XskMap<MapData>,
     addresses: HashMap<MapData, [u8; 16], u32>,
+    /// The first of them, where the program looks before it hashes.
+    first: Array<MapData, First>,
+    few: Few,
     ports: Array<MapData, u64>,
     /// Holds the program and its link. Dropping it detaches.
     program: Ebpf,
@@ -105,6 +143,8 @@ impl Steering {
             addresses: HashMap::try_from(take(&mut program, "addresses"))
                 .map_err(EbpfError::from)
                 .map_err(load_error)?,
+            first: Array::try_from(take(&mut program, "first")).map_err(EbpfError::from).map_err(load_error)?,
+            few: Few::default(),
             ports: Array::try_from(take(&mut program, "ports")).map_err(EbpfError::from).map_err(load_error)?,
             program,
         };
@@ -164,7 +204,9 @@ impl Steering {
         let owner = if *share == Share::Addresses { OURS } else { SHARED };
         for &address in addresses {
             self.addresses.insert(key(address), owner, 0).map_err(map_error)?;
+            self.few.add(key(address), owner);
         }
+        self.first.set(0, self.few.value(), 0).map_err(map_error)?;
         Ok(())
     }
 }
@@ -273,6 +315,19 @@ mod tests {
     fn addresses_of_both_families_are_keys_of_one_form() {
         assert_eq!(key("10.1.2.3".parse().unwrap()), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]);
         assert_eq!(key("fd00::1".parse().unwrap())[..2], [0xfd, 0]);
+    }
+
+    #[test]
+    fn a_few_addresses_are_found_first_and_the_others_by_hash() {
+        let mut few = Few::default();
+        for last in 0..FIRST_MAX as u8 + 1 {
+            assert!(!few.has_more);
+            few.add([last; 16], OURS);
+        }
+        few.add([3; 16], SHARED);
+        let value = few.value();
+        assert_eq!((value[9], value[10], value[11]), (0x0303_0303_0303_0303, 0x0303_0303_0303_0303, u64::from(SHARED)));
+        assert_eq!(value[FIRST_MAX * 3..], [FIRST_MAX as u64, 1]);
     }
 
     #[test]

@@ -311,3 +311,17 @@ fn other_end_of(Mac(mut mac): Mac) -> Mac {
     mac[5] ^= 1;
     Mac(mac)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_address_is_another_one_that_an_interface_can_have() {
+        for kernels in ["02:00:00:00:77:02", "f2:11:22:33:44:55", "00:00:00:00:00:01", "a1:00:00:00:00:00"] {
+            let kernels: Mac = kernels.parse().unwrap();
+            let ours = other_end_of(kernels);
+            assert!(ours != kernels && ours.is_unicast(), "{kernels} {ours}");
+        }
+    }
+}

@@ -75,6 +75,8 @@ pub struct Xsk {
     is_down: bool,
     /// The interface is there, and not up.
     is_link_down: bool,
+    /// It was not up, and nothing has come since.
+    was_down: bool,
     is_busy: bool,
     is_short_of_memory: bool,
     look_at: Instant,
@@ -131,6 +133,7 @@ impl Xsk {
             is_zero_copy,
             is_down: false,
             is_link_down: false,
+            was_down: false,
             is_busy: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
@@ -192,6 +195,24 @@ impl Xsk {
         (buf.len() >= ETHERNET_LEN).then_some(Received { buf, verified })
     }
 
+    /// Takes what is in the receive ring, and says how many descriptors that were.
+    fn take_received(&mut self, into: &mut VecDeque<Received>, room: usize) -> usize {
+        let mut taken = 0;
+        while taken < room {
+            let Some(desc) = self.rings.rx.read() else { break };
+            taken += 1;
+            match self.take(desc) {
+                Some(received) => {
+                    self.counters.rx_frames += 1;
+                    into.push_back(received);
+                }
+                None => self.counters.rx_bad_descriptors += 1,
+            }
+        }
+        self.rings.rx.release();
+        taken
+    }
+
     /// Whether a piece can be sent from where it lies.
     fn is_sendable(&self, piece: &Buf) -> bool {
         let reservation = self.heap.reservation();
@@ -203,6 +224,9 @@ impl Xsk {
     }
 
     fn is_gathered(&self, frame: &Frame) -> bool {
+        if frame.payload.is_empty() {
+            return self.is_sendable(&frame.header);
+        }
         let count = frame.pieces().filter(|piece| !piece.is_empty()).count();
         count <= self.link.offloads.gathers && frame.pieces().all(|piece| piece.is_empty() || self.is_sendable(piece))
     }
@@ -217,21 +241,35 @@ impl Xsk {
         if !self.is_gathered(&frame) {
             frame = self.linearise(frame)?;
         }
-        let pieces = frame.pieces().filter(|piece| !piece.is_empty()).count();
-        if self.room() < pieces {
-            return Err(frame);
-        }
-        let mut left = pieces;
-        for piece in std::iter::once(frame.header).chain(frame.payload).filter(|piece| !piece.is_empty()) {
-            left -= 1;
-            let address = self.address_of(piece.as_ptr());
-            let options = if left > 0 { libc::XDP_PKT_CONTD } else { 0 };
-            self.rings.tx.write(libc::xdp_desc { addr: address, len: piece.len() as u32, options });
-            self.sent.push_back(Some(Sent { address, _held: piece }));
-            self.in_flight += 1;
+        if frame.payload.is_empty() {
+            if self.room() == 0 {
+                return Err(frame);
+            }
+            self.write(frame.header, 0);
+        } else {
+            self.write_pieces(frame)?;
         }
         self.counters.tx_frames += 1;
         Ok(())
+    }
+
+    fn write_pieces(&mut self, frame: Frame) -> Result<(), Frame> {
+        let mut left = frame.pieces().filter(|piece| !piece.is_empty()).count();
+        if self.room() < left {
+            return Err(frame);
+        }
+        for piece in std::iter::once(frame.header).chain(frame.payload).filter(|piece| !piece.is_empty()) {
+            left -= 1;
+            self.write(piece, if left > 0 { libc::XDP_PKT_CONTD } else { 0 });
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, piece: Buf, options: u32) {
+        let address = self.address_of(piece.as_ptr());
+        self.rings.tx.write(libc::xdp_desc { addr: address, len: piece.len() as u32, options });
+        self.sent.push_back(Some(Sent { address, _held: piece }));
+        self.in_flight += 1;
     }
 
     /// Descriptors that can be written: what comes back must fit into the completion ring, too.
@@ -259,18 +297,24 @@ impl Xsk {
     /// Takes back what the kernel is done with.
     fn reap(&mut self) {
         while let Some(address) = self.rings.completion.read() {
-            // Mostly the oldest.
             let is_it = |sent: &Option<Sent>| sent.as_ref().is_some_and(|sent| sent.address == address);
-            match self.sent.iter().position(is_it) {
-                Some(at) => {
-                    self.sent[at] = None;
-                    self.in_flight -= 1;
-                }
-                None => self.counters.tx_bad_completions += 1,
+            match self.sent.front() {
+                Some(oldest) if is_it(oldest) => drop(self.sent.pop_front()),
+                _ => match self.sent.iter().position(is_it) {
+                    Some(at) => self.sent[at] = None,
+                    None => {
+                        self.counters.tx_bad_completions += 1;
+                        continue;
+                    }
+                },
             }
+            self.in_flight -= 1;
             while let Some(None) = self.sent.front() {
                 self.sent.pop_front();
             }
+        }
+        if self.sent.len() > 2 * self.ring_size as usize {
+            self.sent.retain(Option::is_some); // the oldest does not come back
         }
         self.rings.completion.release();
     }
@@ -286,7 +330,8 @@ impl Xsk {
             self.counters.tx_bad_descriptors = seen.tx_invalid_descs;
             self.rx_bad = seen.rx_invalid_descs;
         }
-        ffi::take_socket_error(self.socket()).is_some() && !self.port.interface().exists()
+        self.was_down |= self.is_link_down || ffi::take_socket_error(self.socket()).is_some();
+        self.was_down && !self.port.interface().exists()
     }
 
     /// The interface has gone. It was closed before its name went (`unregister_netdevice`: no more is received), and the
@@ -324,30 +369,19 @@ impl Device for Xsk {
             copies.receive(now, into, room);
         }
         let room = room - (into.len() - before);
-        let mut taken = 0;
-        while taken < room {
-            let Some(desc) = self.rings.rx.read() else { break };
-            taken += 1;
-            match self.take(desc) {
-                Some(received) => into.push_back(received),
-                None => self.counters.rx_bad_descriptors += 1,
-            }
+        let mut taken = self.take_received(into, room);
+        if taken == 0 && (self.polls_busily || self.rings.fill.wants_wakeup()) {
+            let _ = xsk::kick_receive(self.socket());
+            taken = self.take_received(into, room);
         }
         if taken > 0 {
-            self.rings.rx.release();
-            self.counters.rx_frames += taken as u64;
+            self.was_down = false;
             self.refill();
-        } else {
-            if self.filled.count < self.ring_size as usize / 2 {
-                self.refill();
-            }
-            if self.polls_busily || self.rings.fill.wants_wakeup() {
-                let _ = xsk::kick_receive(self.socket());
-            }
-            if self.look(now) {
-                self.let_go();
-                return Err(Error::NetworkDown);
-            }
+        } else if self.look(now) {
+            self.let_go();
+            return Err(Error::NetworkDown);
+        } else if self.filled.count < self.ring_size as usize / 2 {
+            self.refill(); // there was no memory before
         }
         Ok(())
     }
@@ -403,7 +437,7 @@ impl Device for Xsk {
         self.look_at = Instant::ZERO;
         if self.is_down {
             WakeOn::Nothing
-        } else if self.is_short_of_memory || self.is_busy || self.in_flight > 0 {
+        } else if self.is_short_of_memory || self.is_busy || self.was_down || self.in_flight > 0 {
             WakeOn::Nap
         } else {
             let own = || self.socket().as_fd().as_raw_fd();

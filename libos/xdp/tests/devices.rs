@@ -92,6 +92,7 @@ on_every_kind! {
     thousands_arrive_and_nothing_is_kept,
     thousands_are_sent_and_nothing_is_kept,
     a_removed_interface_is_told_once,
+    an_interface_that_is_down_and_then_removed_is_told_once,
     a_device_that_waits_is_woken,
     a_link_that_was_down_is_up_again,
 }
@@ -236,6 +237,24 @@ fn a_link_that_was_down_is_up_again(kind: Kind, heap: &Heap, link: &Link, device
     drain(device);
 }
 
+fn an_interface_that_is_down_and_then_removed_is_told_once(
+    kind: Kind,
+    heap: &Heap,
+    link: &Link,
+    device: &mut dyn Device,
+) {
+    let name = if matches!(kind, Kind::Tap { .. }) { "far0" } else { "near0" };
+    ip(&format!("-n {} link set {name} down", link.near));
+    let mut received = VecDeque::new();
+    let end = now() + Duration::from_millis(200);
+    while now() < end {
+        device.arm(now());
+        device.receive(now(), &mut received, 64).expect("it is down, and not gone");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    a_removed_interface_is_told_once(kind, heap, link, device);
+}
+
 fn a_removed_interface_is_told_once(kind: Kind, heap: &Heap, link: &Link, device: &mut dyn Device) {
     let mut frames: VecDeque<_> = (0..10).map(|_| datagram(heap, 1, 2, &[])).collect();
     device.transmit(now(), &mut frames);
@@ -347,5 +366,46 @@ fn a_frame_longer_than_a_slot_arrives_whole() {
         }
         heap.reclaim();
         assert_eq!(heap.stats().pinned, 0);
+    });
+}
+
+#[test]
+fn packet_sockets_of_a_group_share_the_frames_by_flow() {
+    on_a_thread(|| {
+        let Some(link) = Link::veth("packet_sockets_of_a_group_share_the_frames_by_flow") else { return };
+        enter(&link.near);
+        let heap = heap();
+        let settings = PacketSettings { fanout: Some(7), ..PacketSettings::new("near0") };
+        let mut sockets = [0, 1].map(|_| PacketSocket::open(settings.clone(), heap.clone()).unwrap());
+        let far = link.far.clone();
+        let client = std::thread::spawn(move || {
+            enter(&far);
+            let sockets: Vec<UdpSocket> = (0..32).map(|_| UdpSocket::bind((KERNELS, 0)).unwrap()).collect();
+            let ask = |socket: &UdpSocket| {
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                socket.send_to(b"to either socket", (OURS, 7)).unwrap();
+                socket.recv(&mut [0; 64]).is_ok()
+            };
+            sockets.iter().cycle().take(320).filter(|socket| ask(socket)).count()
+        });
+        let mut ports = [0, 1].map(|_| std::collections::BTreeSet::new());
+        let mut questions = 0;
+        while !client.is_finished() {
+            for (socket, ports) in sockets.iter_mut().zip(&mut ports) {
+                let mut once = false;
+                serve(socket, &heap, |frame| {
+                    if let Some(frame) =
+                        frame.filter(|frame| datagram_of(&frame.buf).is_some_and(|(_, port, _)| port == 7))
+                    {
+                        ports.insert([frame.buf[34], frame.buf[35]]);
+                        questions += 1;
+                    }
+                    frame.is_none() && std::mem::replace(&mut once, true)
+                });
+            }
+        }
+        assert_eq!((client.join().unwrap(), questions), (320, 320), "each frame comes to one of them");
+        assert!(ports[0].is_disjoint(&ports[1]), "a flow stays where it is");
+        assert!(ports.iter().all(|ports| ports.len() >= 4), "both have some: {ports:?}");
     });
 }

@@ -4,7 +4,7 @@ mod link;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -114,6 +114,64 @@ fn a_port_of_a_shared_address_is_ours_and_the_rest_the_kernels() {
         }
         let answer = answer.expect("no answer to ARP").buf;
         assert_eq!((&answer[20..22], &answer[22..28]), (&[0, 2][..], &KERNEL_MAC.0[..]));
+    });
+}
+
+#[test]
+fn errors_about_what_we_sent_are_copied() {
+    on_a_thread(|| {
+        let Some(link) = link("errors_about_what_we_sent_are_copied") else { return };
+        let heap = heap();
+        ip(&format!("-n {} addr add {OURS}/24 dev near0", link.near));
+        let share = Share::Ports(vec![PortRange { transport: Transport::Udp, first: 7, last: 7 }]);
+        let settings = XskSettings { share, ..XskSettings::new("near0", &[OURS.into()]) };
+        let mut xsk = Xsk::open(settings, heap.clone()).unwrap();
+        let mut frames = VecDeque::from([datagram(&heap, 7, 9, &[b"nobody listens there"])]);
+        xsk.transmit(now(), &mut frames);
+        let mut received = VecDeque::new();
+        let end = now() + Duration::from_secs(5);
+        // The kernel asks for our neighbourhood first, and gets its answer from itself.
+        while received.is_empty() {
+            assert!(now() < end, "nothing was copied");
+            xsk.flush(now());
+            xsk.receive(now(), &mut received, 64).unwrap();
+        }
+        let error = &received[0].buf;
+        assert_eq!((error[23], error[34], error[35]), (1, 3, 3), "ICMP, unreachable, port");
+        assert_eq!(error[26..30], KERNELS.octets());
+    });
+}
+
+#[test]
+fn ipv6_is_steered_too() {
+    on_a_thread(|| {
+        let Some(link) = link("ipv6_is_steered_too") else { return };
+        let heap = heap();
+        let mut xsk = Xsk::open(XskSettings::new("near0", &[OURS_V6.into()]), heap.clone()).unwrap();
+        let theirs: Ipv6Addr = "fd77::3".parse().unwrap();
+        ip(&format!("-n {} addr add {theirs}/64 dev near0 nodad", link.near));
+        let listener = TcpListener::bind((theirs, 2222)).unwrap();
+        let far = link.far.clone();
+        let client = std::thread::spawn(move || {
+            enter(&far);
+            // The kernel's neighbour is found, and its connection made; ours is asked for.
+            TcpStream::connect_timeout(&(theirs, 2222).into(), Duration::from_secs(5)).unwrap();
+            UdpSocket::bind((KERNELS_V6, 0)).unwrap().send_to(b"hello", (OURS_V6, 7)).unwrap();
+        });
+        let mut solicitations = 0;
+        let end = now() + Duration::from_secs(5);
+        serve(&mut xsk, &heap, |frame| {
+            if let Some(frame) = frame {
+                // A solicitation (135) that asks for our address, and nothing else.
+                assert_eq!((frame.buf[20], frame.buf[54]), (58, 135), "{:?}", frame.buf);
+                assert_eq!(frame.buf[62..78], OURS_V6.octets());
+                solicitations += 1;
+            }
+            solicitations > 0 && client.is_finished() || now() >= end
+        });
+        client.join().expect("the kernel's connection");
+        assert!(solicitations > 0, "nobody asked for us");
+        drop(listener);
     });
 }
 

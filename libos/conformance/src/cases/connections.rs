@@ -144,6 +144,7 @@ pub fn a_port_can_be_listened_on_again(scene: &mut Scene) -> Verdict {
 }
 
 pub fn a_core_connects_to_itself_and_to_its_neighbour(scene: &mut Scene) -> Verdict {
+    scene.needs(|can| can.cores_share, "two cores at one address")?;
     for (from, to) in [(Side::SERVER, Side::SERVER), (Side::SECOND, Side::SERVER), (Side::CLIENT, Side::CLIENT)] {
         let (listener, at) = scene.listener(to);
         let client = scene.stream(from);

@@ -20,6 +20,7 @@ fn bind_both(scene: &mut Scene, kind: SocketKind) -> ([Queue; 2], Endpoint) {
 }
 
 pub fn two_cores_share_a_port_and_both_get_connections(scene: &mut Scene) -> Verdict {
+    scene.needs(|can| can.cores_share, "two cores at one address")?;
     let (listeners, at) = bind_both(scene, SocketKind::Stream);
     for listener in listeners {
         assert_eq!(scene.s.local(listener), Ok(at));
@@ -73,6 +74,7 @@ pub fn two_cores_share_a_port_and_both_get_connections(scene: &mut Scene) -> Ver
 }
 
 pub fn two_cores_share_a_port_for_datagrams(scene: &mut Scene) -> Verdict {
+    scene.needs(|can| can.cores_share, "two cores at one address")?;
     scene.needs(|can| can.datagrams, "datagrams")?;
     let (queues, at) = bind_both(scene, SocketKind::Datagram);
     let mut pops = queues.map(|q| scene.s.pop(q, 100).expect("a bound queue"));

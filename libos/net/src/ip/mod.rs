@@ -312,10 +312,20 @@ impl Ip {
         !self.looped.is_empty()
     }
 
-    /// Takes in the next packet to ourselves.
-    pub(crate) fn receive_looped(&mut self, now: Instant) -> Option<Inbound> {
-        let frame = self.looped.pop_front()?;
-        Some(self.receive_from_ourselves(frame, now))
+    /// The next packet to ourselves.
+    pub(crate) fn take_looped(&mut self) -> Option<Received> {
+        self.looped.pop_front()
+    }
+
+    /// Both, for tests.
+    #[cfg(test)]
+    pub(crate) fn receive_next_looped(&mut self, now: Instant) -> Option<Inbound> {
+        self.take_looped().map(|frame| self.receive_looped(frame, now))
+    }
+
+    /// Takes in a packet to ourselves, of this core's or of another one.
+    pub(crate) fn receive_looped(&mut self, frame: Received, now: Instant) -> Inbound {
+        self.receive_from_ourselves(frame, now)
     }
 
     /// When [`Ip::on_time`] wants to be called; the first time at once.

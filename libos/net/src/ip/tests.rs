@@ -109,7 +109,7 @@ fn a_packet_to_ourselves_comes_back() {
     let mut a = host(1);
     for to in ["192.0.2.1", "127.0.0.1", "127.9.9.9", "::1", "2001:db8::1"] {
         send(&mut a, ip(to), b"me", seconds(0)).unwrap();
-        let Some(Inbound::Udp(packet)) = a.receive_looped(seconds(0)) else { panic!("{to}") };
+        let Some(Inbound::Udp(packet)) = a.receive_next_looped(seconds(0)) else { panic!("{to}") };
         assert_eq!((packet.destination, packet.data(), packet.verified), (ip(to), &b"me"[..], true));
     }
     assert!(a.outbound().is_empty() && !a.has_looped());

@@ -6,7 +6,7 @@ use pdpix::{Endpoint, Error, Handle, Op, OpId, OptionName, Outcome, Sga, SocketK
 
 use super::socket::{Push, Role, Socket};
 use super::{Flow, Stack};
-use crate::ports::Ports;
+use crate::host::Transport;
 use crate::tcp::{Ends, Fate, Fin, FlowKey, Listener, State, Tcb, initial_sequence, timestamp_offset};
 use crate::udp::DatagramSocket;
 
@@ -19,6 +19,10 @@ fn any_like(like: Endpoint) -> Endpoint {
 /// This host, in the family of `like`.
 fn loopback_like(like: Endpoint) -> IpAddr {
     if like.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
+
+fn transport_of(kind: SocketKind) -> Transport {
+    if kind == SocketKind::Datagram { Transport::Udp } else { Transport::Tcp }
 }
 
 // Control path.
@@ -78,7 +82,9 @@ impl Stack {
             return Err(Error::AddressNotAvailable);
         }
         let (kind, shared) = (socket.kind, socket.options.shared);
-        let bound = self.ports(kind).bind(at, shared, |_| true)?;
+        let transport = transport_of(kind);
+        let bound = self.host.bind(transport, at, shared, self.core)?;
+        *self.bound.entry((transport, bound.port())).or_default() += 1;
         let socket = self.at(h);
         socket.bound = Some(bound);
         if kind == SocketKind::Datagram {
@@ -90,14 +96,17 @@ impl Stack {
         Ok(bound)
     }
 
-    fn ports(&mut self, kind: SocketKind) -> &mut Ports {
-        if kind == SocketKind::Datagram { &mut self.udp_ports } else { &mut self.tcp_ports }
-    }
-
     /// A queue that was bound is gone.
     pub(super) fn unbind(&mut self, i: u32, bound: Endpoint) {
         let kind = self.sockets[i as usize].kind;
-        self.ports(kind).unbind(bound);
+        let transport = transport_of(kind);
+        let count = self.bound.entry((transport, bound.port())).or_insert(1);
+        *count -= 1;
+        let is_last = *count == 0;
+        if is_last {
+            self.bound.remove(&(transport, bound.port()));
+        }
+        self.host.unbind(transport, bound, self.core, is_last);
         let by_port = if kind == SocketKind::Datagram { &mut self.datagrams } else { &mut self.listeners };
         if let Some(all) = by_port.get_mut(&bound.port()) {
             all.retain(|other| *other != i);
@@ -395,7 +404,7 @@ impl Stack {
                 // RFC 6056: a port that nobody can guess, and that no connection to this peer has.
                 let flows = &self.flows;
                 let is_free = |port| !flows.contains_key(&FlowKey::new((source, port), (to.ip(), to.port())));
-                self.tcp_ports.connect(source, to, is_free)?
+                self.host.connect(source, to, self.core, is_free)?
             }
         };
         let ends = Ends { local: Endpoint::new(source, port), remote: to };

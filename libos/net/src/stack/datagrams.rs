@@ -4,6 +4,7 @@ use pdpix::{Completions, Endpoint, Error, OpId, Sga, Submitted};
 
 use super::Stack;
 use super::socket::{Push, Role};
+use crate::host::Transport;
 use crate::ip::{Notice, NoticeKind, Packet};
 use crate::tcp::OUTBOUND_MAX;
 use crate::udp;
@@ -16,8 +17,13 @@ impl Stack {
     pub(super) fn on_udp(&mut self, packet: Packet, done: &mut Completions) {
         let Some(header) = udp::check(&packet, &mut self.ip.counters) else { return };
         let Some(i) = self.datagrams_at(&packet, header.destination_port, header.source_port) else {
-            let now = self.now;
-            return udp::refuse(&mut self.ip, &packet, now);
+            let local = (packet.destination, header.destination_port);
+            // What came to every core is refused by the one that it would belong to.
+            if self.host.core_of(Transport::Udp, local, (packet.source, header.source_port)) == self.core {
+                let now = self.now;
+                udp::refuse(&mut self.ip, &packet, now);
+            }
+            return;
         };
         let Role::Datagram(datagrams) = &mut self.sockets[i as usize].role else { return };
         if let Some(end) = datagrams.on_datagram(packet, header, &mut self.ip.counters) {
@@ -100,12 +106,13 @@ impl Stack {
     }
 
     pub(super) fn on_udp_notice(&mut self, notice: Notice, done: &mut Completions) {
+        let peer = Endpoint::new(notice.destination, notice.ports.1);
+        // Nobody is at the port that it quotes: it is not about a datagram of ours (RFC 5927 §4).
+        let Some(all) = self.datagrams.get(&notice.ports.0).cloned() else { return };
         if let NoticeKind::TooBig { mtu } = notice.kind {
             let now = self.now;
             return self.ip.learn_mtu(notice.destination, mtu, now);
         }
-        let peer = Endpoint::new(notice.destination, notice.ports.1);
-        let Some(all) = self.datagrams.get(&notice.ports.0).cloned() else { return };
         for i in all {
             let Role::Datagram(datagrams) = &mut self.sockets[i as usize].role else { continue };
             if let Some(end) = datagrams.on_notice(peer, notice.kind) {

@@ -15,14 +15,16 @@ mod passive;
 mod socket;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use pdpix::{Completions, Error, Handle, Heap, Instant, Map, OpId, Outcome, Rng, Seed, Wheel};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::device::{Frame, Link, Received};
-use crate::ip::{Inbound, Ip, IpSettings};
-use crate::ports::Ports;
+use crate::host::{Host, Transport};
+use crate::ip::{Inbound, Ip};
+use crate::network::NetSettings;
 use crate::secret::Secret;
 use crate::tcp::{Cx, Embryo, Fate, FlowKey, Output, State, Tcb, TcpSettings, TimeWait};
 use socket::{Role, Socket};
@@ -59,8 +61,11 @@ pub(crate) struct Stack {
     listeners: Map<u16, SmallVec<[u32; 1]>>,
     /// By port: whose datagrams come there.
     datagrams: Map<u16, SmallVec<[u32; 1]>>,
-    tcp_ports: Ports,
-    udp_ports: Ports,
+    /// What all cores of the host share; and which of them this is.
+    host: Arc<Host>,
+    core: usize,
+    /// Bindings of this core, by protocol and port.
+    bound: Map<(Transport, u16), u32>,
     secret: Secret,
     wheel: Wheel<Timed>,
     /// Queues that have something to send.
@@ -68,19 +73,15 @@ pub(crate) struct Stack {
     /// Ends of operations that there was no room for.
     ended: VecDeque<(OpId, OpResult)>,
     zombies: usize,
+    /// While a segment is taken in that another core may know: whether it is to be passed on.
+    passes_on: Option<bool>,
     /// Datagram queues whose pushes wait for the device.
     blocked: VecDeque<u32>,
 }
 
 impl Stack {
-    pub(crate) fn new(
-        ip: IpSettings,
-        settings: TcpSettings,
-        link: Link,
-        heap: Heap,
-        secret: [u8; 16],
-        seed: u64,
-    ) -> Stack {
+    pub(crate) fn new(settings: NetSettings, link: Link, heap: Heap, (host, core): (Arc<Host>, usize)) -> Stack {
+        let NetSettings { ip, tcp: settings, secret, seed, .. } = settings;
         let secret = Secret::new(secret);
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
@@ -95,8 +96,10 @@ impl Stack {
             time_waits: Slab::new(),
             listeners: maps.map(),
             datagrams: maps.map(),
-            tcp_ports: Ports::new(secret, &maps),
-            udp_ports: Ports::new(secret, &maps),
+            host,
+            core,
+            bound: maps.map(),
+            passes_on: None,
             secret,
             wheel: Wheel::new(Instant::ZERO),
             dirty: VecDeque::new(),
@@ -186,12 +189,17 @@ impl Stack {
         }
     }
 
-    /// Packets to ourselves, as many as there were.
-    pub(crate) fn receive_looped(&mut self, count_max: usize, done: &mut Completions) {
-        for _ in 0..count_max {
-            let Some(inbound) = self.ip.receive_looped(self.now) else { break };
-            self.take(inbound, done);
-        }
+    /// The same, when other cores may know its connection. False: this one does not, and nothing was answered.
+    pub(crate) fn receive_or_pass(&mut self, frame: Received, done: &mut Completions) -> bool {
+        self.passes_on = Some(false);
+        self.receive(frame, done);
+        self.passes_on.take() != Some(true)
+    }
+
+    /// A packet to ourselves.
+    pub(crate) fn receive_looped(&mut self, frame: Received, done: &mut Completions) {
+        let inbound = self.ip.receive_looped(frame, self.now);
+        self.take(inbound, done);
     }
 
     /// Sends what is to be sent, as far as the device's queue has room, and sets timers.
@@ -426,6 +434,22 @@ impl Stack {
             }
         }
         self.ip.outbound().clear();
+    }
+
+    /// The process ends: every connection is reset, and its ports are given back.
+    pub(crate) fn abort_all(&mut self) {
+        let all: Vec<u32> = self.sockets.iter().map(|(i, _)| i as u32).collect();
+        for i in all {
+            self.with_tcb(i, |tcb, cx| tcb.abort(Error::Canceled, cx));
+            if let Some(bound) = self.sockets[i as usize].bound.take() {
+                self.unbind(i, bound);
+            }
+        }
+    }
+
+    /// The time of the last call that had it.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// What must hold, between calls.

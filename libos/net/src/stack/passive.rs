@@ -38,6 +38,10 @@ impl Stack {
             _ if flags.has(Flags::RST) => {}
             Some(i) if flags.has(Flags::SYN) && !flags.has(Flags::ACK) => self.on_syn(i, &segment),
             Some(i) if flags.has(Flags::ACK) && self.may_be_cookie(i) => self.on_cookie(i, segment, done),
+            // Who has a port changes while connections live: another core may know it.
+            _ if self.passes_on.is_some() && (flags.has(Flags::ACK) || !flags.has(Flags::SYN)) => {
+                self.passes_on = Some(true);
+            }
             _ => {
                 self.ip.counters.tcp_no_connection += 1;
                 self.cx().reset_for(&segment);

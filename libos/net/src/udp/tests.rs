@@ -150,7 +150,7 @@ fn the_longest_datagram_passes_to_ourselves() {
     let bytes: Vec<u8> = (0..65_507u32).map(|i| (i % 251) as u8).collect();
     assert!(push(&mut from, &mut a, &bytes, "127.0.0.1:9").is_ok());
     assert_eq!(push(&mut from, &mut a, &[0; 65_508], "127.0.0.1:9").unwrap_err(), Error::MessageSize);
-    let inbound = a.receive_looped(NOW).unwrap();
+    let inbound = a.receive_next_looped(NOW).unwrap();
     deliver(&mut to, vec![inbound], &mut counters);
     assert_eq!(now_popped(&mut to, 1 << 17), (bytes, "127.0.0.1:7".parse().unwrap(), false));
 }
@@ -297,9 +297,9 @@ fn nobody_at_a_port_of_our_own_is_told_too() {
         let mut from = socket(if peer.is_ipv4() { "0.0.0.0:7" } else { "[::]:7" });
         from.connect(Some(peer));
         assert!(push(&mut from, &mut a, b"anybody?", at).is_ok());
-        let inbound = a.receive_looped(NOW).unwrap();
+        let inbound = a.receive_next_looped(NOW).unwrap();
         refuse(&mut a, udp(&inbound), NOW);
-        let Some(Inbound::Notice(notice)) = a.receive_looped(NOW) else { panic!("{at}: {:?}", a.counters) };
+        let Some(Inbound::Notice(notice)) = a.receive_next_looped(NOW) else { panic!("{at}: {:?}", a.counters) };
         assert_eq!((notice.kind, notice.destination, notice.ports), (NoticeKind::PortUnreachable, peer.ip(), (7, 9)));
         assert!(!a.has_looped() && a.outbound().is_empty());
     }

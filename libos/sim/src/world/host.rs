@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use libos_mem::Heap;
+use libos_net::Crossing;
 use libos_runtime::{Core, Coroutine, LibOs};
 use pdpix::{Instant, Network};
 
@@ -44,6 +45,8 @@ pub struct Attached {
     pub seed: u64,
     /// See [`Attached::seed`].
     pub host_seed: u64,
+    /// The way to the host's other cores, if it has any.
+    pub crossing: Option<Crossing>,
 }
 
 pub(super) type Boot = Box<dyn FnMut(&LibOs)>;

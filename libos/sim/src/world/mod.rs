@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
+use libos_net::Crossing;
 use libos_net::LineSettings;
 use libos_net::wire::Mac;
-use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, mesh};
+use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, buf_rings, mesh};
 use pdpix::{Endpoint, Instant, Network, Rng};
 
 use crate::clock::HostClock;
@@ -43,6 +44,9 @@ pub struct CoreId {
     /// Which of them.
     pub index: usize,
 }
+
+/// Steps of every core before a world is quiet: what was lent is given back, and taken in.
+const LAST_ROUNDS: usize = 2;
 
 /// What [`World::turn`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,6 +176,10 @@ impl World {
         let reservation = Reservation::new(plan).expect("memory for a simulated host");
         let ports = mesh(cores, MeshKind::Stepped).expect("stepped cores need nothing of the system");
         let host_seed = self.rng.clone().fork().fork().next_u64();
+        let mut secret = [0; 16];
+        Rng::new(host_seed).fill(&mut secret);
+        let shared = (cores > 1).then(|| libos_net::Host::new(cores, secret, host_seed));
+        let mut rings = buf_rings(&ports).into_iter();
         for (ports, (index, this)) in ports.into_iter().zip(host.cores.iter_mut().enumerate()) {
             let heap = reservation.heap(index).expect("each heap is taken once");
             let seed = self.rng.next_u64();
@@ -188,6 +196,11 @@ impl World {
                     addresses,
                     seed: Rng::new(seed).next_u64(),
                     host_seed,
+                    crossing: rings.next().zip(shared.clone()).map(|(rings, host)| Crossing {
+                        host,
+                        conduit: rings.with_heap(heap.clone()),
+                        sends_through: None,
+                    }),
                 }),
             };
             let parts = CoreParts {
@@ -322,6 +335,7 @@ impl World {
         let woken = std::mem::take(&mut fabric.woken);
         for this in self.hosts.iter_mut().flat_map(|host| &mut host.cores) {
             this.due |= this.deadline.is_some_and(|deadline| deadline <= now);
+            this.due |= this.core.as_ref().is_some_and(Core::take_rung);
         }
         let mut frames = self.frames.borrow_mut();
         frames.run_events(now);
@@ -410,11 +424,17 @@ impl World {
     /// Goes on until nothing happens any more within `quiet`, but no longer than for ten times as long.
     pub fn settle(&mut self, quiet: Duration) {
         let end = self.now() + quiet * 10;
+        let mut rounds = 0;
         while self.now() < end {
             self.run_events();
             let is_idle = !self.cores.iter().any(|&at| self.is_due(at));
             if is_idle && self.next().is_none_or(|next| next > self.now() + quiet) {
-                return self.check();
+                if rounds == LAST_ROUNDS {
+                    return self.check();
+                }
+                // What cores have borrowed from one another goes home when they are stepped.
+                rounds += 1;
+                self.hosts.iter_mut().flat_map(|host| &mut host.cores).for_each(|this| this.due = true);
             }
             self.turn(end);
         }

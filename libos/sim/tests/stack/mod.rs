@@ -8,14 +8,18 @@ use pdpix::{Network, Rng, WallTime};
 
 /// The stack, as a host has it.
 pub fn stack(attached: Attached) -> Box<dyn Network> {
-    let Attached { device, heap, core, addresses, seed, host_seed, .. } = attached;
+    let Attached { device, heap, core, addresses, seed, host_seed, crossing, .. } = attached;
     let lens = addresses.map(|address| if address.is_ipv4() { 24 } else { 64 });
     let own = addresses.into_iter().zip(lens).map(|(address, len)| Cidr::new(address, len).unwrap()).collect();
     let mut secret = [0; 16];
     Rng::new(host_seed).fill(&mut secret);
     let ip = IpSettings { addresses: own, answers: core.index == 0, ..IpSettings::default() };
     let settings = NetSettings { ip, secret, seed, ..NetSettings::default() };
-    Box::new(NetNetwork::new(captured(device, &format!("{}", addresses[0])), heap, settings))
+    let device = captured(device, &format!("{}", addresses[0]));
+    Box::new(match crossing {
+        Some(crossing) => NetNetwork::sharing(device, heap, settings, crossing),
+        None => NetNetwork::new(device, heap, settings),
+    })
 }
 
 /// With `MARGAY_PCAP=folder` what each host sends and receives is written there, for Wireshark: together with `MARGAY_SEED`,

@@ -111,3 +111,10 @@ pub(crate) fn bind_packet(fd: impl AsFd, index: u32, protocol: u16) -> Result<()
     check(unsafe { libc::bind(fd.as_fd().as_raw_fd(), (&raw const address).cast(), len) })?;
     Ok(())
 }
+
+/// Calls something with a descriptor that a device gave as [`WakeOn::Descriptor`](pdpix::WakeOn): it stays open as long as
+/// the device, which whoever calls this holds.
+pub(crate) fn with_descriptor<R>(fd: std::os::fd::RawFd, call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> R) -> R {
+    // SAFETY: a descriptor of a device that the caller holds, by the contract of `WakeOn`; it is used during the call only.
+    call(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+}

@@ -59,8 +59,8 @@ impl Rings {
         };
         let address = size_of::<u64>();
         let desc = size_of::<libc::xdp_desc>();
-        let fill = map(&offsets.fr, address, libc::XDP_UMEM_PGOFF_FILL_RING as u64)?;
-        let completion = map(&offsets.cr, address, libc::XDP_UMEM_PGOFF_COMPLETION_RING as u64)?;
+        let fill = map(&offsets.fr, address, libc::XDP_UMEM_PGOFF_FILL_RING)?;
+        let completion = map(&offsets.cr, address, libc::XDP_UMEM_PGOFF_COMPLETION_RING)?;
         let rx = map(&offsets.rx, desc, libc::XDP_PGOFF_RX_RING as u64)?;
         let tx = map(&offsets.tx, desc, libc::XDP_PGOFF_TX_RING as u64)?;
         Ok(Rings {

@@ -89,9 +89,11 @@ impl<T: Copy> ProducerRing<T> {
     /// Lets the kernel see what was written. Says whether there was something.
     pub(crate) fn publish(&mut self) -> bool {
         let has_new = self.head != self.published;
-        // Release: the entries are written before.
-        self.ring.word(self.ring.producer).store(self.head, Ordering::Release);
-        self.published = self.head;
+        if has_new {
+            // Release: the entries are written before.
+            self.ring.word(self.ring.producer).store(self.head, Ordering::Release);
+            self.published = self.head;
+        }
         has_new
     }
 
@@ -108,11 +110,13 @@ pub(crate) struct ConsumerRing<T> {
     tail: u32,
     /// Entries that are known to be there.
     known: u32,
+    /// What the kernel may overwrite.
+    released: u32,
 }
 
 impl<T: Copy> ConsumerRing<T> {
     pub(crate) fn new(mapping: Mapping, offsets: &libc::xdp_ring_offset, size: u32) -> ConsumerRing<T> {
-        ConsumerRing { ring: Ring::new(mapping, offsets, size), tail: 0, known: 0 }
+        ConsumerRing { ring: Ring::new(mapping, offsets, size), tail: 0, known: 0, released: 0 }
     }
 
     /// The next entry, if there is one. The kernel may overwrite it after [`ConsumerRing::release`].
@@ -137,7 +141,76 @@ impl<T: Copy> ConsumerRing<T> {
 
     /// Gives what was read back to the kernel.
     pub(crate) fn release(&mut self) {
-        // Release: after our reads.
-        self.ring.word(self.ring.consumer).store(self.tail, Ordering::Release);
+        if self.tail != self.released {
+            // Release: after our reads.
+            self.ring.word(self.ring.consumer).store(self.tail, Ordering::Release);
+            self.released = self.tail;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFSETS: libc::xdp_ring_offset = libc::xdp_ring_offset { producer: 0, consumer: 64, desc: 128, flags: 68 };
+    const SIZE: u32 = 8;
+
+    /// Our side's mapping, and the kernel's of the same memory.
+    fn mappings() -> (Mapping, Mapping) {
+        let file = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        (Mapping::new(&file, 4096, 0).unwrap(), Mapping::new(&file, 4096, 0).unwrap())
+    }
+
+    fn set(kernel: &Mapping, offset: u64, value: u32) {
+        // SAFETY: aligned and inside the mapping; accessed as an atomic by both sides.
+        unsafe { AtomicU32::from_ptr(kernel.at::<u32>(offset as usize, 1).as_ptr()) }.store(value, Ordering::Release);
+    }
+
+    #[test]
+    fn what_is_written_is_seen_after_it_is_published_and_wraps() {
+        let (ours, kernel) = mappings();
+        let mut ring = ProducerRing::<u64>::new(ours, &OFFSETS, SIZE);
+        for round in 0..100_u32 {
+            assert_eq!(ring.room(), SIZE);
+            (0..SIZE).for_each(|i| ring.write(u64::from(round * SIZE + i)));
+            assert_eq!((ring.room(), ring.waiting()), (0, SIZE));
+            assert!(ring.publish() && !ring.publish());
+            for i in 0..SIZE {
+                // SAFETY: an entry inside the mapping, which the ring does not write before it is consumed.
+                let entry = unsafe { kernel.at::<u64>(128 + 8 * i as usize, 1).read() };
+                assert_eq!(entry, u64::from(round * SIZE + i));
+            }
+            set(&kernel, OFFSETS.consumer, (round + 1) * SIZE);
+        }
+    }
+
+    #[test]
+    fn indexes_that_make_no_sense_are_a_full_or_an_empty_ring() {
+        let (ours, kernel) = mappings();
+        let mut producer = ProducerRing::<u64>::new(ours, &OFFSETS, SIZE);
+        producer.write(1);
+        for nonsense in [2, SIZE, u32::MAX / 2, u32::MAX - SIZE] {
+            set(&kernel, OFFSETS.consumer, nonsense);
+            assert_eq!((producer.room(), producer.waiting()), (0, SIZE), "{nonsense}");
+        }
+        let (ours, kernel) = mappings();
+        let mut consumer = ConsumerRing::<u64>::new(ours, &OFFSETS, SIZE);
+        for nonsense in [SIZE + 1, u32::MAX / 2, u32::MAX] {
+            set(&kernel, OFFSETS.producer, nonsense);
+            assert_eq!(consumer.read(), None, "{nonsense}");
+        }
+        set(&kernel, OFFSETS.producer, SIZE);
+        assert_eq!((0..=SIZE).filter_map(|_| consumer.read()).count(), SIZE as usize);
+    }
+
+    #[test]
+    fn the_kernel_says_whether_it_wants_a_call() {
+        let (ours, kernel) = mappings();
+        let ring = ProducerRing::<u64>::new(ours, &OFFSETS, SIZE);
+        assert!(!ring.wants_wakeup());
+        set(&kernel, OFFSETS.flags, libc::XDP_RING_NEED_WAKEUP);
+        assert!(ring.wants_wakeup());
     }
 }
