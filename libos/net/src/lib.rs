@@ -14,6 +14,8 @@
 mod bridge;
 mod counters;
 mod device;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ip;
 mod line;
 mod network;
