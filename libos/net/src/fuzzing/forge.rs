@@ -24,15 +24,7 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn new(source: IpAddr, destination: IpAddr, protocol: Protocol) -> Header {
-        Header {
-            source,
-            destination,
-            protocol,
-            traffic_class: 0,
-            hop_limit: 64,
-            identification: 0,
-            flags_fragment: 0,
-        }
+        Header { source, destination, protocol, traffic_class: 0, hop_limit: 64, identification: 0, flags_fragment: 0 }
     }
 }
 
@@ -97,7 +89,14 @@ pub(super) fn quoted(frame: &[u8]) -> &[u8] {
 }
 
 /// An ICMP error about a frame of `to`, from `from` or somebody on the way.
-pub(super) fn icmp_error(to: Mac, from: Mac, header: Header, (kind, code): (u8, u8), word: u32, quote: &[u8]) -> Vec<u8> {
+pub(super) fn icmp_error(
+    to: Mac,
+    from: Mac,
+    header: Header,
+    (kind, code): (u8, u8),
+    word: u32,
+    quote: &[u8],
+) -> Vec<u8> {
     let mut payload = [&[kind, code, 0, 0], &word.to_be_bytes()[..], quote].concat();
     seal(&header, &mut payload, 2);
     ip(to, from, header, &payload)

@@ -98,7 +98,7 @@ pub(super) struct Queue {
     pub(super) h: Handle,
     /// Bytes pushed, and seen.
     pushed: u64,
-    popped: u64,
+    pub(super) popped: u64,
     /// Pops in order, and what came of them.
     pops: VecDeque<(OpId, Option<Vec<u8>>)>,
 }
@@ -200,8 +200,7 @@ impl Host {
         let queue = &self.queues[index];
         let (Ok(local), Ok(peer)) = (self.net.local(queue.h), self.net.peer(queue.h)) else { return };
         let start = queue.pushed;
-        let bytes: Vec<u8> =
-            (start..start + len as u64).map(|at| content(local.port(), peer.port(), at)).collect();
+        let bytes: Vec<u8> = (start..start + len as u64).map(|at| content(local.port(), peer.port(), at)).collect();
         let Ok(sga) = Sga::copy(&self.heap, &bytes) else { return };
         if self.submit(index, Op::Push(sga), honest)
             && let Some(queue) = self.queues.get_mut(index)

@@ -48,6 +48,10 @@ const OFF_BY: [i64; 20] = [
 ];
 
 pub(super) fn run(bytes: &[u8]) {
+    play(bytes).finish();
+}
+
+fn play(bytes: &[u8]) -> Pair {
     let mut script = Script::new(bytes);
     let mut pair = Pair::new(&setup(&mut script));
     for _ in 0..EVENTS_MAX {
@@ -57,7 +61,7 @@ pub(super) fn run(bytes: &[u8]) {
         event(&mut pair, &mut script);
         pair.step();
     }
-    pair.finish();
+    pair
 }
 
 fn setup(script: &mut Script<'_>) -> Setup {
@@ -311,4 +315,55 @@ fn forge_error(pair: &mut Pair, to: usize, what: u8, script: &mut Script<'_>) {
     let frame = forge::icmp_error(mac(to), mac(1 - to), header, kind, word, &quote);
     pair.honest = false;
     pair.arrive(to, &frame, true);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::{A, B};
+    use super::*;
+
+    const B_SIDE: u8 = 0x80;
+    const CARRY: [u8; 6] = [2, 15, 2 | B_SIDE, 15, 1, 5];
+
+    /// A connection from A to B, and a push of 3,000 bytes that arrives.
+    fn connection() -> Vec<u8> {
+        let open = [0, 0, 0, 8, 20 | B_SIDE, 0x0c, 17, 0];
+        [&open[..], &CARRY.repeat(3), &[20 | B_SIDE, 0, 21, 0xa0], &CARRY.repeat(3)].concat()
+    }
+
+    #[test]
+    fn a_script_connects_and_transfers() {
+        let script = [connection(), vec![23 | B_SIDE, 1, 23 | B_SIDE, 1]].concat();
+        let pair = play(&script);
+        let popped: Vec<u64> = pair.hosts[B].queues.iter().map(|queue| queue.popped).collect();
+        assert_eq!(popped, [0, 3000], "the listener, and what it accepted");
+        pair.finish();
+    }
+
+    #[test]
+    fn a_script_forges_segments() {
+        // A reset that is exactly right, and one from outside of the window.
+        for (off_by, resets) in [(0, 1), (18, 0)] {
+            let script = [connection(), vec![12, 0, 4, off_by, 0, 0, 0, 0]].concat();
+            let pair = play(&script);
+            assert!(!pair.honest);
+            assert_eq!(
+                pair.hosts[A].net.counters().tcp_resets_received,
+                resets,
+                "off by {}",
+                OFF_BY[usize::from(off_by)]
+            );
+            pair.finish();
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not what was pushed")]
+    fn a_forged_byte_would_be_seen() {
+        // The same as A's next text, but for what is in it.
+        let script = [connection(), vec![23 | B_SIDE, 1, 12 | B_SIDE, 0x30, 1, 0, 0, 0, 0, 0]].concat();
+        let mut pair = play(&script);
+        pair.honest = true; // as if nobody had forged anything
+        pair.hosts[B].submit(1, Op::Pop { len_max: 100 }, true);
+    }
 }

@@ -13,8 +13,8 @@ use super::forge::{self, Header};
 use super::frames::{HOST, V4, v6};
 use super::{Script, pause};
 use crate::wire::{
-    ArpPacket, EtherType, LinkAddressOption, Mac, NeighbourMessage, Protocol, SOURCE_LINK_ADDRESS,
-    TARGET_LINK_ADDRESS, icmpv6,
+    ArpPacket, EtherType, LinkAddressOption, Mac, NeighbourMessage, Protocol, SOURCE_LINK_ADDRESS, TARGET_LINK_ADDRESS,
+    icmpv6,
 };
 use crate::{FuzzedHost, IpLimits};
 
