@@ -312,6 +312,9 @@ fn streams_are_what_was_pushed() {
     match (of("MARGAY_SEED"), of("MARGAY_SEEDS")) {
         (Some(seed), _) => users(seed),
         (None, count) => (0..count.unwrap_or(50)).for_each(users),
+    }
+}
+
 /// Without selective acknowledgements, after a timeout: what an acknowledgement of a part leaves is not lost once more, and
 /// the timeout falls back although everything that is acknowledged was sent twice (timestamps tell of which sending it is).
 /// Without the first the worst of these takes 277 s, without the second 1076 s; it is 51 s.
