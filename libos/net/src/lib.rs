@@ -15,6 +15,8 @@ mod bridge;
 mod counters;
 mod crossing;
 mod device;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod ip;
 mod line;

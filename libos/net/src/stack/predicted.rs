@@ -29,8 +29,8 @@ struct PlainTcp {
 
 impl Stack {
     /// Takes a frame in that carries the segment that its connection expects. Gives back any other, as it is.
-    #[inline(always)]
-    pub(super) fn receive_predicted(&mut self, frame: Received, done: &mut Completions) -> Result<(), Received> {
+    #[inline]
+    pub(crate) fn receive_predicted(&mut self, frame: Received, done: &mut Completions) -> Result<(), Received> {
         let Received { buf: mut text, verified } = frame;
         let Stack { ip, heap, settings, now, sockets, ended, flows, dirty, .. } = self;
         let Some((segment, heard)) = read(&text, verified, ip) else { return Err(Received { buf: text, verified }) };
