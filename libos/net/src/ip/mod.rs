@@ -164,6 +164,16 @@ impl NoticeKind {
     }
 }
 
+/// The first of both, if there are any. Deadlines are looked at in each pass, and for each segment: this is several times as
+/// fast as the least of a list.
+#[inline(always)]
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// The internet layer of one core.
 pub(crate) struct Ip {
     // What every frame touches.
@@ -330,9 +340,8 @@ impl Ip {
 
     /// When [`Ip::on_time`] wants to be called; the first time at once.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let all =
-            [self.neighbours.deadline(), self.startup.deadline(), self.fragments.deadline(), self.path_mtus.deadline()];
-        all.into_iter().flatten().min()
+        let soon = earlier(self.neighbours.deadline(), self.startup.deadline());
+        earlier(soon, earlier(self.fragments.deadline(), self.path_mtus.deadline()))
     }
 
     /// Does what is due. What waited for neighbours that did not answer comes back as notices.

@@ -19,7 +19,7 @@ use super::segment::{Heard, Segment};
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::state::{Event, State, next};
-use crate::ip::{Ip, Path};
+use crate::ip::{Ip, Path, earlier};
 use crate::wire::{Ecn, Flags, IPV4_LEN, IPV6_LEN, TCP_LEN, Timestamps};
 
 /// What a connection needs of the stack, lent for one call.
@@ -140,15 +140,6 @@ pub(crate) struct Tcb {
     pub(crate) error: Option<Error>,
     /// What a router said of the way (RFC 1122 §4.2.3.9): the reason, if it comes to nothing.
     pub(crate) soft_error: Option<Error>,
-}
-
-/// The first of both, if there are any.
-#[inline(always)]
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
 }
 
 /// What is to become of a connection after a segment.
