@@ -215,11 +215,6 @@ impl Recovery {
         Duration::from_nanos(self.rtt.min_rtt().unwrap_or(0))
     }
 
-    /// Whether losses are being repaired.
-    pub(crate) fn is_recovering(&self) -> bool {
-        self.phase != Phase::Open
-    }
-
     /// Timeouts in a row.
     pub(crate) fn timeouts(&self) -> u8 {
         self.timeouts
@@ -612,10 +607,9 @@ impl Rack {
     fn on_delivered(&mut self, d: Delivered, now: Instant, min_rtt: Duration) {
         let rtt = now.since(d.at);
         // Of what was sent again, nobody knows which sending arrived; sooner than ever before, it was the first.
-        if !d.again || rtt >= min_rtt {
-            if d.at > self.at || d.at == self.at && d.end.gt(self.end) {
-                (self.at, self.end, self.rtt) = (d.at, d.end, rtt);
-            }
+        let is_newest = d.at > self.at || d.at == self.at && d.end.gt(self.end);
+        if is_newest && (!d.again || rtt >= min_rtt) {
+            (self.at, self.end, self.rtt) = (d.at, d.end, rtt);
         }
         if d.end.gt(self.highest) {
             self.highest = d.end;
