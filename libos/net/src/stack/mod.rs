@@ -51,7 +51,6 @@ enum Timed {
 pub(crate) struct Stack {
     pub(crate) ip: Ip,
     settings: TcpSettings,
-    heap: Heap,
     now: Instant,
     sockets: Slab<Socket>,
     flows: Map<FlowKey, Flow>,
@@ -86,9 +85,8 @@ impl Stack {
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
         Stack {
-            ip: Ip::new(ip, link, heap.clone(), maps.clone(), rng.fork()),
+            ip: Ip::new(ip, link, heap, maps.clone(), rng.fork()),
             settings,
-            heap,
             now: Instant::ZERO,
             sockets: Slab::new(),
             flows: maps.map(),
@@ -110,14 +108,14 @@ impl Stack {
     }
 
     fn cx(&mut self) -> Cx<'_> {
-        Cx { ip: &mut self.ip, heap: &self.heap, settings: &self.settings, now: self.now }
+        Cx { ip: &mut self.ip, settings: &self.settings, now: self.now }
     }
 
     /// Calls something of a connection.
     #[inline]
     fn with_tcb<R>(&mut self, i: u32, call: impl FnOnce(&mut Tcb, &mut Cx<'_>) -> R) -> Option<R> {
-        let Stack { ip, heap, settings, now, sockets, .. } = self;
-        let mut cx = Cx { ip, heap, settings, now: *now };
+        let Stack { ip, settings, now, sockets, .. } = self;
+        let mut cx = Cx { ip, settings, now: *now };
         let tcb = sockets.get_mut(i as usize)?.tcb()?;
         Some(call(tcb, &mut cx))
     }

@@ -421,7 +421,7 @@ mod tests {
                     }
                     4 => {
                         let newest = Instant::from_nanos(now.saturating_sub(u64::from(a % 8)));
-                        let judge = |at: Instant| if at.as_nanos() % 3 == 0 { Some(newest) } else { None };
+                        let judge = |at: Instant| if at.as_nanos().is_multiple_of(3) { Some(newest) } else { None };
                         board.detect(newest, seq(nxt), judge);
                     }
                     5 => {

@@ -47,6 +47,7 @@ impl SendQueue {
 
     /// Whether all is acknowledged.
     #[inline]
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pdpix::{Buf, Endpoint, Error, Heap, Instant};
+use pdpix::{Buf, Endpoint, Error, Instant};
 
 use super::TcpSettings;
 use super::isn::timestamp_clock;
@@ -25,7 +25,6 @@ use crate::wire::{Ecn, Flags, IPV4_LEN, IPV6_LEN, TCP_LEN, Timestamps};
 /// What a connection needs of the stack, lent for one call.
 pub(crate) struct Cx<'a> {
     pub(crate) ip: &'a mut Ip,
-    pub(crate) heap: &'a Heap,
     pub(crate) settings: &'a TcpSettings,
     pub(crate) now: Instant,
 }
@@ -280,12 +279,6 @@ impl Tcb {
 
 // Asking.
 impl Tcb {
-    /// The sequence number of our FIN, once everything before it is queued.
-    #[inline]
-    pub(crate) fn fin_seq(&self) -> SeqNumber {
-        self.snd_una.add(self.queue.len() as u32)
-    }
-
     /// Bytes that are queued and were never sent.
     #[inline]
     pub(crate) fn unsent(&self) -> u32 {

@@ -167,13 +167,16 @@ pub fn address(side: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, side as u8 + 1))
 }
 
+/// Changes how a side is set up.
+pub type SetUp = dyn Fn(usize, &mut NetSettings);
+
 pub struct Options {
     pub seed: u64,
     pub faults: [Faults; 2],
     pub mtu: usize,
     pub gathers: usize,
     pub keep: bool,
-    pub settings: Box<dyn Fn(usize, &mut NetSettings)>,
+    pub settings: Box<SetUp>,
 }
 
 impl Default for Options {
