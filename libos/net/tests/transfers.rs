@@ -314,3 +314,25 @@ fn streams_are_what_was_pushed() {
         (None, count) => (0..count.unwrap_or(50)).for_each(users),
     }
 }
+
+/// Without selective acknowledgements, after a timeout: what an acknowledgement of a part leaves is not lost once more, and
+/// the timeout falls back although everything that is acknowledged was sent twice (timestamps tell of which sending it is).
+/// Without the first the worst of these takes 277 s, without the second 1076 s; it is 51 s.
+#[test]
+fn timeouts_fall_back_without_selective_acknowledgements() {
+    for seed in 0..40 {
+        let faults = Faults {
+            latency: Duration::from_millis(2),
+            jitter: Duration::from_millis(1),
+            bandwidth: Some(2_500_000),
+            queue: 30_000,
+            loss: 0.15,
+            ..Faults::default()
+        };
+        let settings = Box::new(|_, settings: &mut libos_net::NetSettings| settings.tcp.sack = false);
+        let mut pair = Pair::new(Options { seed, faults: [faults; 2], settings, ..Options::default() });
+        let (a, b, _) = pair.connect();
+        let time = pair.transfer(A, a, B, b, &pattern(200 << 10, seed), LONG);
+        assert!(time < Duration::from_secs(100), "seed {seed}: {time:?}");
+    }
+}

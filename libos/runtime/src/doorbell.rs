@@ -30,7 +30,14 @@ impl Doorbell {
 
     /// A doorbell for a core that is stepped and never sleeps.
     pub fn stepped() -> Arc<Doorbell> {
-        Doorbell::new(None)
+        let doorbell = Doorbell::new(None);
+        doorbell.sleeping.store(true, Ordering::Relaxed);
+        doorbell
+    }
+
+    /// Whether a stepped core's doorbell was rung since the last time: between two steps it always sleeps.
+    pub(crate) fn take_rung(&self) -> bool {
+        !self.sleeping.swap(true, Ordering::Relaxed)
     }
 
     fn new(event: Option<OwnedFd>) -> Arc<Doorbell> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use pdpix::Instant;
 
 use super::congestion::{Acked, CongestionControl, CongestionKind, Controller};
+use super::isn::timestamp_clock;
 use super::prr::{Delivered as Arrived, Prr};
 use super::rack::Rack;
 use super::rtt::RttEstimator;
@@ -53,13 +54,22 @@ pub(crate) struct Ack<'a> {
     pub(crate) nxt: SeqNumber,
     /// Blocks beyond it; the first may be a duplicate's (RFC 2883).
     pub(crate) blocks: &'a [(u32, u32)],
-    /// The peer's echo of our timestamp.
+    /// The peer's echo of our timestamp, and our clock of them.
     pub(crate) echo: Option<u32>,
+    pub(crate) stamp: u32,
     /// RFC 5681 §2's duplicate acknowledgement.
     pub(crate) is_duplicate: bool,
     /// The peer echoes congestion (RFC 3168 §6.1.3).
     pub(crate) ece: bool,
     pub(crate) now: Instant,
+}
+
+impl Ack<'_> {
+    /// Whether it was caused by what was sent then or later (RFC 7323 §4.1).
+    fn echoes(&self, sent: Instant) -> bool {
+        let stamp = self.stamp.wrapping_sub(timestamp_clock(self.now).wrapping_sub(timestamp_clock(sent)));
+        self.echo.is_some_and(|echo| echo.wrapping_sub(stamp) as i32 >= 0)
+    }
 }
 
 /// See the module's head.
@@ -287,14 +297,15 @@ impl Recovery {
     }
 
     /// Marks what has arrived. Gives whether the peer told of a duplicate, how many bytes are new, and a sample of the round
-    /// trip: from the segment that was sent last, of those that were sent once (Karn's algorithm, RFC 6298 §3).
+    /// trip: from the segment that was sent last, of those that were sent once (Karn's algorithm, RFC 6298 §3), or whose last
+    /// sending the echo tells of: so the timeout falls back, although every segment had to be sent twice.
     fn update_board(&mut self, ack: &Ack<'_>) -> (bool, u32, Option<Duration>) {
         let min_rtt = self.min_rtt();
         let rack = &mut self.rack;
         let (mut delivered, mut sent): (u32, Option<Instant>) = (0, None);
         let mut each = |d: Delivered| {
             delivered += d.len;
-            if !d.again {
+            if !d.again || ack.echoes(d.at) {
                 sent = sent.max(Some(d.at));
             }
             rack.on_delivered(d, ack.now, min_rtt);
@@ -414,10 +425,9 @@ impl Recovery {
                 self.slide(delivered, is_safe);
             }
             Phase::Loss(point) => {
+                // What an acknowledgement of a part leaves is under way again, or counts as lost still: it says nothing.
                 if ack.ack.ge(point) {
                     self.open();
-                } else if !self.sack && ack.ack.gt(ack.una) {
-                    self.board.mark_first_lost();
                 }
             }
         }

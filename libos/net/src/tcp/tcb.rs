@@ -670,6 +670,7 @@ impl Tcb {
                 nxt: self.snd_nxt,
                 blocks: &segment.options.sack,
                 echo,
+                stamp: self.stamp_clock(cx.now),
                 is_duplicate,
                 ece,
                 now: cx.now,

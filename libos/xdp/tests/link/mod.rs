@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,14 +54,17 @@ impl Link {
         Some(link)
     }
 
-    fn namespaces(test: &str) -> Option<Link> {
+    /// Two namespaces with nothing in them but loopback.
+    pub fn namespaces(test: &str) -> Option<Link> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static STALE: Once = Once::new();
         if !rustix::process::geteuid().is_root() {
             return skip(test, "network namespaces take root");
         }
         if !try_ip("-V") {
             return skip(test, "there is no ip in the path (Debian: iproute2)");
         }
+        STALE.call_once(remove_stale);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = |end| format!("mxdp-{}-{number}-{end}", std::process::id());
         let link = Link { near: name("near"), far: name("far") };
@@ -104,6 +108,17 @@ impl Drop for Link {
     }
 }
 
+/// Removes the namespaces of tests that were killed.
+fn remove_stale() {
+    for entry in std::fs::read_dir("/var/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix("mxdp-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            try_ip(&format!("netns del {name}"));
+        }
+    }
+}
+
 /// Says that a test is not done, past the capture of its output.
 pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
     let _ = writeln!(std::io::stderr(), "SKIP xdp/{test}: {reason}");
@@ -135,12 +150,17 @@ pub fn enter(namespace: &str) {
 
 /// Runs a test's body on a thread of its own, which may enter namespaces; with a limit, so that nothing hangs.
 pub fn on_a_thread(body: impl FnOnce() + Send + 'static) {
+    on_a_thread_for(Duration::from_secs(60), body);
+}
+
+/// As [`on_a_thread`], with a limit of its own.
+pub fn on_a_thread_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
         let _ = done.send(());
     });
-    let waited = is_done.recv_timeout(Duration::from_secs(60));
+    let waited = is_done.recv_timeout(limit);
     if waited != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
         return thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
