@@ -214,7 +214,7 @@ impl Madhouse {
             1 => heard.clock.wrapping_sub(self.rng.below(100) as u32),
             _ => heard.clock.wrapping_add(self.rng.below(20) as u32),
         };
-        let stamps = self.rng.chance(0.5).then(|| Timestamps { value: clock, echo: heard.stamp });
+        let stamps = self.rng.chance(0.5).then_some(Timestamps { value: clock, echo: heard.stamp });
         let blocks = if self.rng.chance(0.3) { self.rng.below(4) } else { 0 };
         let sack = (0..blocks).map(|_| {
             let left = heard.nxt.wrapping_sub(self.rng.below(20_000) as u32);

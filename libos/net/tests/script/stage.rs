@@ -5,17 +5,13 @@ mod calls;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use libos_mem::Heap;
 use libos_net::wire::{Flags, Mac, Protocol, TcpOptions, Timestamps};
 use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads};
-use pdpix::{
-    Completions, Endpoint, Error, Handle, Instant, Network, Op, OpId, Outcome, Sga, SocketKind, SocketOption,
-    Submitted, WakeOn,
-};
+use pdpix::{Completions, Error, Handle, Instant, Network, OpId, Outcome, WakeOn};
 
 use calls::default_end;
 
