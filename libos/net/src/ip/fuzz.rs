@@ -97,7 +97,9 @@ impl FuzzedHost {
 
     /// Takes what is to be sent, as bytes; what goes to ourselves arrives.
     pub fn sent(&mut self) -> Vec<Vec<u8>> {
-        while self.ip.receive_looped(self.now).is_some() {}
+        while let Some(frame) = self.ip.take_looped() {
+            self.ip.receive_looped(frame, self.now);
+        }
         self.ip.outbound().drain(..).map(|frame| frame.to_vec()).collect()
     }
 
