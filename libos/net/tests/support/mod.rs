@@ -254,10 +254,12 @@ impl Pair {
     pub fn next(&mut self) -> Option<Instant> {
         let now = self.now;
         let wakes = self.nets.each_mut().map(|net| net.arm(now));
-        if wakes.iter().any(|wake| wake.on != WakeOn::Nothing) {
+        if wakes.iter().any(|wake| !matches!(wake.on, WakeOn::Nothing | WakeOn::Nap)) {
             return Some(now);
         }
-        wakes.iter().filter_map(|wake| wake.deadline).min()
+        // Who waits for memory looks again in a while.
+        let nap = wakes.iter().any(|wake| wake.on == WakeOn::Nap).then(|| now + Duration::from_micros(200));
+        wakes.iter().filter_map(|wake| wake.deadline).chain(nap).min()
     }
 
     /// Lets time pass until `done` says so, or `limit` is over. Gives whether it did.
