@@ -5,6 +5,7 @@ mod calls;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use pdpix::{Completions, Error, Handle, Instant, Network, OpId, Outcome, WakeOn}
 
 use calls::default_end;
 
+use super::ipv6::{OUR_IP6, PEER_IP6, Sent6, from_ipv6, to_ipv6};
 use super::packet::{
     About, Echo, OUR_IP, OUR_MAC, Options, PEER_IP, Packet, Raw, Segment, Sent, icmp_frame, read, stream, stream_byte,
     udp_frame,
@@ -61,6 +63,7 @@ pub struct Stage {
     base: Instant,
     start: Instant,
     peer_isn: u32,
+    is_v6: bool,
     flows: BTreeMap<u16, Flow>,
     queues: BTreeMap<String, Queue>,
     ended: Vec<(OpId, End)>,
@@ -111,7 +114,7 @@ impl Stage {
             adaptive_batching: false,
             ..NetSettings::default()
         };
-        let (mut mtu, mut peer_isn) = (1500, 0x1234_5678);
+        let (mut mtu, mut peer_isn, mut is_v6) = (1500, 0x1234_5678, false);
         for (name, value) in settings {
             let tcp = &mut net.tcp;
             match name.as_str() {
@@ -134,10 +137,14 @@ impl Stage {
                 "embryos_max" => tcp.embryos_max = number(value),
                 "time_waits_max" => tcp.time_waits_max = number(value),
                 "mtu" => mtu = number(value),
+                "ip" => is_v6 = value == "6",
                 "peer_isn" => peer_isn = number(value),
                 "our_isn" => {}
                 other => panic!("there is no setting {other}"),
             }
+        }
+        if is_v6 {
+            net.ip.addresses = vec![Cidr::new(OUR_IP6.into(), 64).unwrap()];
         }
         let link = Link { mac: Mac(OUR_MAC), mtu, offloads: Offloads { gathers: 16, ..Offloads::NONE } };
         let port = Port { shared: shared.clone(), heap: heap.clone(), link };
@@ -150,6 +157,7 @@ impl Stage {
             base: start,
             start,
             peer_isn,
+            is_v6,
             flows: BTreeMap::new(),
             queues: BTreeMap::new(),
             ended: Vec::new(),
@@ -215,7 +223,17 @@ impl Stage {
 
     /// A frame of ours.
     fn take(&mut self, at: Instant, frame: &[u8]) {
-        let sent = match read(frame) {
+        let frame = match self.is_v6.then(|| from_ipv6(frame)) {
+            None => frame.to_vec(),
+            Some(Ok(Sent6::Packet(frame))) => frame,
+            Some(Ok(Sent6::Solicitation(answer))) => return self.shared.borrow_mut().coming.push_back(answer),
+            Some(Ok(Sent6::Other)) => return,
+            Some(Err(complaint)) => {
+                self.wrong.get_or_insert(complaint);
+                return;
+            }
+        };
+        let sent = match read(&frame) {
             Ok(sent) => sent,
             Err(complaint) => {
                 self.wrong.get_or_insert(complaint);
@@ -433,7 +451,13 @@ impl Stage {
             }
         };
         self.note(self.now, '<', &said);
+        let frame = if self.is_v6 { to_ipv6(&frame) } else { frame };
         self.shared.borrow_mut().coming.push_back(frame);
+    }
+
+    /// The peer's address.
+    fn peer(&self) -> IpAddr {
+        if self.is_v6 { PEER_IP6.into() } else { PEER_IP.into() }
     }
 
     fn expect(&mut self, expected: &Packet, from: Instant, to: Instant) -> Result<()> {

@@ -1,11 +1,11 @@
 //! The calls of scripts, and how they end.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pdpix::{Endpoint, Error, Handle, Network, Op, OpId, Outcome, Sga, SocketKind, SocketOption, Submitted};
 
-use super::super::packet::{PEER_IP, stream, stream_byte};
+use super::super::packet::{stream, stream_byte};
 use super::{OUR_PORT, PEER_PORT, Queue, Result, Stage, number, seconds, switch};
 
 /// How a call ends if a line does not say.
@@ -48,7 +48,7 @@ impl Stage {
                 if !self.queues.contains_key(name) {
                     self.open(name, SocketKind::Stream)?;
                 }
-                self.begin(name, "connected", Op::Connect(Endpoint::new(PEER_IP.into(), PEER_PORT)), name)
+                self.begin(name, "connected", Op::Connect(Endpoint::new(self.peer(), PEER_PORT)), name)
             }
             ["connected"] => self.end(name, "connected", name),
             ["push", len] => self.push(name, number(len)),
@@ -74,12 +74,12 @@ impl Stage {
             ["option", option, value] => self.set_option(name, option, value),
             ["udp"] => {
                 let h = self.open(name, SocketKind::Datagram)?;
-                let bound = self.net.bind(h, Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), OUR_PORT));
+                let bound = self.net.bind(h, Endpoint::new(self.anywhere(), OUR_PORT));
                 Ok(told(bound.map(|_| ())))
             }
             ["push_to", len] => {
                 let sga = Sga::copy(&self.heap, &stream(0, number(len))).map_err(|_| "no memory")?;
-                self.begin(name, "pushed", Op::PushTo(sga, Endpoint::new(PEER_IP.into(), PEER_PORT)), name)
+                self.begin(name, "pushed", Op::PushTo(sga, Endpoint::new(self.peer(), PEER_PORT)), name)
             }
             ["hold"] => {
                 self.held = true;
@@ -103,9 +103,14 @@ impl Stage {
         }
     }
 
+    /// Any address of ours.
+    fn anywhere(&self) -> IpAddr {
+        if self.is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
+
     fn listen(&mut self, backlog: u32) -> Result<String> {
         let h = self.open("listener", SocketKind::Stream)?;
-        let bound = self.net.bind(h, Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), OUR_PORT));
+        let bound = self.net.bind(h, Endpoint::new(self.anywhere(), OUR_PORT));
         Ok(told(bound.and_then(|_| self.net.listen(h, backlog))))
     }
 
