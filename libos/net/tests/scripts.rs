@@ -136,6 +136,7 @@ scripts! {
     syn_fin,
     syn_in_window,
     syn_with_text,
+    time_wait_held,
     time_wait_old_text,
     time_wait_reset,
     time_wait_syn_by_stamp,
