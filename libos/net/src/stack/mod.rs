@@ -296,9 +296,7 @@ impl Stack {
         if !self.sockets[i as usize].pushes.is_empty() {
             self.serve_pushes(i, done);
         }
-        if self.sockets[i as usize].closing
-            && self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait)
-        {
+        if self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait) {
             self.flush_one(i);
             return self.retire(i);
         }

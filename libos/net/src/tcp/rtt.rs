@@ -67,6 +67,7 @@ impl RttEstimator {
     }
 
     /// How much round trips vary.
+    #[inline]
     #[cfg(test)]
     pub(crate) fn rttvar(&self) -> u64 {
         self.rttvar

@@ -396,7 +396,9 @@ impl Tcb {
             self.take_ack(&segment, cx);
         }
         if has_text {
-            self.receive.take_next(segment.data);
+            if !self.receive.take_next(segment.data) {
+                cx.ip.counters.tcp_no_memory += 1;
+            }
             self.receive.on_text(self.mss, cx.now);
         }
         Fate::Lives
@@ -761,7 +763,9 @@ impl Tcb {
             self.send_ack(cx);
             return Fate::Lives;
         }
-        self.receive.take_next(text);
+        if !self.receive.take_next(text) {
+            cx.ip.counters.tcp_no_memory += 1;
+        }
         if self.receive.has_hole() {
             self.receive.take_ready();
         }
