@@ -80,6 +80,9 @@ fn ours_to_kernel(kind: Kind) -> f64 {
     }
     host.net.finish(h).unwrap();
     host.until("the end", |_| thread.is_finished().then_some(()));
+    if std::env::var_os("MARGAY_TEST_COUNTERS").is_some() {
+        println!("{:?}", host.busy_counters());
+    }
     thread.join().unwrap()
 }
 
@@ -142,20 +145,24 @@ fn measured(stream: impl FnOnce() -> f64) -> (f64, f64) {
 }
 
 fn main() {
-    let packet = Kind::Packet { offload: false };
-    let kinds = [packet, Kind::Packet { offload: true }, Kind::Xsk];
+    // Only those whose name has this in it.
+    let filter = std::env::args().skip(1).find(|word| !word.starts_with("--")).unwrap_or_default();
     let mut rows: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
-    for _ in 0..ROUNDS {
-        let mut found = vec![("kernel to kernel".to_string(), measured(kernel_to_kernel))];
-        for kind in kinds {
-            found.push((format!("ours to kernel, {kind:?}"), measured(|| ours_to_kernel(kind))));
-            found.push((format!("kernel to ours, {kind:?}"), measured(|| kernel_to_ours(kind))));
-        }
-        for (name, rate) in found {
-            match rows.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, rates)) => rates.push(rate),
-                None => rows.push((name, vec![rate])),
+    for round in 0..ROUNDS {
+        let mut row = 0;
+        let mut measure = |name: String, stream: &dyn Fn() -> f64| {
+            if name.contains(&filter) {
+                if round == 0 {
+                    rows.push((name, Vec::new()));
+                }
+                rows[row].1.push(measured(stream));
+                row += 1;
             }
+        };
+        measure("kernel to kernel".into(), &kernel_to_kernel);
+        for kind in [Kind::Packet { offload: false }, Kind::Packet { offload: true }, Kind::Xsk] {
+            measure(format!("ours to kernel, {kind:?}"), &|| ours_to_kernel(kind));
+            measure(format!("kernel to ours, {kind:?}"), &|| kernel_to_ours(kind));
         }
     }
     let middle = |mut rates: Vec<f64>| {
