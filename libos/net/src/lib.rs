@@ -16,6 +16,8 @@ mod counters;
 mod crossing;
 mod device;
 mod host;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ip;
 mod line;
 mod network;

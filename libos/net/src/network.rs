@@ -155,7 +155,7 @@ impl NetNetwork {
 
     /// What other cores have for this one.
     fn receive_crossed(&mut self, done: &mut Completions) {
-        for _ in 0..BURST_MAX {
+        for _ in 0..BURST_MAX.min(done.room()) {
             let Some((buf, what)) = self.crossing.as_mut().and_then(Crossing::receive) else { return };
             match what {
                 Crossed::Received { verified, passes } => self.take_steered(Received { buf, verified }, passes, done),

@@ -103,7 +103,7 @@ fn over_frames(line: &LineSettings) -> Made {
     let hosts = [world.add_host_on(net(), "client", 1, |_| {}), world.add_host_on(net(), "server", 2, |_| {})];
     introduce(&mut world, hosts);
     // A datagram goes in one packet; and its sender knows the way, else only the last few would wait for it.
-    let can = Can { cores_share: false, datagram_max: 1500 - 20 - 8, ..CAN };
+    let can = Can { datagram_max: 1500 - 20 - 8, ..CAN };
     let simulated = Simulated { world, hosts, can };
     let sides = Side::ALL.map(|side| simulated.world.libos(simulated.core(side)));
     Ok(Box::new(Cores::new(sides, simulated)))

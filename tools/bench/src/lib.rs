@@ -10,3 +10,4 @@ pub mod local;
 pub mod sampling;
 pub mod served;
 pub mod simulated;
+pub mod stack;

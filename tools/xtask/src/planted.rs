@@ -18,7 +18,7 @@ struct Planted {
     words: &'static str,
 }
 
-const BUGS: [Planted; 7] = [
+const BUGS: [Planted; 15] = [
     Planted {
         bug: "lost_wakeup",
         flags: "--cfg loom",
@@ -54,6 +54,22 @@ const BUGS: [Planted; 7] = [
         flags: "",
         words: "-p cluster-tests --test simulated sweep_the_cache_is_linearizable_on_one_core",
     },
+    Planted { bug: "no_reneging_check", flags: "", words: "-p libos-net --test scripts -- --exact sack_reneging" },
+    Planted { bug: "rto_never_backs_off", flags: "", words: "-p libos-net --test scripts -- --exact rto_doubles" },
+    Planted {
+        bug: "window_update_lost",
+        flags: "",
+        words: "-p libos-net --test scripts -- --exact silly_window_receiver",
+    },
+    Planted {
+        bug: "isn_constant",
+        flags: "",
+        words: "-p libos-net --lib other_ends_and_other_secrets_begin_elsewhere",
+    },
+    Planted { bug: "time_wait_short", flags: "", words: "-p libos-net --test scripts -- --exact close_active" },
+    Planted { bug: "wrap_off_by_one", flags: "", words: "-p libos-net --test scripts -- --exact wrap_theirs" },
+    Planted { bug: "black_hole_ignored", flags: "", words: "-p libos-net --test scripts -- --exact mtu_black_hole" },
+    Planted { bug: "freed_before_ack", flags: "", words: "-p libos-net --test scripts -- --exact rto_restarts" },
 ];
 
 pub fn run() -> Result<bool> {
@@ -62,7 +78,7 @@ pub fn run() -> Result<bool> {
     for planted in &BUGS {
         parts.push(Part::run(planted.bug, || {
             let mut command = cargo("test --locked");
-            command.args(planted.words.split_whitespace()).arg("--target-dir").arg(&target);
+            command.arg("--target-dir").arg(&target).args(planted.words.split_whitespace());
             let flags = format!("{} --cfg margay_planted_bug=\"{}\"", planted.flags, planted.bug);
             command.env("RUSTFLAGS", flags.trim()).env("RUST_BACKTRACE", "0");
             let ran = command::run(&mut command, Show::All)?;

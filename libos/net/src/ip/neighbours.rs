@@ -399,7 +399,6 @@ impl Neighbours {
     }
 
     /// That the timers, the map and the slots agree.
-    #[cfg(test)]
     pub(crate) fn check(&self) {
         assert!(self.slots.len() <= self.capacity, "more entries than there may be");
         assert_eq!(self.by_address.len(), self.slots.len(), "an entry for each address");

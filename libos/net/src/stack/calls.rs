@@ -373,8 +373,7 @@ impl Stack {
                 let key = FlowKey::of(&tcb.ends);
                 self.flows.insert(key, Flow::Socket(h.0));
                 self.at(h).role = Role::Connecting(op, Box::new(tcb));
-                self.with_tcb(h.0, Tcb::send_syn);
-                self.rearm(h.0);
+                self.mark_dirty(h.0);
                 Ok(Submitted::Pending)
             }
             // No way there is a fault, and not the caller's.

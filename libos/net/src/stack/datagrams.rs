@@ -89,6 +89,7 @@ impl Stack {
     pub(super) fn serve_blocked(&mut self, i: u32, done: &mut Completions) {
         let Some(socket) = self.sockets.get_mut(i as usize) else { return };
         if socket.tcb().is_some() {
+            self.serve_reads(i, done);
             return self.serve_pushes(i, done);
         }
         while self.ip.outbound().len() < OUTBOUND_MAX {

@@ -366,8 +366,13 @@ impl Stack {
     #[inline]
     fn serve_reads(&mut self, i: u32, done: &mut Completions) {
         loop {
+            let has_room = done.room() > 0 && self.ended.is_empty();
             let socket = &mut self.sockets[i as usize];
             let Some(&(op, len_max)) = socket.waiting.front() else { return };
+            if !has_room {
+                // What was popped must not be overtaken by what is popped next.
+                return self.blocked.push_back(i);
+            }
             let Some(result) = Self::read(socket, len_max, self.now) else { return };
             socket.waiting.pop_front();
             self.mark_dirty(i); // the window may be larger now

@@ -10,8 +10,8 @@ use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
 use crate::ip::Path;
 use crate::tcp::{
-    Agreed, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence, own_mss,
-    timestamp_clock, timestamp_offset,
+    Agreed, CHALLENGE_GAP, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence,
+    own_mss, timestamp_clock, timestamp_offset,
 };
 use crate::wire::{Flags, TcpOptions, Timestamps};
 
@@ -35,13 +35,13 @@ impl Stack {
         let listener = self.listener_at(segment.destination, segment.destination_port);
         let flags = segment.flags;
         match listener {
+            Some(i) if flags.has(Flags::SYN) && !flags.any(Flags::ACK.with(Flags::RST)) => self.on_syn(i, &segment),
+            Some(i) if self.is_cookie(i, &segment) => self.on_cookie(i, segment, done),
+            // Who has a port changes while connections live: another core may know this one.
+            _ if self.passes_on.is_some() => self.passes_on = Some(true),
             _ if flags.has(Flags::RST) => {}
-            Some(i) if flags.has(Flags::SYN) && !flags.has(Flags::ACK) => self.on_syn(i, &segment),
-            Some(i) if flags.has(Flags::ACK) && self.may_be_cookie(i) => self.on_cookie(i, segment, done),
-            // Who has a port changes while connections live: another core may know it.
-            _ if self.passes_on.is_some() && (flags.has(Flags::ACK) || !flags.has(Flags::SYN)) => {
-                self.passes_on = Some(true);
-            }
+            // RFC 9293 §3.10.7.2, fourth: what is none of these is dropped, and not answered.
+            Some(_) if !flags.has(Flags::ACK) => self.ip.counters.tcp_no_connection += 1,
             _ => {
                 self.ip.counters.tcp_no_connection += 1;
                 self.cx().reset_for(&segment);
@@ -181,10 +181,14 @@ impl Stack {
         let embryo = &self.embryos[number as usize];
         let (flags, window) = (segment.flags, (self.settings.receive_budget / 2).min(0xffff) as u32);
         if flags.has(Flags::RST) {
-            // RFC 5961 §3.2: exactly the next one.
+            // RFC 5961 §3.2: exactly the next one. Another one in the window is answered with our SYN, ACK, from which the
+            // peer can tell as well as from an acknowledgement; not too often (§7).
             if segment.seq == embryo.irs.add(1) {
                 self.ip.counters.tcp_resets_received += 1;
                 self.drop_embryo(number);
+            } else if segment.seq.within(embryo.irs.add(1), window) && self.now.since(embryo.sent_at) >= CHALLENGE_GAP {
+                self.ip.counters.tcp_challenges += 1;
+                self.send_syn_ack_again(number);
             }
             return;
         }
@@ -236,7 +240,7 @@ impl Stack {
 
     /// The handshake is over: a queue of its own, which waits for its accept.
     fn establish(&mut self, embryo: Embryo, rtt: Option<Duration>, segment: Segment, done: &mut Completions) {
-        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, .. } = embryo;
+        let Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count, .. } = embryo;
         let shift = agreed.scales.map_or(0, |(theirs, _)| theirs);
         let window = u32::from(segment.window) << shift;
         let mut socket = Socket::new(SocketKind::Stream);
@@ -245,7 +249,7 @@ impl Stack {
             (of.options, of.budget_is_set)
         };
         (socket.options, socket.budget_is_set) = (options, is_set);
-        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, rtt, &mut self.cx());
+        let mut tcb = Tcb::accepted(ends, path, (iss, irs), agreed, stamp_offset, window, (rtt, count), &mut self.cx());
         (tcb.no_delay, tcb.keep_alive) = (options.no_delay, options.keep_alive);
         if is_set {
             tcb.receive.set_budget(options.receive_budget);
@@ -286,9 +290,25 @@ impl Stack {
 
 // Cookies.
 impl Stack {
-    fn may_be_cookie(&self, i: u32) -> bool {
+    /// Whether a segment brings back a cookie that was sent for this listener.
+    fn is_cookie(&mut self, i: u32, segment: &Segment) -> bool {
         let Role::Listening(listener) = &self.sockets[i as usize].role else { return false };
-        listener.cookie_at.is_some_and(|at| self.now.since(at) <= COOKIES_FOR)
+        let may_be = listener.cookie_at.is_some_and(|at| self.now.since(at) <= COOKIES_FOR);
+        let plain = segment.flags.has(Flags::ACK) && !segment.flags.any(Flags::SYN.with(Flags::RST));
+        if !may_be || !plain {
+            return false;
+        }
+        let is_right = self.open_cookie(segment).is_some();
+        self.ip.counters.tcp_cookies_wrong += u64::from(!is_right);
+        is_right
+    }
+
+    fn open_cookie(&self, segment: &Segment) -> Option<cookie::Opened> {
+        let local = Endpoint::new(segment.destination, segment.destination_port);
+        let remote = Endpoint::new(segment.source, segment.source_port);
+        let (iss, irs) = (segment.ack.sub(1), segment.seq.sub(1));
+        let echo = segment.options.timestamps.map(|stamps| stamps.echo);
+        cookie::open(&self.secret, local, remote, irs, iss, echo, self.now)
     }
 
     fn send_cookie(&mut self, i: u32, ends: Ends, mut path: Path, agreed: Agreed, segment: &Segment) {
@@ -320,12 +340,8 @@ impl Stack {
             remote: Endpoint::new(segment.source, segment.source_port),
         };
         let (iss, irs) = (segment.ack.sub(1), segment.seq.sub(1));
+        let Some(opened) = self.open_cookie(&segment) else { return };
         let stamps = segment.options.timestamps;
-        let echo = stamps.map(|stamps| stamps.echo);
-        let Some(opened) = cookie::open(&self.secret, ends.local, ends.remote, irs, iss, echo, self.now) else {
-            self.ip.counters.tcp_cookies_wrong += 1;
-            return self.cx().reset_for(&segment);
-        };
         let Ok(path) = self.ip.path(ends.local.ip(), ends.remote.ip()) else { return };
         if !self.has_room_for(Handle(i)) {
             self.ip.counters.tcp_backlog_full += 1;
@@ -341,7 +357,7 @@ impl Stack {
             ecn: opened.options.ecn,
         };
         let (listener, sent_at) = (Handle(i), self.now);
-        let embryo = Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 2, sent_at, timer: None };
+        let embryo = Embryo { listener, ends, path, iss, irs, agreed, stamp_offset, count: 1, sent_at, timer: None };
         self.establish(embryo, None, segment, done);
     }
 }

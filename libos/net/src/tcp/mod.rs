@@ -39,4 +39,4 @@ pub(crate) use segment::{Malformed, Segment};
 pub(crate) use send::{OUTBOUND_MAX, Output, own_mss};
 pub(crate) use seq::SeqNumber;
 pub(crate) use state::State;
-pub(crate) use tcb::{Agreed, Cx, Ends, Fate, Fin, Tcb};
+pub(crate) use tcb::{Agreed, CHALLENGE_GAP, Cx, Ends, Fate, Fin, Tcb};

@@ -192,10 +192,10 @@ impl Receive {
         self.disturbed();
     }
 
-    /// Whether something waits beyond a hole.
+    /// Whether something waits beyond a hole: text, or the end.
     #[inline]
     pub(crate) fn has_hole(&self) -> bool {
-        self.beyond.is_some()
+        self.beyond.is_some() || self.fin.is_some()
     }
 
     /// The peer's stream ends at `fin`. It says so once: another place later is not believed.
@@ -297,10 +297,16 @@ impl Receive {
         self.nxt.add(window.min(0xffff << self.scale) as u32)
     }
 
-    /// RFC 9293 §3.8.6.2.2: the window opens by a segment, or half of the budget, or not at all.
+    /// Half of the window that there is if nothing waits. It is less than half of the budget: short segments pin more than
+    /// they carry, and a window that had to open by more than it ever can would stay closed.
+    fn half(&self) -> u32 {
+        (self.budget * usize::from(self.density) / 512) as u32
+    }
+
+    /// RFC 9293 §3.8.6.2.2: the window opens by a segment, or half of what it can, or not at all.
     fn opened(&self, mss: u32) -> Option<SeqNumber> {
         let edge = self.edge();
-        let least = mss.min((self.budget / 2) as u32);
+        let least = mss.min(self.half());
         (edge.gt(self.adv) && edge.since(self.adv) >= least).then_some(edge)
     }
 
@@ -347,10 +353,12 @@ impl Receive {
     /// The user took something: whether the peer should hear of the larger window.
     #[inline]
     pub(crate) fn on_popped(&mut self, mss: u32) {
-        // As long as it has half of the budget to go on with, the next acknowledgement is soon enough.
-        if (self.window() as usize) < self.budget / 2
+        // As long as it has half of that to go on with, the next acknowledgement is soon enough.
+        let half = self.half();
+        if self.window() < half
+            && !cfg!(margay_planted_bug = "window_update_lost")
             && let Some(edge) = self.opened(mss)
-            && edge.since(self.adv) >= (2 * mss).min((self.budget / 2) as u32)
+            && edge.since(self.adv) >= (2 * mss).min(half)
         {
             self.due = true;
         }

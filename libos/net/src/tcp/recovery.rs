@@ -88,6 +88,8 @@ pub(crate) struct Recovery {
     recovery_window: u32,
     /// Duplicates in a row, from a peer that does not acknowledge selectively.
     duplicates: u32,
+    /// Where the last recovery ended, until something beyond it is acknowledged.
+    recovered_to: Option<SeqNumber>,
     rack: Rack,
     probe: Option<TailProbe>,
     timer: Option<(Timer, Instant)>,
@@ -154,6 +156,7 @@ impl Recovery {
             prr: None,
             recovery_window: 0,
             duplicates: 0,
+            recovered_to: None,
             rack: Rack {
                 at: Instant::ZERO,
                 end: una,
@@ -276,27 +279,31 @@ impl Recovery {
         let before = self.in_flight();
         let was_limited = self.limited.gt(ack.una) || before.saturating_add(self.mss) > self.congestion.cwnd();
         let advanced = ack.ack.gt(ack.una);
-        let (told_twice, delivered, sample) = self.update_board(ack);
+        let (told_twice, mut delivered, sample) = self.update_board(ack);
         if let Some(sample) = sample {
             let expected = before.div_ceil(2 * self.mss.max(1));
             self.rtt.sample(sample.as_nanos() as u64, expected, ack.now);
         }
         if advanced {
-            self.duplicates = 0;
+            delivered -= self.forget_duplicates(delivered);
+            self.recovered_to = self.recovered_to.filter(|to| ack.ack.le(*to));
             self.timeouts = 0;
             self.timeout_from = ack.now;
             self.undo_if_mistaken(ack);
         } else if ack.is_duplicate && !self.sack && !self.board.is_empty() {
+            // RFC 9937 §6.2: each is taken for a segment that has arrived.
             self.duplicates += 1;
+            delivered += self.mss;
         }
         if told_twice {
             self.widen(ack);
         }
-        self.judge_probe(ack, told_twice);
+        let repaired = self.judge_probe(ack, told_twice, before);
         let lost_before = self.board.lost();
         self.detect(ack.now);
         let is_safe = advanced && self.board.lost() <= lost_before;
         let mut recovered = Recovered::default();
+        let was_recovery = matches!(self.phase, Phase::Recovery(_));
         self.change_phase(ack, before, delivered, is_safe);
         if ack.ece && self.echoed.is_none_or(|until| ack.ack.gt(until)) {
             self.echoed = Some(ack.nxt);
@@ -311,7 +318,8 @@ impl Recovery {
                 now: ack.now,
                 rtt: sample.map(|sample| sample.as_nanos() as u64),
                 srtt: self.rtt.srtt().unwrap_or(0),
-                cwnd_limited: was_limited,
+                // RFC 6582 §3.2, step 3: what ends a recovery sets the window to ssthresh, and does not let it grow.
+                cwnd_limited: was_limited && !was_recovery && !repaired,
                 ece: ack.ece,
                 snd_una: ack.ack,
                 snd_nxt: ack.nxt,
@@ -353,6 +361,18 @@ impl Recovery {
         (told_twice, delivered, sent.map(|sent| ack.now.since(sent)))
     }
 
+    /// An acknowledgement of `acked` bytes covers the segments that duplicates had told of. In a recovery one of them is the
+    /// one that was missing, and the others may lie beyond the next hole (RFC 6582 §3.2, step 3: what it acknowledges is
+    /// taken off the window, and no more). Gives how many of the bytes had been counted.
+    fn forget_duplicates(&mut self, acked: u32) -> u32 {
+        let covered = match self.phase {
+            Phase::Recovery(_) => (acked / self.mss.max(1)).saturating_sub(1).min(self.duplicates),
+            _ => self.duplicates,
+        };
+        self.duplicates -= covered;
+        (covered * self.mss).min(acked)
+    }
+
     /// RFC 3522 §3.2: the acknowledgement was caused by the first sending, so what followed was a mistake.
     fn undo_if_mistaken(&mut self, ack: &Ack<'_>) {
         if self.phase == Phase::Open {
@@ -378,30 +398,31 @@ impl Recovery {
         }
     }
 
-    /// RFC 8985 §7.4.2.
-    fn judge_probe(&mut self, ack: &Ack<'_>, told_twice: bool) {
-        let Some(probe) = &self.probe else { return };
+    /// RFC 8985 §7.4.2. Says whether the probe repaired a loss.
+    fn judge_probe(&mut self, ack: &Ack<'_>, told_twice: bool, before: u32) -> bool {
+        let Some(probe) = &self.probe else { return false };
         if ack.ack.lt(probe.end) {
-            return;
+            return false;
         }
         let repaired = probe.again && !told_twice && ack.ack.gt(probe.end);
         let both_arrived = !probe.again || told_twice || ack.is_duplicate && ack.blocks.is_empty();
         if repaired {
             // The probe repaired a loss that nobody saw: the window shrinks as for any other.
-            let in_flight = self.in_flight();
-            self.congestion.on_loss(in_flight);
+            self.congestion.on_loss(before);
             self.congestion.on_recovery_exit();
         }
         if repaired || both_arrived {
             self.probe = None;
         }
+        repaired
     }
 
     /// RFC 8985 §6.2, step 5; RFC 6582 §3.2 for a peer without selective acknowledgements.
     fn detect(&mut self, now: Instant) {
         self.rack.look_again = None;
         if !self.sack {
-            if self.duplicates >= DUPLICATES && self.phase == Phase::Open {
+            // RFC 6582 §3.2, step 2: what was sent again in the last recovery causes duplicates, too.
+            if self.duplicates >= DUPLICATES && self.phase == Phase::Open && self.recovered_to.is_none() {
                 self.board.mark_first_lost();
             }
             return;
@@ -471,6 +492,9 @@ impl Recovery {
     }
 
     fn open(&mut self) {
+        if let Phase::Recovery(point) | Phase::Loss(point) = self.phase {
+            self.recovered_to = Some(point);
+        }
         self.phase = Phase::Open;
         (self.undo, self.prr) = (None, None);
         self.duplicates = 0;
@@ -546,7 +570,7 @@ impl Recovery {
 
     /// The retransmission timeout has fired (RFC 6298 §5.4-5.7, RFC 8985 §6.3).
     pub(crate) fn on_timeout(&mut self, una: SeqNumber, nxt: SeqNumber, now: Instant, reacts: bool) {
-        if self.board.has_reneged() {
+        if self.board.has_reneged() && !cfg!(margay_planted_bug = "no_reneging_check") {
             self.board.forget_sacks();
         }
         self.duplicates = 0;

@@ -111,7 +111,7 @@ impl RttEstimator {
 
     /// The timer expired: the timeout doubles.
     pub(crate) fn back_off(&mut self) {
-        if self.rto() < self.maximum {
+        if self.rto() < self.maximum && !cfg!(margay_planted_bug = "rto_never_backs_off") {
             self.backoffs += 1;
         }
     }

@@ -49,6 +49,12 @@ impl Tcb {
     #[inline]
     pub(crate) fn output(&mut self, cx: &mut Cx<'_>) -> Output {
         if !self.state.is_synchronized() {
+            // The first SYN goes out here, and not with the call, which may come long after the last poll.
+            if self.syn_at.is_some_and(|at| at <= cx.now) {
+                self.send_syn(cx);
+            } else if self.state == State::SynRcvd && self.receive.is_due() {
+                self.send_ack(cx);
+            }
             return Output::Done;
         }
         self.receive.settle();
@@ -115,7 +121,7 @@ impl Tcb {
         }
         let window = self.snd_wnd.saturating_sub(in_flight);
         let len = unsent.min(self.mss).min(window);
-        if len < unsent && !self.is_worth_it(len, in_flight) || unsent == 0 && window == 0 && in_flight > 0 {
+        if len < unsent && !self.is_worth_it(len) || unsent == 0 && window == 0 && in_flight > 0 {
             self.wait_for_window(cx);
             return Ok(false);
         }
@@ -133,9 +139,10 @@ impl Tcb {
         Ok(true)
     }
 
-    /// RFC 9293 §3.8.6.2.1: a segment that the window makes short is sent if it is half of what the peer ever had room for.
-    fn is_worth_it(&self, len: u32, in_flight: u32) -> bool {
-        len > 0 && (len >= self.mss || len * 2 >= self.snd_wnd_max) || len > 0 && in_flight == 0 && len >= self.snd_wnd
+    /// RFC 9293 §3.8.6.2.1: a segment that the window makes short is sent if it is half of what the peer ever had room for;
+    /// else when the time to ask has come (`wait_for_window`).
+    fn is_worth_it(&self, len: u32) -> bool {
+        len > 0 && (len >= self.mss || len * 2 >= self.snd_wnd_max)
     }
 
     fn send_new(&mut self, len: u32, is_last: bool, cx: &mut Cx<'_>) -> Result<(), Error> {
@@ -166,6 +173,9 @@ impl Tcb {
         self.sent_at = cx.now;
         self.persist = None;
         self.recovery.on_send(taken, cx.now);
+        if cfg!(margay_planted_bug = "freed_before_ack") && self.unsent() == 0 {
+            self.queue.free_early(cx.ip.heap());
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 //! the number of buffers between the nearest remembered place and the one asked for. No memory of its own while at most
 //! one buffer waits. Bounds: none here; who pushes checks `pinned` against the queue's budget first.
 
-use pdpix::{Buf, BufMut, Exhausted, Sga};
+use pdpix::{Buf, BufMut, Exhausted, Heap, Sga};
 
 use super::buf_deque::BufDeque;
 
@@ -166,6 +166,16 @@ impl SendQueue {
         self.len -= count;
         self.furthest.shift(freed, count);
         self.again.shift(freed, count);
+    }
+
+    /// A planted bug (docs/testing.md): what was sent is freed, and somebody else writes where it lay.
+    pub(crate) fn free_early(&mut self, heap: &Heap) {
+        for _ in 0..self.bufs.len() {
+            let Some(front) = self.bufs.pop_front() else { break };
+            let reused = heap.copy(&vec![0; front.len()]).unwrap_or(front);
+            self.bufs.push_back(reused);
+        }
+        self.pinned = self.bufs.iter().map(Buf::pinned).sum();
     }
 
     /// Visits the pieces of `offset..offset + len`, and remembers where it ended.

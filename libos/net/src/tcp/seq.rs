@@ -49,7 +49,8 @@ impl SeqNumber {
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "methods only, and const")]
     pub(crate) const fn add(self, count: u32) -> SeqNumber {
-        SeqNumber(self.0.wrapping_add(count))
+        let skips = cfg!(margay_planted_bug = "wrap_off_by_one") && self.0.checked_add(count).is_none();
+        SeqNumber(self.0.wrapping_add(count).wrapping_add(skips as u32))
     }
 
     /// `count` further back.

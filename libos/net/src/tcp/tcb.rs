@@ -65,7 +65,7 @@ struct Stamps {
 /// RFC 7323 §5.5: a timestamp that was not refreshed for so long says nothing (24 days).
 const STAMP_LIFE: Duration = Duration::from_secs(24 * 86_400);
 /// RFC 5961 §7, and Linux's limit for one connection.
-const CHALLENGE_GAP: Duration = Duration::from_millis(500);
+pub(crate) const CHALLENGE_GAP: Duration = Duration::from_millis(500);
 /// RFC 9293 §3.7.1, for a peer that says nothing.
 const PEER_MSS_V4: u32 = 536;
 const PEER_MSS_V6: u32 = 1220;
@@ -157,6 +157,7 @@ impl Tcb {
         let settings = cx.settings;
         let mut tcb = Tcb::new(ends, path, iss, cx);
         tcb.state = State::SynSent;
+        tcb.syn_at = Some(cx.now);
         tcb.stamps = settings.timestamps.then_some(Stamps {
             offset: stamp_offset,
             recent: 0,
@@ -177,13 +178,14 @@ impl Tcb {
         agreed: Agreed,
         stamp_offset: u32,
         window: u32,
-        rtt: Option<Duration>,
+        (rtt, syn_count): (Option<Duration>, u8),
         cx: &mut Cx<'_>,
     ) -> Tcb {
         let mut tcb = Tcb::new(ends, path, iss, cx);
         tcb.agreed = agreed;
         tcb.stamps =
             agreed.stamp.map(|recent| Stamps { offset: stamp_offset, recent, recent_at: cx.now, last_ack: irs.add(1) });
+        tcb.syn_count = syn_count;
         tcb.snd_una = iss.add(1);
         tcb.snd_nxt = tcb.snd_una;
         (tcb.snd_wl1, tcb.snd_wl2) = (irs, tcb.snd_una);
@@ -243,6 +245,8 @@ impl Tcb {
         let mut estimator = RttEstimator::new(settings.rto_bounds());
         if let Some(rtt) = rtt {
             estimator.sample(rtt.as_nanos() as u64, 1, cx.now);
+        } else if self.syn_count > 1 {
+            estimator.on_handshake_timed_out();
         }
         let kind = if self.agreed.ecn { settings.congestion } else { settings.congestion.without_ecn() };
         self.recovery = Recovery::new(self.iss.add(1), self.mss, self.agreed.sack, kind, estimator);
@@ -422,6 +426,9 @@ impl Tcb {
         if !segment.flags.has(Flags::RST) && !self.has_fresh_stamp(&segment, cx) {
             return Fate::Lives;
         }
+        if self.state == State::SynRcvd && segment.flags.has(Flags::SYN.with(Flags::ACK)) {
+            return self.on_crossed_syn_ack(&segment, cx);
+        }
         // First, check the sequence number.
         if !self.is_acceptable(&segment) {
             return self.refuse(&segment, cx);
@@ -478,6 +485,9 @@ impl Tcb {
             // Eighth, the FIN bit. What lies beyond the window, it included, comes again.
             if let Some(fin) = fin.filter(|fin| fin.le(self.receive.edge_told())) {
                 self.receive.note_fin(fin);
+                if fin == segment.seq && fin.gt(self.receive.nxt) {
+                    self.receive.set_due(); // beyond a hole, as text there (RFC 5681 §4.2)
+                }
             }
             if self.receive.take_fin_if_next() {
                 self.advance(Event::RcvFin);
@@ -519,6 +529,19 @@ impl Tcb {
             self.advance(Event::RcvSyn);
             (self.syn_at, self.syn_count) = (Some(cx.now), 0);
         }
+        Fate::Lives
+    }
+
+    /// Both opened at once, and the peer answers our SYN, as we answered its (RFC 9293 §3.5, figure 7). Its number is that of
+    /// its SYN, which is outside of the window by now, and which our acknowledgement makes known as taken.
+    #[cold]
+    fn on_crossed_syn_ack(&mut self, segment: &Segment, cx: &mut Cx<'_>) -> Fate {
+        self.receive.set_due();
+        if segment.seq.add(1) == self.receive.nxt && segment.ack == self.snd_nxt {
+            self.establish(segment);
+            self.advance(Event::RcvAckOfSyn);
+        }
+        (self.heard_at, self.keep_alive_probes) = (cx.now, 0);
         Fate::Lives
     }
 
@@ -573,7 +596,7 @@ impl Tcb {
     fn note_stamp(&mut self, segment: &Segment, now: Instant) {
         if let (Some(stamps), Some(theirs)) = (&mut self.stamps, segment.options.timestamps)
             && segment.seq.le(stamps.last_ack)
-            && theirs.value.wrapping_sub(stamps.recent) as i32 >= 0
+            && (theirs.value.wrapping_sub(stamps.recent) as i32 >= 0 || now.since(stamps.recent_at) > STAMP_LIFE)
         {
             (stamps.recent, stamps.recent_at) = (theirs.value, now);
         }
@@ -644,7 +667,8 @@ impl Tcb {
             self.snd_una = segment.ack;
             cx.ip.confirm(&self.path, cx.now);
         }
-        if una != self.snd_nxt {
+        // With nothing in flight, too, the peer may tell of what it got twice.
+        if una != self.snd_nxt || !segment.options.sack.is_empty() {
             let ece = self.agreed.ecn && segment.flags.has(Flags::ECE);
             let echo = segment.options.timestamps.filter(|_| self.stamps.is_some()).map(|stamps| stamps.echo);
             let recovered = self.recovery.on_ack(&Ack {
@@ -686,7 +710,8 @@ impl Tcb {
 
     fn enter_time_wait(&mut self, cx: &mut Cx<'_>) {
         if self.state == State::TimeWait {
-            self.until = Some(cx.now + cx.settings.time_wait);
+            let short = if cfg!(margay_planted_bug = "time_wait_short") { 4 } else { 1 };
+            self.until = Some(cx.now + cx.settings.time_wait / short);
         }
     }
 
@@ -867,7 +892,8 @@ impl Tcb {
     /// may have been something else.
     fn suspect_black_hole(&mut self, cx: &mut Cx<'_>) {
         let long = self.recovery.board.first_len() > BLACK_HOLE_MSS;
-        if self.recovery.timeouts() >= BLACK_HOLE_TIMEOUTS && long && self.snd_wnd > 0 {
+        let ignored = cfg!(margay_planted_bug = "black_hole_ignored");
+        if self.recovery.timeouts() >= BLACK_HOLE_TIMEOUTS && long && self.snd_wnd > 0 && !ignored {
             cx.ip.counters.tcp_black_holes += 1;
             self.mss = (self.mss / 2).max(BLACK_HOLE_MSS);
             self.recovery.set_mss(self.mss);

@@ -301,6 +301,11 @@ impl Pair {
         self.done[side].remove(place).map(|done| done.result)
     }
 
+    /// An operation that ended as it was submitted.
+    pub fn put(&mut self, side: usize, op: OpId, result: Result<Outcome<Handle>, Error>) {
+        self.done[side].push_back(Done { op, result });
+    }
+
     pub fn wait(&mut self, side: usize, op: OpId, limit: Duration) -> Result<Outcome<Handle>, Error> {
         let mut result = None;
         self.run(limit, |pair| {

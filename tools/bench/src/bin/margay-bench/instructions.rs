@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use margay_bench::local;
+use margay_bench::stack::{CONNECTIONS, Checksums, Pops, Pushes};
+use pdpix::SocketKind;
 
 use crate::child::{self, Scratch, Server, free_address, installed};
 use crate::redis::{self, Benchmark};
@@ -32,7 +34,28 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
             let mut rounds = local::Rounds::new();
             (0..count).for_each(|_| rounds.round());
         }
-        _ => bail!("there is no kernel `{name}`"),
+        _ => return stack_kernel(name, count),
+    }
+    Ok(())
+}
+
+/// The same of the network stack, by the names of what is counted.
+fn stack_kernel(name: &str, count: u64) -> Result<()> {
+    let Some((kind, checksums)) = (match name.split('_').next() {
+        Some("tcp") => Some((SocketKind::Stream, Checksums::Device)),
+        Some("udp") => Some((SocketKind::Datagram, Checksums::Device)),
+        Some("summed") => Some((SocketKind::Stream, Checksums::Software)),
+        _ => None,
+    }) else {
+        bail!("there is no kernel `{name}`")
+    };
+    let rounds = count / CONNECTIONS as u64;
+    if name.ends_with("pop") {
+        let mut pops = Pops::new(kind, checksums);
+        (0..rounds).for_each(|_| _ = pops.round());
+    } else {
+        let mut pushes = Pushes::new(kind, checksums);
+        (0..rounds).for_each(|_| _ = pushes.round());
     }
     Ok(())
 }
@@ -117,17 +140,30 @@ impl Callgrind {
 
     /// A command that runs `program` and counts; its arguments are to be added.
     fn command(&self, program: &Path) -> Command {
+        self.command_with(&[], program)
+    }
+
+    fn command_with(&self, options: &[&str], program: &Path) -> Command {
         let mut command = child::tethered(&self.valgrind);
         let out = format!("--callgrind-out-file={}", self.file().display());
-        command.args(["--tool=callgrind", &out]).arg(program);
+        command.args(["--tool=callgrind", &out]).args(options).arg(program);
         command
     }
 
     /// What a kernel of this program takes each time.
     pub fn each(&self, kernel: &str) -> Result<f64> {
+        self.each_with(&[], kernel)
+    }
+
+    /// The same, of what happens inside of one function only.
+    pub fn each_inside(&self, function: &str, kernel: &str) -> Result<f64> {
+        self.each_with(&[&format!("--toggle-collect=*{function}*")], kernel)
+    }
+
+    fn each_with(&self, options: &[&str], kernel: &str) -> Result<f64> {
         let mut totals = [0.0; 2];
         for (total, count) in totals.iter_mut().zip(KERNEL_COUNTS) {
-            let mut command = self.command(&std::env::current_exe()?);
+            let mut command = self.command_with(options, &std::env::current_exe()?);
             command.args(["kernel", kernel, &count.to_string()]);
             ensure!(command.output()?.status.success(), "callgrind fails");
             *total = self.total()?;

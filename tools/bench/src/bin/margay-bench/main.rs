@@ -12,6 +12,7 @@ mod idle;
 mod instructions;
 mod kv;
 mod redis;
+mod stack;
 mod thresholds;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use margay_bench::{hop, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 11] = [
+const PROGRAMS: [(&str, &str, Program); 12] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -33,6 +34,7 @@ const PROGRAMS: [(&str, &str, Program); 11] = [
     ("echo", "TCP echo of 64 B, beside echoes in C", echo::run),
     ("kv", "GET and SET, beside redis-server", kv::run),
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
+    ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
