@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 6] = [
+const PARTS: [Long; 7] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
@@ -49,6 +49,14 @@ const PARTS: [Long; 6] = [
         environment: &[("MARGAY_LONG", "1"), ("MARGAY_SEEDS", "20000")],
         target: None,
         passed_on: &["--show-output"],
+    },
+    Long {
+        name: "kernel",
+        about: "our stack against the kernel's: a gibibyte each way, a dozen seeds of every faulty wire",
+        words: "test --locked --release -p libos-xdp --test kernel_transfers --test kernel_faults --test kernel_paths",
+        environment: &[("MARGAY_TEST_KERNEL", "long")],
+        target: None,
+        passed_on: &["--show-output", "--test-threads=1"],
     },
     Long {
         name: "loom-mem",
