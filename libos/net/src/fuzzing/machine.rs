@@ -90,7 +90,8 @@ fn setup(script: &mut Script<'_>) -> Setup {
         2 => Offloads { checksums: true, gathers: 16, ..Offloads::NONE },
         _ => Offloads { checksums: true, segments: Some(32 << 10), gathers: 16, ..Offloads::NONE },
     };
-    Setup { tcp, mtu, offloads, room: if offers(0x80) { 64 } else { 1 } }
+    let send_budget = if sizes & 0x80 == 0 { 1 << 20 } else { 4096 };
+    Setup { tcp, mtu, offloads, room: if offers(0x80) { 64 } else { 1 }, send_budget }
 }
 
 fn event(pair: &mut Pair, script: &mut Script<'_>) {
