@@ -540,7 +540,8 @@ impl Tcb {
         let options = &segment.options;
         let ours = cx.settings.window_scale();
         self.agreed.peer_mss = options.mss.map_or(0, u32::from);
-        self.agreed.scales = options.window_scale.map(|theirs| (theirs, ours));
+        // RFC 7323 §2.2: only if we offered it.
+        self.agreed.scales = options.window_scale.filter(|_| cx.settings.window_scaling).map(|theirs| (theirs, ours));
         self.agreed.sack &= options.sack_permitted;
         // RFC 3168 §6.1.1: a SYN, ACK says so with ECE alone, a SYN with both.
         let both = Flags::ECE.with(Flags::CWR);
