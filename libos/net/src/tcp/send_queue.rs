@@ -45,13 +45,6 @@ impl SendQueue {
         self.len
     }
 
-    /// Whether all is acknowledged.
-    #[inline]
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Bytes that it keeps from being reused.
     #[inline]
     pub(crate) fn pinned(&self) -> usize {
