@@ -36,7 +36,7 @@ pub use cidr::Cidr;
 pub use fuzz::FuzzedHost;
 pub(crate) use icmp::Unreachable;
 pub(crate) use path::Path;
-pub(crate) use receive::{Inbound, Packet};
+pub(crate) use receive::{Inbound, Packet, PlainV4};
 
 use crate::Counters;
 use crate::device::{Frame, Link, Received};

@@ -1,7 +1,8 @@
 //! The stack of one core: queues, and the connections, listeners and ports behind them. Frames and `now` in; frames,
 //! completions and the next deadline out.
 //!
-//! - `calls.rs`: what a user asks of a queue. `inbound.rs`: what packets lead to. `passive.rs`: listeners, embryos, cookies,
+//! - `calls.rs`: what a user asks of a queue. `inbound.rs`: what packets lead to; `predicted.rs`: the short way of most of
+//!   them. `passive.rs`: listeners, embryos, cookies,
 //!   TIME-WAIT. `datagrams.rs`: UDP. `socket.rs`: a queue.
 //!
 //! Always: a connection is in `flows` exactly while segments of it mean something; a queue that was closed is a zombie until
@@ -12,6 +13,7 @@ mod calls;
 mod datagrams;
 mod inbound;
 mod passive;
+mod predicted;
 mod socket;
 
 use std::collections::VecDeque;
@@ -173,6 +175,7 @@ impl Stack {
     /// A frame has arrived.
     #[inline]
     pub(crate) fn receive(&mut self, frame: Received, done: &mut Completions) {
+        let Err(frame) = self.receive_predicted(frame, done) else { return };
         let inbound = self.ip.receive(frame, self.now);
         self.take(inbound, done);
     }
@@ -382,7 +385,7 @@ impl Stack {
         let ended = socket.ended;
         let tcb = socket.tcb()?;
         if tcb.receive.has_text() {
-            let rtt = tcb.recovery.round_trip();
+            let rtt = tcb.recovery.round_trip_nanos();
             let sga = tcb.receive.pop(len_max, now, rtt);
             tcb.receive.on_popped(tcb.mss);
             return Some(Ok(Outcome::Popped(pdpix::Popped::stream(sga))));

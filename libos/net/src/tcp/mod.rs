@@ -36,7 +36,7 @@ pub(crate) use cookie::CookieOptions;
 pub(crate) use flow::FlowKey;
 pub(crate) use isn::{initial_sequence, timestamp_clock, timestamp_offset};
 pub(crate) use listener::{Embryo, Listener, TimeWait};
-pub(crate) use segment::{Malformed, Segment};
+pub(crate) use segment::{Heard, Malformed, Segment};
 pub(crate) use send::{OUTBOUND_MAX, Output, own_mss};
 pub(crate) use seq::SeqNumber;
 pub(crate) use state::State;

@@ -182,8 +182,14 @@ impl Recovery {
     }
 
     /// The smoothed round trip; zero if nobody has seen one.
-    pub(crate) fn round_trip(&self) -> Duration {
-        Duration::from_nanos(self.rtt.srtt().unwrap_or(0))
+    fn round_trip(&self) -> Duration {
+        Duration::from_nanos(self.round_trip_nanos())
+    }
+
+    /// The same in nanoseconds.
+    #[inline]
+    pub(crate) fn round_trip_nanos(&self) -> u64 {
+        self.rtt.srtt().unwrap_or(0)
     }
 
     fn min_rtt(&self) -> Duration {

@@ -27,9 +27,9 @@ pub use pattern::Pattern;
 use router::{BEYOND, ROUTERS, Router};
 pub use wire::Wire;
 
-/// Whether the long forms are wanted (`cargo xtask soak`).
+/// Whether the long forms are wanted (`cargo xtask soak kernel`).
 pub fn is_long() -> bool {
-    std::env::var_os("MARGAY_LONG").is_some()
+    std::env::var_os("MARGAY_TEST_KERNEL").is_some_and(|word| word == "long")
 }
 
 /// Does a piece of work for each case, some at once, each on a thread of its own that may enter namespaces.
@@ -92,7 +92,7 @@ pub struct Lab {
 impl Lab {
     /// `None`, and said: this cannot be had here.
     pub fn open(test: &str, setup: Setup) -> Option<(Lab, Host)> {
-        let test = format!("kernel::{test}");
+        let test = format!("kernel_{test}");
         let heap = Heap::alone(128 << 20).unwrap();
         let mut router = None;
         let (link, wire) = match (&setup.wire, setup.kind) {
@@ -196,10 +196,10 @@ fn open_device(test: &str, kind: Kind, link: &Link, heap: &Heap) -> Option<Box<d
         Kind::Xsk => {
             enter(&link.near);
             if let Err(why) = libos_xdp::is_built() {
-                return skip(test, why);
+                return skip_af_xdp(test, why);
             }
             match Xsk::open(XskSettings::new("near0", &[OURS.into(), OURS_V6.into()]), heap.clone()) {
-                Err(libos_xdp::OpenError::Unsupported(why)) => return skip(test, &why),
+                Err(libos_xdp::OpenError::Unsupported(why)) => return skip_af_xdp(test, &why),
                 xsk => Box::new(xsk.unwrap()),
             }
         }
@@ -258,6 +258,10 @@ pub fn inside<T: Send>(namespace: &str, what: impl FnOnce() -> T + Send) -> T {
 
 /// Sets a property of a namespace, by its path below /proc/sys/net.
 pub fn sysctl(namespace: &str, key: &str, value: &str) {
-    let path = format!("/proc/sys/net/{key}");
-    inside(namespace, || std::fs::write(&path, value)).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
+    try_sysctl(namespace, key, value).unwrap_or_else(|error| panic!("{key} = {value}: {error}"));
+}
+
+/// The same, where not every kernel has it.
+pub fn try_sysctl(namespace: &str, key: &str, value: &str) -> std::io::Result<()> {
+    inside(namespace, || std::fs::write(format!("/proc/sys/net/{key}"), value))
 }
