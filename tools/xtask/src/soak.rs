@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 7] = [
+const PARTS: [Long; 8] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
