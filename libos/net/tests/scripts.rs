@@ -107,6 +107,7 @@ scripts! {
     rto_doubles,
     rto_gives_up,
     rto_karn,
+    rto_not_of_what_waited,
     rto_of_the_first_text,
     rto_restarts,
     sack_blocks,

@@ -89,6 +89,8 @@ pub(crate) struct Recovery {
     duplicates: u32,
     /// Where the last recovery ended, until something beyond it is acknowledged.
     recovered_to: Option<SeqNumber>,
+    /// So many segments were sent again in it.
+    resent: u32,
     rack: Rack,
     probe: Option<TailProbe>,
     timer: Option<(Timer, Instant)>,
@@ -139,6 +141,7 @@ impl Recovery {
             recovery_window: 0,
             duplicates: 0,
             recovered_to: None,
+            resent: 0,
             rack: Rack::new(una),
             probe: None,
             timer: None,
@@ -234,6 +237,7 @@ impl Recovery {
     /// A lost record, or its first `len` bytes, went out again.
     pub(crate) fn on_resend(&mut self, from: SeqNumber, len: u32, stamp: u32, now: Instant) {
         self.undo.get_or_insert(Undo { stamp: Some(stamp) });
+        self.resent = self.resent.saturating_add(1);
         self.board.on_resend(from, len, now);
         if let Some(prr) = &mut self.prr {
             prr.on_sent(len);
@@ -309,6 +313,23 @@ impl Recovery {
         let min_rtt = self.min_rtt();
         let rack = &mut self.rack;
         let (mut delivered, mut sent): (u32, Option<Instant>) = (0, None);
+        let mut fills_hole = false;
+        let mut each = |d: Delivered| {
+            delivered += d.len;
+            if !d.again || ack.echoes(d.at) {
+                sent = sent.max(Some(d.at));
+            } else {
+                fills_hole = true;
+            }
+            rack.on_delivered(d, ack.now, min_rtt);
+        };
+        if ack.ack.gt(ack.una) {
+            self.board.ack_to(ack.ack, &mut each);
+        }
+        if fills_hole {
+            // What was sent once lay beyond the hole, and may have waited there for long.
+            sent = None;
+        }
         let mut each = |d: Delivered| {
             delivered += d.len;
             if !d.again || ack.echoes(d.at) {
@@ -316,9 +337,6 @@ impl Recovery {
             }
             rack.on_delivered(d, ack.now, min_rtt);
         };
-        if ack.ack.gt(ack.una) {
-            self.board.ack_to(ack.ack, &mut each);
-        }
         let mut told_twice = false;
         for (i, &(left, right)) in ack.blocks.iter().enumerate() {
             let (left, right) = (SeqNumber::new(left), SeqNumber::new(right));
@@ -385,8 +403,10 @@ impl Recovery {
     fn detect(&mut self, now: Instant) {
         self.rack.look_again = None;
         if !self.sack {
-            // RFC 6582 §3.2, step 2: what was sent again in the last recovery causes duplicates, too.
-            if self.duplicates >= DUPLICATES && self.phase == Phase::Open && self.recovered_to.is_none() {
+            // RFC 6582 §3.2, step 2: what was sent again in the last recovery may cause duplicates, too; but not more than
+            // there were (§4 has other ways to tell).
+            let caused = if self.recovered_to.is_some() { self.resent } else { 0 };
+            if self.duplicates >= DUPLICATES + caused && self.phase == Phase::Open {
                 self.board.mark_first_lost();
             }
             return;
@@ -441,6 +461,7 @@ impl Recovery {
 
     fn enter_recovery(&mut self, nxt: SeqNumber, before: u32) {
         self.phase = Phase::Recovery(nxt);
+        self.resent = 0;
         self.undo = None;
         self.probe = None;
         self.congestion.on_loss(before);
@@ -545,6 +566,9 @@ impl Recovery {
         }
         if self.timeouts == 0 {
             self.undo = None;
+        }
+        if self.phase == Phase::Open {
+            self.resent = 0;
         }
         self.phase = Phase::Loss(nxt);
         (self.probe, self.prr) = (None, None);

@@ -99,6 +99,7 @@ impl Tcb {
         // RFC 3168 §6.1.5: what is sent again is not marked.
         self.emit(from, flags, offset, text, Ecn::NotCapable, cx)?;
         cx.ip.counters.tcp_segments_resent += 1;
+        self.sent_at = cx.now;
         let stamp = self.stamp_clock(cx.now);
         self.recovery.on_resend(from, len, stamp, cx.now);
         Ok(())
