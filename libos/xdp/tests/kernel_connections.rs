@@ -107,7 +107,8 @@ fn both_open_at_once() {
     on_a_thread(|| {
         let Some((lab, mut host)) = lab("simultaneous_open", Some(50)) else { return };
         // Neighbours are known, so that the SYNs are under way at once.
-        let (h, _stream) = connected(&lab, &mut host, false);
+        let (h, stream) = connected(&lab, &mut host, false);
+        drop(stream);
         host.net.close(h);
         let (from, to) = (SocketAddr::new(lab.kernels(false), 7001), SocketAddr::new(ours(false), 7002));
         let (ready, is_ready) = channel();
@@ -179,9 +180,8 @@ fn nobody_listens() {
     on_a_thread(|| {
         let Some((lab, mut host)) = lab("refused", None) else { return };
         for is_v6 in [false, true] {
-            let free = lab.listener(is_v6).local_addr().unwrap();
+            let [free, to] = [lab.kernels(is_v6), ours(is_v6)].map(|ip| SocketAddr::new(ip, 4711));
             assert_eq!(host.connect(free), Err(Error::ConnectionRefused));
-            let to = SocketAddr::new(ours(is_v6), 4711);
             let thread = lab.meanwhile(move || TcpStream::connect(to).map_err(|error| error.kind()).err());
             assert_eq!(join(&mut host, thread), Some(ErrorKind::ConnectionRefused));
         }

@@ -73,7 +73,7 @@ fn a_port_where_nobody_is() {
             let thread = lab.meanwhile(move || theirs.recv(&mut [0; 10]).map_err(|error| error.kind()));
             assert_eq!(join(&mut host, thread), Err(ErrorKind::ConnectionRefused));
             // And so are we.
-            let free = kernels_socket(&lab, is_v6).local_addr().unwrap();
+            let free = SocketAddr::new(lab.kernels(is_v6), 4711);
             let h = host.socket(SocketKind::Datagram);
             let op = host.begin(h, Op::Connect(free)).unwrap();
             host.wait(op).unwrap();
