@@ -234,6 +234,27 @@ fn long_both_ways() -> Vec<Meeting> {
 }
 
 #[test]
+fn links_of_many_mtus() {
+    on_a_thread(|| {
+        for mtu in [576, 700, 1280, 1499, 1514, 9000] {
+            let setup = Setup { mtu: Some(mtu), seed: mtu as u64, ..Setup::default() };
+            let Some((lab, mut host)) = Lab::open("mtu", setup) else { return };
+            // A link of IPv6 carries 1280 bytes at least.
+            let meetings = long_both_ways().into_iter().filter(|meeting| !meeting.is_v6 || mtu >= 1280);
+            carry(&lab, &mut host, &meetings.collect::<Vec<_>>(), Duration::from_secs(20));
+            let counters = host.counters();
+            assert_eq!(
+                (counters.tcp_black_holes, counters.icmp_errors_in),
+                (0, 0),
+                "{mtu}: {:?}",
+                host.busy_counters()
+            );
+            host.end();
+        }
+    });
+}
+
+#[test]
 fn a_router_says_how_long_packets_may_be() {
     on_a_thread(|| {
         for mtu in [1400, 1280] {

@@ -63,6 +63,8 @@ pub struct Setup {
     /// There is a router in between, and packets longer than this do not pass it: it says so. There is no wire then, and
     /// `kind` is `Packet`.
     pub router: Option<usize>,
+    /// Of the link's two ends, if not the usual. `kind` is `Packet` then.
+    pub mtu: Option<usize>,
     pub seed: u64,
     /// In the kernel's namespace, below `net/`.
     pub sysctls: Vec<(&'static str, &'static str)>,
@@ -75,6 +77,7 @@ impl Default for Setup {
             kind: Kind::Packet { offload: false },
             wire: None,
             router: None,
+            mtu: None,
             seed: 1,
             sysctls: Vec::new(),
             net: NetSettings::default(),
@@ -119,6 +122,10 @@ impl Lab {
         }
         for (key, value) in &setup.sysctls {
             sysctl(&link.far, key, value);
+        }
+        if let Some(mtu) = setup.mtu {
+            ip(&format!("-n {} link set near0 mtu {mtu}", link.near));
+            ip(&format!("-n {} link set far0 mtu {mtu}", link.far));
         }
         let device = open_device(&test, setup.kind, &link, &heap)?;
         let mut net = setup.net;
