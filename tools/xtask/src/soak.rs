@@ -8,7 +8,7 @@ use crate::report::{self, Ended, Part};
 use crate::skips;
 use crate::test::{ended, prepare_miri, ran_some};
 use crate::workspace::Metadata;
-use crate::{Options, seeds};
+use crate::{Options, fuzz, seeds};
 
 const DOCUMENT: &str = "docs/soak.md";
 
@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 7] = [
+const PARTS: [Long; 8] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
@@ -82,6 +82,14 @@ const PARTS: [Long; 7] = [
         target: Some("miri"),
         passed_on: &[],
     },
+    Long {
+        name: "fuzz",
+        about: "every fuzz target, ten minutes each (or `MARGAY_FUZZ_SECONDS`)",
+        words: "+nightly fuzz run TARGET",
+        environment: &[],
+        target: None,
+        passed_on: &[],
+    },
 ];
 
 pub fn run(options: &Options) -> Result<bool> {
@@ -106,7 +114,10 @@ pub fn run(options: &Options) -> Result<bool> {
             command.arg("--target-dir").arg(metadata.target_folder.join(folder));
         }
         command.arg("--").args(long.passed_on);
-        let part = Part::run(long.name, || do_part(long, &mut command));
+        let part = Part::run(long.name, || match long.name {
+            "fuzz" => fuzz::run(&metadata.target_folder),
+            _ => do_part(long, &mut command),
+        });
         rows.push(row(long, &part, &command_shown));
         parts.push(part);
     }

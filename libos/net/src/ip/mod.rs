@@ -36,7 +36,7 @@ pub use cidr::Cidr;
 pub use fuzz::FuzzedHost;
 pub(crate) use icmp::Unreachable;
 pub(crate) use path::Path;
-pub(crate) use receive::{Inbound, Packet};
+pub(crate) use receive::{Inbound, Packet, PlainV4};
 
 use crate::Counters;
 use crate::device::{Frame, Link, Received};
@@ -236,11 +236,6 @@ impl Ip {
     /// Whether it is one of ours, or a loopback address.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         self.interface.is_own(ip)
-    }
-
-    /// What the device can do.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
     }
 
     /// The longest packet that the interface takes, whatever the path to a peer.

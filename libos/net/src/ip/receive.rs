@@ -136,7 +136,7 @@ impl Ip {
     /// Whether a frame has nothing that the long way would do anything about: a packet of IPv4 without options, whole, to
     /// our only address, from somebody who can have sent it.
     #[inline(always)]
-    fn is_plain_v4(&self, frame: &PlainV4, frame_len: usize, verified: bool) -> bool {
+    pub(crate) fn is_plain_v4(&self, frame: &PlainV4, frame_len: usize, verified: bool) -> bool {
         let (ethernet, ip) = (&frame.ethernet, &frame.ip);
         let total_len = usize::from(ip.total_len.get());
         let in_parts = Ipv4Header::MORE_FRAGMENTS | Ipv4Header::FRAGMENT_OFFSET;
@@ -334,9 +334,9 @@ impl Ip {
 /// A packet in its frame, without options.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct PlainV4 {
-    ethernet: EthernetHeader,
-    ip: Ipv4Header,
+pub(crate) struct PlainV4 {
+    pub(crate) ethernet: EthernetHeader,
+    pub(crate) ip: Ipv4Header,
 }
 
 /// The same of IPv6.

@@ -1,7 +1,8 @@
 //! The stack of one core: queues, and the connections, listeners and ports behind them. Frames and `now` in; frames,
 //! completions and the next deadline out.
 //!
-//! - `calls.rs`: what a user asks of a queue. `inbound.rs`: what packets lead to. `passive.rs`: listeners, embryos, cookies,
+//! - `calls.rs`: what a user asks of a queue. `inbound.rs`: what packets lead to; `predicted.rs`: the short way of most of
+//!   them. `passive.rs`: listeners, embryos, cookies,
 //!   TIME-WAIT. `datagrams.rs`: UDP. `socket.rs`: a queue.
 //!
 //! Always: a connection is in `flows` exactly while segments of it mean something; a queue that was closed is a zombie until
@@ -12,6 +13,7 @@ mod calls;
 mod datagrams;
 mod inbound;
 mod passive;
+mod predicted;
 mod socket;
 
 use std::collections::VecDeque;
@@ -51,7 +53,6 @@ enum Timed {
 pub(crate) struct Stack {
     pub(crate) ip: Ip,
     settings: TcpSettings,
-    heap: Heap,
     now: Instant,
     sockets: Slab<Socket>,
     flows: Map<FlowKey, Flow>,
@@ -86,9 +87,8 @@ impl Stack {
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
         Stack {
-            ip: Ip::new(ip, link, heap.clone(), maps.clone(), rng.fork()),
+            ip: Ip::new(ip, link, heap, maps.clone(), rng.fork()),
             settings,
-            heap,
             now: Instant::ZERO,
             sockets: Slab::new(),
             flows: maps.map(),
@@ -110,14 +110,14 @@ impl Stack {
     }
 
     fn cx(&mut self) -> Cx<'_> {
-        Cx { ip: &mut self.ip, heap: &self.heap, settings: &self.settings, now: self.now }
+        Cx { ip: &mut self.ip, settings: &self.settings, now: self.now }
     }
 
     /// Calls something of a connection.
     #[inline]
     fn with_tcb<R>(&mut self, i: u32, call: impl FnOnce(&mut Tcb, &mut Cx<'_>) -> R) -> Option<R> {
-        let Stack { ip, heap, settings, now, sockets, .. } = self;
-        let mut cx = Cx { ip, heap, settings, now: *now };
+        let Stack { ip, settings, now, sockets, .. } = self;
+        let mut cx = Cx { ip, settings, now: *now };
         let tcb = sockets.get_mut(i as usize)?.tcb()?;
         Some(call(tcb, &mut cx))
     }
@@ -175,6 +175,7 @@ impl Stack {
     /// A frame has arrived.
     #[inline]
     pub(crate) fn receive(&mut self, frame: Received, done: &mut Completions) {
+        let Err(frame) = self.receive_predicted(frame, done) else { return };
         let inbound = self.ip.receive(frame, self.now);
         self.take(inbound, done);
     }
@@ -298,9 +299,7 @@ impl Stack {
         if !self.sockets[i as usize].pushes.is_empty() {
             self.serve_pushes(i, done);
         }
-        if self.sockets[i as usize].closing
-            && self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait)
-        {
+        if self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait) {
             self.flush_one(i);
             return self.retire(i);
         }
@@ -386,7 +385,7 @@ impl Stack {
         let ended = socket.ended;
         let tcb = socket.tcb()?;
         if tcb.receive.has_text() {
-            let rtt = tcb.recovery.round_trip();
+            let rtt = tcb.recovery.round_trip_nanos();
             let sga = tcb.receive.pop(len_max, now, rtt);
             tcb.receive.on_popped(tcb.mss);
             return Some(Ok(Outcome::Popped(pdpix::Popped::stream(sga))));

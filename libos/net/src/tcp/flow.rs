@@ -18,8 +18,8 @@ impl FlowKey {
     #[inline]
     pub(crate) fn new(local: (IpAddr, u16), remote: (IpAddr, u16)) -> FlowKey {
         let addresses = match (local.0, remote.0) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                [u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()), 0, 0, 0]
+            (IpAddr::V4(here), IpAddr::V4(there)) => {
+                return FlowKey::v4(here.to_bits(), there.to_bits(), local.1, remote.1);
             }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let (local, remote) = (local.to_bits(), remote.to_bits());
@@ -28,6 +28,13 @@ impl FlowKey {
             _ => unreachable!("a connection is of one family"),
         };
         FlowKey { addresses, ports: u32::from(local.1) << 16 | u32::from(remote.1) }
+    }
+
+    /// The same of IPv4 addresses, as numbers.
+    #[inline(always)]
+    pub(crate) fn v4(local: u32, remote: u32, local_port: u16, remote_port: u16) -> FlowKey {
+        let addresses = [u64::from(local) << 32 | u64::from(remote), 0, 0, 0];
+        FlowKey { addresses, ports: u32::from(local_port) << 16 | u32::from(remote_port) }
     }
 
     pub(crate) fn of(ends: &Ends) -> FlowKey {

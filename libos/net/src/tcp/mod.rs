@@ -4,7 +4,7 @@
 //!   window. `recovery.rs`: losses and timers. `state.rs`: the diagram of states.
 //! - `segment.rs`, `seq.rs`, `flow.rs`: a segment, its numbers, its connection's name.
 //! - `send_queue.rs`, `receive_queue.rs`, `reassembly.rs`, `scoreboard.rs`: what is kept.
-//! - `congestion/`, `prr.rs`, `rtt.rs`: how much, and for how long.
+//! - `congestion/`, `prr.rs`, `rack.rs`, `rtt.rs`: how much, and for how long.
 //! - `listener.rs`, `isn.rs`, `cookie.rs`: beginnings.
 
 mod buf_deque;
@@ -14,6 +14,7 @@ mod flow;
 mod isn;
 mod listener;
 mod prr;
+mod rack;
 mod reassembly;
 mod receive;
 mod receive_queue;
@@ -35,7 +36,7 @@ pub(crate) use cookie::CookieOptions;
 pub(crate) use flow::FlowKey;
 pub(crate) use isn::{initial_sequence, timestamp_clock, timestamp_offset};
 pub(crate) use listener::{Embryo, Listener, TimeWait};
-pub(crate) use segment::{Malformed, Segment};
+pub(crate) use segment::{Heard, Malformed, Segment};
 pub(crate) use send::{OUTBOUND_MAX, Output, own_mss};
 pub(crate) use seq::SeqNumber;
 pub(crate) use state::State;

@@ -134,9 +134,7 @@ impl Receive {
     #[inline]
     pub(crate) fn take_next(&mut self, data: Buf) -> bool {
         let len = data.len() as u32;
-        if len >= 512 {
-            self.density = ((data.len() * 256 / data.pinned().max(1)) as u16).clamp(16, 255);
-        }
+        self.note_density(&data);
         if self.fresh.is_some() && !self.settle() {
             return false;
         }
@@ -144,6 +142,13 @@ impl Receive {
         self.nxt = self.nxt.add(len);
         self.unacked += len;
         true
+    }
+
+    #[inline(always)]
+    fn note_density(&mut self, data: &Buf) {
+        if data.len() >= 512 {
+            self.density = ((data.len() * 256 / data.pinned().max(1)) as u16).clamp(16, 255);
+        }
     }
 
     /// What was not popped at once is to wait, in as little memory as it is worth. False: there is none for that.
@@ -231,9 +236,10 @@ impl Receive {
 
 // What goes out to the user.
 impl Receive {
-    /// At most `len_max` bytes, in order. Nothing if there are none.
+    /// At most `len_max` bytes, in order. Nothing if there are none. `rtt` is the round trip in nanoseconds, zero if nobody
+    /// knows.
     #[inline]
-    pub(crate) fn pop(&mut self, len_max: usize, now: Instant, rtt: Duration) -> Sga {
+    pub(crate) fn pop(&mut self, len_max: usize, now: Instant, rtt: u64) -> Sga {
         let sga = match &mut self.fresh {
             Some(fresh) if self.queue.is_empty() => {
                 if fresh.len() > len_max {
@@ -244,11 +250,32 @@ impl Receive {
             }
             _ => self.pop_queue(len_max),
         };
-        self.popped += sga.len();
+        self.note_popped(sga.len(), now, rtt);
+        sga
+    }
+
+    /// Whether the next text can be popped as it comes: nothing waits before it.
+    #[inline(always)]
+    pub(crate) fn hands_over(&self) -> bool {
+        self.fresh.is_none() && self.queue.is_empty()
+    }
+
+    /// The next `len` bytes of the stream go to a pop that waits, without lying here first.
+    #[inline(always)]
+    pub(crate) fn hand_over(&mut self, text: &Buf, now: Instant, rtt: u64) {
+        let len = text.len();
+        self.note_density(text);
+        self.nxt = self.nxt.add(len as u32);
+        self.unacked += len as u32;
+        self.note_popped(len, now, rtt);
+    }
+
+    #[inline(always)]
+    fn note_popped(&mut self, len: usize, now: Instant, rtt: u64) {
+        self.popped += len;
         if self.budget < self.budget_max {
             self.right_size(now, rtt);
         }
-        sga
     }
 
     #[cold]
@@ -270,12 +297,15 @@ impl Receive {
     }
 
     /// Grows the budget to twice what the user takes in a round trip, so that the sender is never held up by us.
-    fn right_size(&mut self, now: Instant, rtt: Duration) {
-        if now.since(self.popped_since) < rtt {
+    #[inline(always)]
+    fn right_size(&mut self, now: Instant, rtt: u64) {
+        if now.as_nanos().saturating_sub(self.popped_since.as_nanos()) < rtt {
             return;
         }
-        let wanted = self.popped * 2 * 256 / usize::from(self.density);
-        self.budget = self.budget.max(wanted).min(self.budget_max);
+        // The same as that twice of it, as it lies in memory, is more than the budget.
+        if self.popped * 512 > self.budget * usize::from(self.density) {
+            self.budget = (self.popped * 512 / usize::from(self.density)).min(self.budget_max);
+        }
         (self.popped, self.popped_since) = (0, now);
     }
 
@@ -351,7 +381,7 @@ impl Receive {
     }
 
     /// The user took something: whether the peer should hear of the larger window.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn on_popped(&mut self, mss: u32) {
         // As long as it has half of that to go on with, the next acknowledgement is soon enough.
         let half = self.half();

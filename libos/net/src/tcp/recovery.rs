@@ -13,14 +13,13 @@ use pdpix::Instant;
 use super::congestion::{Acked, CongestionControl, CongestionKind, Controller};
 use super::isn::timestamp_clock;
 use super::prr::{Delivered as Arrived, Prr};
+use super::rack::Rack;
 use super::rtt::RttEstimator;
 use super::scoreboard::{Delivered, Scoreboard};
 use super::seq::SeqNumber;
 
 /// RFC 5681 §3.2, RFC 8985 §6.2: so many segments beyond a hole make it a loss.
 const DUPLICATES: u32 = 3;
-/// RFC 8985 §6.2, step 4: a wider window for reordering is kept for so many recoveries.
-const PERSIST: u8 = 16;
 /// RFC 8985 §7.2 lets the peer delay its acknowledgement by so much.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(200);
 /// A probe of the tail is not sent earlier: processes share processors here, and a millisecond is nothing to them.
@@ -104,23 +103,6 @@ pub(crate) struct Recovery {
     limited: SeqNumber,
 }
 
-/// RFC 8985 §5.2.
-#[derive(Debug)]
-struct Rack {
-    /// The segment that was sent last of those that have arrived.
-    at: Instant,
-    end: SeqNumber,
-    rtt: Duration,
-    /// The highest byte that has arrived.
-    highest: SeqNumber,
-    reordering: bool,
-    /// The peer told of duplicates; not again before this is acknowledged.
-    duplicates_until: Option<SeqNumber>,
-    widening: u8,
-    persist: u8,
-    look_again: Option<Instant>,
-}
-
 /// RFC 8985 §7.3: a probe of the tail that is not judged yet.
 #[derive(Debug)]
 struct TailProbe {
@@ -157,17 +139,7 @@ impl Recovery {
             recovery_window: 0,
             duplicates: 0,
             recovered_to: None,
-            rack: Rack {
-                at: Instant::ZERO,
-                end: una,
-                rtt: Duration::ZERO,
-                highest: una,
-                reordering: false,
-                duplicates_until: None,
-                widening: 1,
-                persist: 0,
-                look_again: None,
-            },
+            rack: Rack::new(una),
             probe: None,
             timer: None,
             timeout_from: Instant::ZERO,
@@ -207,17 +179,18 @@ impl Recovery {
     }
 
     /// The smoothed round trip; zero if nobody has seen one.
-    pub(crate) fn round_trip(&self) -> Duration {
-        Duration::from_nanos(self.rtt.srtt().unwrap_or(0))
+    fn round_trip(&self) -> Duration {
+        Duration::from_nanos(self.round_trip_nanos())
+    }
+
+    /// The same in nanoseconds.
+    #[inline]
+    pub(crate) fn round_trip_nanos(&self) -> u64 {
+        self.rtt.srtt().unwrap_or(0)
     }
 
     fn min_rtt(&self) -> Duration {
         Duration::from_nanos(self.rtt.min_rtt().unwrap_or(0))
-    }
-
-    /// Whether losses are being repaired.
-    pub(crate) fn is_recovering(&self) -> bool {
-        self.phase != Phase::Open
     }
 
     /// Timeouts in a row.
@@ -296,7 +269,7 @@ impl Recovery {
             delivered += self.mss;
         }
         if told_twice {
-            self.widen(ack);
+            self.rack.widen(ack.ack, ack.nxt);
         }
         let repaired = self.judge_probe(ack, told_twice, before);
         let lost_before = self.board.lost();
@@ -386,15 +359,6 @@ impl Recovery {
             self.congestion.undo();
             self.board.forgive();
             (self.phase, self.prr, self.undo) = (Phase::Open, None, None);
-        }
-    }
-
-    /// RFC 8985 §6.2, step 4: the peer got something twice, so we had waited for too short a time.
-    fn widen(&mut self, ack: &Ack<'_>) {
-        if self.rack.duplicates_until.is_none_or(|until| ack.ack.ge(until)) {
-            self.rack.duplicates_until = Some(ack.nxt);
-            self.rack.widening = self.rack.widening.saturating_add(1);
-            self.rack.persist = PERSIST;
         }
     }
 
@@ -498,10 +462,7 @@ impl Recovery {
         self.phase = Phase::Open;
         (self.undo, self.prr) = (None, None);
         self.duplicates = 0;
-        self.rack.persist = self.rack.persist.saturating_sub(1);
-        if self.rack.persist == 0 {
-            self.rack.widening = 1;
-        }
+        self.rack.on_recovery_end();
     }
 }
 
@@ -603,24 +564,5 @@ impl Recovery {
     pub(crate) fn check(&self, una: SeqNumber, nxt: SeqNumber) {
         self.board.check(una, nxt);
         assert_eq!(self.timer.is_some(), !self.board.is_empty(), "a timer runs exactly while something is in flight");
-    }
-}
-
-impl Rack {
-    /// RFC 8985 §6.2, steps 2 and 3.
-    #[inline]
-    fn on_delivered(&mut self, d: Delivered, now: Instant, min_rtt: Duration) {
-        let rtt = now.since(d.at);
-        // Of what was sent again, nobody knows which sending arrived; sooner than ever before, it was the first.
-        if !d.again || rtt >= min_rtt {
-            if d.at > self.at || d.at == self.at && d.end.gt(self.end) {
-                (self.at, self.end, self.rtt) = (d.at, d.end, rtt);
-            }
-        }
-        if d.end.gt(self.highest) {
-            self.highest = d.end;
-        } else if d.end.lt(self.highest) && !d.again {
-            self.reordering = true;
-        }
     }
 }

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 
 use super::seq::SeqNumber;
 use crate::ip::Packet;
-use crate::wire::{Checksum, Ecn, Flags, Protocol, TCP_LEN, TcpHeader, TcpOptions, pseudo_header};
+use crate::wire::{Checksum, Ecn, Flags, Protocol, TCP_LEN, TcpHeader, TcpOptions, Timestamps, pseudo_header};
 
 /// Why a segment could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,34 @@ pub(crate) enum Malformed {
     Checksum,
     /// A length among the options is.
     Options,
+}
+
+/// What a segment says, but for its text and what is rare: by this header prediction judges it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) seq: SeqNumber,
+    pub(crate) ack: SeqNumber,
+    pub(crate) flags: Flags,
+    /// As it stands in the header, not scaled.
+    pub(crate) window: u16,
+    pub(crate) timestamps: Option<Timestamps>,
+    /// Bytes of text.
+    pub(crate) text_len: u32,
+}
+
+impl Heard {
+    /// From a header, and what follows it.
+    #[inline(always)]
+    pub(crate) fn new(header: &TcpHeader, timestamps: Option<Timestamps>, text_len: u32) -> Heard {
+        Heard {
+            seq: SeqNumber::new(header.sequence.get()),
+            ack: SeqNumber::new(header.acknowledgment.get()),
+            flags: header.flags,
+            window: header.window.get(),
+            timestamps,
+            text_len,
+        }
+    }
 }
 
 /// A segment: its header, and what it carries.
@@ -70,6 +98,13 @@ impl Segment {
             ecn,
             data,
         })
+    }
+
+    /// What it says, but for its text and what is rare.
+    #[inline]
+    pub(crate) fn heard(&self) -> Heard {
+        let (flags, window, timestamps) = (self.flags, self.window, self.options.timestamps);
+        Heard { seq: self.seq, ack: self.ack, flags, window, timestamps, text_len: self.data.len() as u32 }
     }
 
     /// SEG.LEN: what it takes of the sequence space.

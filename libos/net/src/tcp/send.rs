@@ -380,7 +380,7 @@ fn put_header(memory: &mut pdpix::BufMut, header: &Header<'_>) {
         destination: header.ports.1.into(),
         sequence: header.seq.get().into(),
         acknowledgment: header.ack.get().into(),
-        data_offset: ((TCP_LEN + options_len) / 4 << 4) as u8,
+        data_offset: (((TCP_LEN + options_len) / 4) << 4) as u8,
         flags: header.flags,
         window: header.window.into(),
         checksum: 0.into(),

@@ -8,14 +8,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pdpix::{Buf, Endpoint, Error, Heap, Instant};
+use pdpix::{Buf, Endpoint, Error, Instant};
 
 use super::TcpSettings;
 use super::isn::timestamp_clock;
 use super::receive::Receive;
 use super::recovery::{Ack, Recovery, Timer};
 use super::rtt::RttEstimator;
-use super::segment::Segment;
+use super::segment::{Heard, Segment};
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::state::{Event, State, next};
@@ -25,7 +25,6 @@ use crate::wire::{Ecn, Flags, IPV4_LEN, IPV6_LEN, TCP_LEN, Timestamps};
 /// What a connection needs of the stack, lent for one call.
 pub(crate) struct Cx<'a> {
     pub(crate) ip: &'a mut Ip,
-    pub(crate) heap: &'a Heap,
     pub(crate) settings: &'a TcpSettings,
     pub(crate) now: Instant,
 }
@@ -280,12 +279,6 @@ impl Tcb {
 
 // Asking.
 impl Tcb {
-    /// The sequence number of our FIN, once everything before it is queued.
-    #[inline]
-    pub(crate) fn fin_seq(&self) -> SeqNumber {
-        self.snd_una.add(self.queue.len() as u32)
-    }
-
     /// Bytes that are queued and were never sent.
     #[inline]
     pub(crate) fn unsent(&self) -> u32 {
@@ -359,8 +352,17 @@ impl Tcb {
     /// RFC 9293 §3.10.7.3 and §3.10.7.4.
     #[inline]
     pub(crate) fn on_segment(&mut self, segment: Segment, cx: &mut Cx<'_>) -> Fate {
-        if self.state == State::Estab && self.is_expected(&segment) {
-            return self.take_expected(segment, cx);
+        let is_plain = segment.options.sack.is_empty() && segment.ecn != Ecn::Congested;
+        let heard = segment.heard();
+        if is_plain && self.expects(&heard) {
+            self.take_expected(&heard, cx);
+            if !segment.data.is_empty() {
+                if !self.receive.take_next(segment.data) {
+                    cx.ip.counters.tcp_no_memory += 1;
+                }
+                self.receive.on_text(self.mss, cx.now);
+            }
+            return Fate::Lives;
         }
         match self.state {
             State::SynSent => self.on_segment_in_syn_sent(segment, cx),
@@ -369,56 +371,44 @@ impl Tcb {
     }
 
     /// Van Jacobson's header prediction: the next text in order, or an acknowledgement, with nothing that is out of the
-    /// ordinary.
-    #[inline]
-    fn is_expected(&self, segment: &Segment) -> bool {
-        segment.seq == self.receive.nxt
-            && segment.flags.0 & !Flags::PSH.0 == Flags::ACK.0
-            && self.snd_una.le(segment.ack)
-            && segment.ack.le(self.snd_nxt)
-            && segment.data.len() as u32 <= self.receive.window()
-            && segment.options.sack.is_empty()
-            && segment.ecn != Ecn::Congested
+    /// ordinary. (The caller has seen that it acknowledges nothing selectively and has met no congestion.)
+    #[inline(always)]
+    pub(crate) fn expects(&self, heard: &Heard) -> bool {
+        self.state == State::Estab
+            && heard.seq == self.receive.nxt
+            && heard.flags.0 & !Flags::PSH.0 == Flags::ACK.0
+            && self.snd_una.le(heard.ack)
+            && heard.ack.le(self.snd_nxt)
+            && heard.text_len <= self.receive.window()
             && !self.receive.has_hole()
             && !self.echoes_congestion
             && !self.deaf
-            && match (&self.stamps, segment.options.timestamps) {
+            && match (&self.stamps, heard.timestamps) {
                 (Some(stamps), Some(theirs)) => theirs.value.wrapping_sub(stamps.recent) as i32 >= 0,
                 (None, None) => true,
                 _ => false,
             }
     }
 
-    #[inline]
-    fn take_expected(&mut self, segment: Segment, cx: &mut Cx<'_>) -> Fate {
-        self.heard_at = cx.now;
-        self.keep_alive_probes = 0;
-        if let (Some(stamps), Some(theirs)) = (&mut self.stamps, segment.options.timestamps)
-            && segment.seq.le(stamps.last_ack)
+    /// What an expected segment says. Its text is the caller's to give to `receive`.
+    #[inline(always)]
+    pub(crate) fn take_expected(&mut self, heard: &Heard, cx: &mut Cx<'_>) {
+        (self.heard_at, self.keep_alive_probes) = (cx.now, 0);
+        if let (Some(stamps), Some(theirs)) = (&mut self.stamps, heard.timestamps)
+            && heard.seq.le(stamps.last_ack)
         {
             (stamps.recent, stamps.recent_at) = (theirs.value, cx.now);
         }
-        let has_text = !segment.data.is_empty();
-        if segment.ack != self.snd_una || !has_text || self.is_window_news(&segment) {
-            self.take_ack(&segment, cx);
+        if heard.ack != self.snd_una || heard.text_len == 0 || self.window_of(heard.window) != self.snd_wnd {
+            self.take_ack(heard, &[], cx);
         }
-        if has_text {
-            self.receive.take_next(segment.data);
-            self.receive.on_text(self.mss, cx.now);
-        }
-        Fate::Lives
-    }
-
-    #[inline]
-    fn is_window_news(&self, segment: &Segment) -> bool {
-        self.window_of(segment) != self.snd_wnd
     }
 
     /// SEG.WND, scaled (RFC 7323 §2.3).
     #[inline]
-    fn window_of(&self, segment: &Segment) -> u32 {
+    fn window_of(&self, window: u16) -> u32 {
         let shift = self.agreed.scales.map_or(0, |(theirs, _)| theirs);
-        u32::from(segment.window) << shift
+        u32::from(window) << shift
     }
 
     fn on_segment_in_order(&mut self, segment: Segment, cx: &mut Cx<'_>) -> Fate {
@@ -469,7 +459,7 @@ impl Tcb {
             return Fate::Lives;
         }
         if segment.ack.ge(self.snd_una) {
-            self.take_ack(&segment, cx);
+            self.take_ack(&segment.heard(), &segment.options.sack, cx);
             if self.take_ack_of_fin(cx) == Fate::Over {
                 return Fate::Over;
             }
@@ -550,7 +540,8 @@ impl Tcb {
         let options = &segment.options;
         let ours = cx.settings.window_scale();
         self.agreed.peer_mss = options.mss.map_or(0, u32::from);
-        self.agreed.scales = options.window_scale.map(|theirs| (theirs, ours));
+        // RFC 7323 §2.2: only if we offered it.
+        self.agreed.scales = options.window_scale.filter(|_| cx.settings.window_scaling).map(|theirs| (theirs, ours));
         self.agreed.sack &= options.sack_permitted;
         // RFC 3168 §6.1.1: a SYN, ACK says so with ECE alone, a SYN with both.
         let both = Flags::ECE.with(Flags::CWR);
@@ -570,7 +561,7 @@ impl Tcb {
         self.snd_una = self.iss.add(1);
         // A window in a SYN is not scaled (RFC 7323 §2.2).
         let is_syn = segment.flags.has(Flags::SYN);
-        self.snd_wnd = if is_syn { u32::from(segment.window) } else { self.window_of(segment) };
+        self.snd_wnd = if is_syn { u32::from(segment.window) } else { self.window_of(segment.window) };
         self.snd_wnd_max = self.snd_wnd;
         (self.snd_wl1, self.snd_wl2) = (segment.seq, segment.ack);
         self.syn_at = None;
@@ -643,39 +634,38 @@ impl Tcb {
     }
 
     /// The acknowledgement and the window of a segment whose ACK is not older than `snd_una`.
-    #[inline]
-    fn take_ack(&mut self, segment: &Segment, cx: &mut Cx<'_>) {
-        let (una, window, was_closed) = (self.snd_una, self.window_of(segment), self.snd_wnd == 0);
-        let advanced = segment.ack.gt(una);
+    fn take_ack(&mut self, heard: &Heard, blocks: &[(u32, u32)], cx: &mut Cx<'_>) {
+        let (una, window, was_closed) = (self.snd_una, self.window_of(heard.window), self.snd_wnd == 0);
+        let advanced = heard.ack.gt(una);
         // RFC 5681 §2.
         let is_duplicate = !advanced
-            && segment.data.is_empty()
-            && !segment.flags.any(Flags::SYN.with(Flags::FIN))
+            && heard.text_len == 0
+            && !heard.flags.any(Flags::SYN.with(Flags::FIN))
             && window == self.snd_wnd
             && self.snd_nxt != una;
-        if self.snd_wl1.lt(segment.seq) || self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack) {
-            (self.snd_wnd, self.snd_wl1, self.snd_wl2) = (window, segment.seq, segment.ack);
+        if self.snd_wl1.lt(heard.seq) || self.snd_wl1 == heard.seq && self.snd_wl2.le(heard.ack) {
+            (self.snd_wnd, self.snd_wl1, self.snd_wl2) = (window, heard.seq, heard.ack);
             self.snd_wnd_max = self.snd_wnd_max.max(window);
         }
         if advanced {
-            let acked = segment.ack.since(una);
+            let acked = heard.ack.since(una);
             let text = (acked as usize).min(self.queue.len());
             self.queue.free(text);
             if acked as usize > text {
                 self.fin = Fin::Acked;
             }
-            self.snd_una = segment.ack;
+            self.snd_una = heard.ack;
             cx.ip.confirm(&self.path, cx.now);
         }
         // With nothing in flight, too, the peer may tell of what it got twice.
-        if una != self.snd_nxt || !segment.options.sack.is_empty() {
-            let ece = self.agreed.ecn && segment.flags.has(Flags::ECE);
-            let echo = segment.options.timestamps.filter(|_| self.stamps.is_some()).map(|stamps| stamps.echo);
+        if una != self.snd_nxt || !blocks.is_empty() {
+            let ece = self.agreed.ecn && heard.flags.has(Flags::ECE);
+            let echo = heard.timestamps.filter(|_| self.stamps.is_some()).map(|stamps| stamps.echo);
             let recovered = self.recovery.on_ack(&Ack {
                 una,
-                ack: segment.ack,
+                ack: heard.ack,
                 nxt: self.snd_nxt,
-                blocks: &segment.options.sack,
+                blocks,
                 echo,
                 stamp: self.stamp_clock(cx.now),
                 is_duplicate,
@@ -768,7 +758,9 @@ impl Tcb {
             self.send_ack(cx);
             return Fate::Lives;
         }
-        self.receive.take_next(text);
+        if !self.receive.take_next(text) {
+            cx.ip.counters.tcp_no_memory += 1;
+        }
         if self.receive.has_hole() {
             self.receive.take_ready();
         }

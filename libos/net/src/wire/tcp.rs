@@ -130,13 +130,21 @@ impl TcpOptions {
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<TcpOptions> {
         // What nearly all segments of a connection have: two NOPs and the timestamps (RFC 7323, appendix A).
-        if let [NOP, NOP, TIMESTAMPS, 10, rest @ ..] = bytes
-            && let Some(timestamps) = parse_timestamps(rest)
-            && rest.len() == 8
+        if let Ok(bytes) = bytes.try_into()
+            && let Some(timestamps) = TcpOptions::parse_timestamps_only(bytes)
         {
             return Some(TcpOptions { timestamps: Some(timestamps), ..TcpOptions::default() });
         }
         TcpOptions::parse_any(bytes)
+    }
+
+    /// Reads options of two NOPs and the timestamps. `None`: they are others.
+    #[inline(always)]
+    pub fn parse_timestamps_only(bytes: &[u8; 12]) -> Option<Timestamps> {
+        let &[n, m, kind, len, v0, v1, v2, v3, e0, e1, e2, e3] = bytes;
+        let timestamps =
+            Timestamps { value: u32::from_be_bytes([v0, v1, v2, v3]), echo: u32::from_be_bytes([e0, e1, e2, e3]) };
+        ([n, m, kind, len] == [NOP, NOP, TIMESTAMPS, 10]).then_some(timestamps)
     }
 
     fn parse_any(mut bytes: &[u8]) -> Option<TcpOptions> {

@@ -14,6 +14,7 @@ mod kv;
 mod redis;
 mod stack;
 mod thresholds;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ use margay_bench::{hop, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 12] = [
+const PROGRAMS: [(&str, &str, Program); 13] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -35,6 +36,7 @@ const PROGRAMS: [(&str, &str, Program); 12] = [
     ("kv", "GET and SET, beside redis-server", kv::run),
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
+    ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),

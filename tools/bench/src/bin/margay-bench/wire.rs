@@ -1,0 +1,602 @@
+//! Our network stack over a veth pair, end to end, beside raw frames and beside the kernel's. Two network namespaces of this
+//! run; each end spins on a processor of its own. What is compared runs in turn.
+//!
+//! The kernel's ends are 10.77.0.1 and 10.77.0.2, without offloads: TCP has to be cut into segments of 1448 bytes by either.
+//! Ours are 10.77.0.11 and 10.77.0.12, over AF_XDP (native mode, copying, on a veth) or AF_PACKET.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
+use libos_net::wire::{Checksum, EtherType, EthernetHeader, IPV4_LEN, Ipv4Header, Mac, Protocol, UDP_LEN, UdpHeader};
+use libos_net::{Cidr, Device, Frame, IpSettings, NetNetwork, NetSettings};
+use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, mesh};
+use libos_xdp::{PacketSettings, PacketSocket, Xsk, XskSettings};
+use margay_bench::sampling::{Pinned, median};
+use pdpix::{Endpoint, Network, Purpose, Qd, Sga, SocketKind};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::child::installed;
+use crate::{result, skip};
+
+const ROUNDS: usize = 5;
+const WARM_UP: usize = 1_000;
+const TRIPS: usize = 5_000;
+const TEXT: usize = 64;
+const PORT: u16 = 7777;
+/// How long a stream runs, once it has begun.
+const STREAM: Duration = Duration::from_millis(700);
+/// What a stream is pushed in.
+const PIECE: usize = 64 << 10;
+/// Nothing takes as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is measured: a name, and how. In turn, so that a slow minute of the machine does not fall on one alone.
+type Subject = (&'static str, fn(&Link) -> Result<f64>);
+
+const TRIPS_OF: [Subject; 7] = [
+    ("net_echo_raw_xsk", |link| raw(link, false)),
+    ("net_echo_udp_xsk", |link| ours(link, SocketKind::Datagram)),
+    ("net_echo_tcp_xsk", |link| ours(link, SocketKind::Stream)),
+    ("net_echo_tcp_kernel", kernel_tcp),
+    ("net_echo_udp_kernel", kernel_udp),
+    ("net_echo_raw_xsk_to_kernel", |link| raw(link, true)),
+    ("net_echo_udp_xsk_to_kernel", ours_to_kernel),
+];
+
+const STREAMS: [Subject; 7] = [
+    ("net_stream_kernel", |link| stream(link, Through::Kernel, Through::Kernel)),
+    ("net_stream_xsk_to_kernel", |link| stream(link, Through::Xsk(true), Through::Kernel)),
+    ("net_stream_kernel_to_xsk", |link| stream(link, Through::Kernel, Through::Xsk(true))),
+    ("net_stream_kernel_to_xsk_always_64", |link| stream(link, Through::Kernel, Through::Xsk(false))),
+    ("net_stream_packet_to_kernel", |link| stream(link, Through::Packet, Through::Kernel)),
+    ("net_stream_kernel_to_packet", |link| stream(link, Through::Kernel, Through::Packet)),
+    ("net_stream_xsk", |link| stream(link, Through::Xsk(true), Through::Xsk(true))),
+];
+
+pub fn run() -> Result<()> {
+    let names = TRIPS_OF.iter().chain(&STREAMS).map(|(name, _)| *name);
+    let link = match Link::new() {
+        Ok(link) => link,
+        Err(error) => {
+            names.for_each(|name| skip(name, &format!("no network of its own: {error:#}")));
+            return Ok(());
+        }
+    };
+    measure(&link, &TRIPS_OF, "us");
+    measure(&link, &STREAMS, "Gbit/s");
+    Ok(())
+}
+
+fn measure(link: &Link, subjects: &[Subject], unit: &str) {
+    let mut figures: Vec<Result<Vec<f64>>> = subjects.iter().map(|_| Ok(Vec::new())).collect();
+    for _ in 0..ROUNDS {
+        for ((_, subject), figures) in subjects.iter().zip(&mut figures) {
+            let Ok(all) = figures else { continue };
+            match subject(link) {
+                Ok(figure) => all.push(figure),
+                Err(error) => *figures = Err(error),
+            }
+        }
+    }
+    for ((name, _), figures) in subjects.iter().zip(figures) {
+        match figures {
+            Ok(figures) => result(name, median(figures), unit),
+            Err(error) => skip(name, &format!("{error:#}")),
+        }
+    }
+}
+
+/// Two namespaces, and a veth pair between them; gone when it is dropped.
+struct Link {
+    ends: [End; 2],
+}
+
+/// One end of it.
+struct End {
+    namespace: String,
+    interface: String,
+    processor: usize,
+    /// The kernel's address, and ours.
+    kernel: Ipv4Addr,
+    ours: Ipv4Addr,
+}
+
+impl Link {
+    fn new() -> Result<Link> {
+        let id = std::process::id();
+        let end = |i: usize| End {
+            namespace: format!("mgbench{id}{}", ["a", "b"][i]),
+            interface: format!("mgb{i}"),
+            processor: i,
+            kernel: Ipv4Addr::new(10, 77, 0, 1 + i as u8),
+            ours: Ipv4Addr::new(10, 77, 0, 11 + i as u8),
+        };
+        let link = Link { ends: [end(0), end(1)] };
+        let [a, b] = &link.ends;
+        for end in [a, b] {
+            ip(&["netns", "add", &end.namespace])?;
+        }
+        let peer = ["peer", "name", &b.interface, "netns", &b.namespace];
+        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
+        ip(&[&["-n", &a.namespace, "link", "add", &a.interface], &queues[..], &["type", "veth"], &peer, &queues]
+            .concat())?;
+        for end in [a, b] {
+            let of = ["-n", end.namespace.as_str()];
+            let address = format!("{}/24", end.kernel);
+            ip(&[&of[..], &["addr", "add", &address, "dev", &end.interface]].concat())?;
+            ip(&[&of[..], &["link", "set", &end.interface, "up"]].concat())?;
+            let mut off = Command::new(installed("ip").context("ip is not installed")?);
+            off.args(["netns", "exec", &end.namespace, "ethtool", "-K", &end.interface]);
+            off.args(["tx", "off", "tso", "off", "gso", "off", "gro", "off"]);
+            ensure!(off.output()?.status.success(), "ethtool refuses");
+        }
+        Ok(link)
+    }
+
+    fn a(&self) -> &End {
+        &self.ends[0]
+    }
+
+    fn b(&self) -> &End {
+        &self.ends[1]
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for end in &self.ends {
+            let _ = ip(&["netns", "delete", &end.namespace]); // it may not have been made
+        }
+    }
+}
+
+fn ip(words: &[&str]) -> Result<()> {
+    let output = Command::new(installed("ip").context("ip is not installed")?).args(words).output()?;
+    ensure!(output.status.success(), "ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+impl End {
+    /// Runs something in a thread of this namespace, on this end's processor.
+    fn run<'s, R: Send + 's>(
+        &'s self,
+        scope: &'s thread::Scope<'s, '_>,
+        what: impl FnOnce() -> Result<R> + Send + 's,
+    ) -> thread::ScopedJoinHandle<'s, Result<R>> {
+        scope.spawn(move || {
+            let file = File::open(format!("/var/run/netns/{}", self.namespace))?;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            let _pinned = Pinned::to(self.processor);
+            what()
+        })
+    }
+
+    fn mac(&self) -> Result<Mac> {
+        let mut command = Command::new(installed("ip").context("ip is not installed")?);
+        let output = command.args(["-n", &self.namespace, "-o", "link", "show", "dev", &self.interface]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let mac = text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).context("no Ethernet")?;
+        mac.parse().map_err(|_| anyhow!("`{mac}`"))
+    }
+
+    fn xsk(&self, heap: &Heap) -> Result<Xsk> {
+        Ok(Xsk::open(XskSettings::new(&self.interface, &[self.ours.into()]), heap.clone())?)
+    }
+
+    /// A core with our stack.
+    fn core(&self, through: Through) -> Result<Core> {
+        let heap = heap()?;
+        let device: Box<dyn Device> = match through {
+            Through::Packet => Box::new(PacketSocket::open(PacketSettings::new(&self.interface), heap.clone())?),
+            _ => Box::new(self.xsk(&heap)?),
+        };
+        let addresses = vec![Cidr::new(self.ours.into(), 24).context("a prefix")?];
+        let settings = NetSettings {
+            ip: IpSettings { addresses, ..IpSettings::default() },
+            secret: [self.processor as u8 + 1; 16],
+            seed: self.processor as u64,
+            adaptive_batching: through != Through::Xsk(false),
+            ..NetSettings::default()
+        };
+        let network = NetNetwork::new(device, heap.clone(), settings);
+        let ports = mesh(1, MeshKind::Stepped)?.remove(0);
+        Ok(Core::new(CoreParts {
+            idle: IdlePolicy::Spin,
+            networks: vec![("net".into(), Box::new(network) as Box<dyn Network>)],
+            ..CoreParts::new(heap, Box::new(KernelClock), ports)
+        }))
+    }
+}
+
+fn heap() -> Result<Heap> {
+    let heap_size = 64 << 20;
+    let plan = Plan { heaps: 1, heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
+    Ok(Reservation::new(plan)?.heap(0).context("the only heap")?)
+}
+
+/// How an end reaches the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Through {
+    Kernel,
+    /// Our stack; whether bursts adapt.
+    Xsk(bool),
+    Packet,
+}
+
+/// The middle of the round trips, in microseconds, without the first ones.
+fn p50(mut trip: impl FnMut() -> Result<Duration>) -> Result<f64> {
+    (0..WARM_UP).try_for_each(|_| trip().map(drop))?;
+    let times: Vec<f64> = (0..TRIPS).map(|_| Ok(trip()?.as_secs_f64() * 1e6)).collect::<Result<_>>()?;
+    Ok(median(times))
+}
+
+/// A server and a client, each at its end, while the server is told whether it is over.
+fn both<R: Send>(
+    link: &Link,
+    server: impl FnOnce(&AtomicBool, mpsc::Sender<()>) -> Result<()> + Send,
+    client: impl FnOnce() -> Result<R> + Send,
+) -> Result<R> {
+    let (is_over, (tell, told)) = (&AtomicBool::new(false), mpsc::channel());
+    thread::scope(|scope| {
+        let serves = link.b().run(scope, move || server(is_over, tell));
+        let got = match told.recv_timeout(PATIENCE) {
+            Ok(()) => link.a().run(scope, client).join().map_err(|_| anyhow!("the client panicked"))?,
+            Err(_) => Err(anyhow!("the other end does not start")),
+        };
+        is_over.store(true, Ordering::Relaxed);
+        serves.join().map_err(|_| anyhow!("the server panicked"))??;
+        got
+    })
+}
+
+// Raw frames, and the kernel.
+
+/// Frames between two AF_XDP sockets, with nothing of a stack; or to a kernel's socket and back.
+fn raw(link: &Link, to_kernel: bool) -> Result<f64> {
+    let to = if to_kernel { link.b().mac()? } else { Mac::BROADCAST };
+    let client = || {
+        let heap = heap()?;
+        let mut device = link.a().xsk(&heap)?;
+        let destination = if to_kernel { link.b().kernel } else { link.b().ours };
+        let mut bytes = datagram(link.a().mac()?, to, link.a().ours, destination);
+        let (mut received, mut number) = (VecDeque::new(), 0u64);
+        thread::sleep(Duration::from_millis(100));
+        p50(|| {
+            number += 1;
+            let len = bytes.len();
+            bytes[len - 8..].copy_from_slice(&number.to_be_bytes());
+            let begun = Instant::now();
+            transmit(&mut device, heap.copy(&bytes)?);
+            loop {
+                device.receive(pdpix::Instant::ZERO, &mut received, 64).map_err(|error| anyhow!("{error:?}"))?;
+                let taken = begun.elapsed();
+                if received.drain(..).any(|frame| frame.buf.len() == len && frame.buf[len - 8..] == bytes[len - 8..]) {
+                    return Ok(taken);
+                }
+                ensure!(taken < PATIENCE, "a frame does not come back");
+            }
+        })
+    };
+    if to_kernel {
+        return neighbours_known(link)
+            .and_then(|()| both(link, |over, tell| echo_udp(link.b().kernel, over, tell), client));
+    }
+    both(link, |over, tell| echo_frames(link.b(), over, tell), client)
+}
+
+/// The kernel sends to our address without asking for it: nothing answers there when frames are raw.
+fn neighbours_known(link: &Link) -> Result<()> {
+    let (b, mac, ours) = (link.b(), link.a().mac()?, link.a().ours.to_string());
+    ip(&["-n", &b.namespace, "neigh", "replace", &ours, "lladdr", &mac.to_string(), "dev", &b.interface])
+}
+
+fn transmit(device: &mut Xsk, header: pdpix::Buf) {
+    let mut frames = VecDeque::from([Frame { header, payload: Sga::new(), checksum: None, segment_size: 0 }]);
+    device.transmit(pdpix::Instant::ZERO, &mut frames);
+    device.flush(pdpix::Instant::ZERO);
+}
+
+fn echo_frames(end: &End, is_over: &AtomicBool, tell: mpsc::Sender<()>) -> Result<()> {
+    let heap = heap()?;
+    let mut device = end.xsk(&heap)?;
+    tell.send(())?;
+    let mut received = VecDeque::new();
+    while !is_over.load(Ordering::Relaxed) {
+        device.receive(pdpix::Instant::ZERO, &mut received, 64).map_err(|error| anyhow!("{error:?}"))?;
+        for frame in received.drain(..) {
+            // From where it was received, to who has sent it: the addresses change places.
+            let Ok(mut bytes) = frame.buf.try_mut() else { continue };
+            let (from, to) = bytes[26..34].split_at_mut(4);
+            from.swap_with_slice(to);
+            bytes[..6].fill(0xff);
+            transmit(&mut device, bytes.freeze());
+        }
+    }
+    Ok(())
+}
+
+fn echo_udp(at: Ipv4Addr, is_over: &AtomicBool, tell: mpsc::Sender<()>) -> Result<()> {
+    let socket = UdpSocket::bind((at, PORT))?;
+    socket.set_nonblocking(true)?;
+    tell.send(())?;
+    let mut bytes = [0; 2048];
+    while !is_over.load(Ordering::Relaxed) {
+        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            socket.send_to(&bytes[..len], from)?;
+        }
+    }
+    Ok(())
+}
+
+fn datagram(from_mac: Mac, to_mac: Mac, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let ethernet = EthernetHeader { destination: to_mac, source: from_mac, ethertype: EtherType::IPV4 };
+    let udp_len = (UDP_LEN + TEXT) as u16;
+    let mut ip = Ipv4Header {
+        version_ihl: 0x45,
+        traffic_class: 0,
+        total_len: (IPV4_LEN as u16 + udp_len).into(),
+        identification: 0.into(),
+        flags_fragment: 0.into(),
+        ttl: 64,
+        protocol: Protocol::UDP,
+        checksum: 0.into(),
+        source: from.octets(),
+        destination: to.octets(),
+    };
+    let header = |ip: &Ipv4Header| -> Vec<u8> { zerocopy::IntoBytes::as_bytes(ip).to_vec() };
+    ip.checksum = Checksum::new().add(&header(&ip)).finish().into();
+    let udp = UdpHeader { source: 7000.into(), destination: PORT.into(), len: udp_len.into(), checksum: 0.into() };
+    let parts: [&[u8]; 3] =
+        [zerocopy::IntoBytes::as_bytes(&ethernet), &header(&ip), zerocopy::IntoBytes::as_bytes(&udp)];
+    [&parts.concat()[..], &[0; TEXT]].concat()
+}
+
+fn kernel_udp(link: &Link) -> Result<f64> {
+    let client = || {
+        let socket = UdpSocket::bind((link.a().kernel, 0))?;
+        socket.connect((link.b().kernel, PORT))?;
+        socket.set_nonblocking(true)?;
+        let mut bytes = [7; TEXT];
+        p50(|| {
+            let begun = Instant::now();
+            socket.send(&bytes)?;
+            while socket.recv(&mut bytes).is_err() {
+                ensure!(begun.elapsed() < PATIENCE, "a datagram does not come back");
+            }
+            Ok(begun.elapsed())
+        })
+    };
+    both(link, |over, tell| echo_udp(link.b().kernel, over, tell), client)
+}
+
+fn kernel_tcp(link: &Link) -> Result<f64> {
+    let server = |is_over: &AtomicBool, tell: mpsc::Sender<()>| {
+        let listener = TcpListener::bind((link.b().kernel, PORT))?;
+        tell.send(())?;
+        let (mut stream, _) = listener.accept()?;
+        (stream.set_nodelay(true)?, stream.set_nonblocking(true)?);
+        let mut bytes = [0; 2048];
+        while !is_over.load(Ordering::Relaxed) {
+            match stream.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(len) => stream.write_all(&bytes[..len])?,
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    };
+    both(link, server, || {
+        let mut stream = TcpStream::connect((link.b().kernel, PORT))?;
+        (stream.set_nodelay(true)?, stream.set_nonblocking(true)?);
+        let mut bytes = [7; TEXT];
+        p50(|| {
+            let begun = Instant::now();
+            stream.write_all(&bytes)?;
+            let mut got = 0;
+            while got < TEXT {
+                got += stream.read(&mut bytes[got..]).unwrap_or(0);
+                ensure!(begun.elapsed() < PATIENCE, "nothing comes back");
+            }
+            Ok(begun.elapsed())
+        })
+    })
+}
+
+// Ours.
+
+/// Round trips between two stacks of ours, over AF_XDP.
+fn ours(link: &Link, kind: SocketKind) -> Result<f64> {
+    let server = |is_over: &AtomicBool, tell: mpsc::Sender<()>| {
+        let core = link.b().core(Through::Xsk(true))?;
+        let (libos, at) = (core.libos().clone(), Endpoint::new(link.b().ours.into(), PORT));
+        core.libos().spawn(async move { _ = echo(&libos, kind, at).await });
+        tell.send(())?;
+        while !is_over.load(Ordering::Relaxed) {
+            core.step();
+        }
+        Ok(())
+    };
+    both(link, server, || trips(link, kind, link.b().ours.into()))
+}
+
+fn ours_to_kernel(link: &Link) -> Result<f64> {
+    let server = |over: &AtomicBool, tell| echo_udp(link.b().kernel, over, tell);
+    both(link, server, || trips(link, SocketKind::Datagram, link.b().kernel.into()))
+}
+
+/// Gives back whatever comes.
+async fn echo(libos: &LibOs, kind: SocketKind, at: Endpoint) -> Result<(), pdpix::Error> {
+    let qd = libos.socket(kind, None)?;
+    libos.bind(qd, at)?;
+    if kind == SocketKind::Datagram {
+        loop {
+            let popped = libos.redeem(libos.pop(qd, 2048)?).await?.popped()?;
+            let push = libos.push_to(qd, popped.sga, popped.from.ok_or(pdpix::Error::NotConnected)?)?;
+            libos.redeem(push).await?.done()?;
+        }
+    }
+    libos.listen(qd, 1)?;
+    let (qd, _) = libos.redeem(libos.accept(qd)?).await?.accepted()?;
+    loop {
+        let popped = libos.redeem(libos.pop(qd, 2048)?).await?.popped()?;
+        libos.redeem(libos.push(qd, popped.sga)?).await?.done()?;
+    }
+}
+
+/// Round trips from our stack at the first end.
+fn trips(link: &Link, kind: SocketKind, to: IpAddr) -> Result<f64> {
+    let core = link.a().core(Through::Xsk(true))?;
+    let libos = core.libos().clone();
+    let to = Endpoint::new(to, PORT);
+    let (tell, told) = mpsc::channel();
+    core.libos().spawn(async move {
+        let mut times = Vec::with_capacity(WARM_UP + TRIPS);
+        let outcome = exchange(&libos, kind, to, &mut times).await;
+        let _ = tell.send(outcome.map(|()| times)); // who asked has given up
+    });
+    let begun = Instant::now();
+    loop {
+        core.step();
+        if let Ok(outcome) = told.try_recv() {
+            let times = outcome.map_err(|error| anyhow!("{error:?}"))?;
+            return Ok(median(times.into_iter().skip(WARM_UP)));
+        }
+        ensure!(begun.elapsed() < PATIENCE, "nothing comes back");
+    }
+}
+
+async fn exchange(libos: &LibOs, kind: SocketKind, to: Endpoint, times: &mut Vec<f64>) -> Result<(), pdpix::Error> {
+    let qd = libos.socket(kind, None)?;
+    libos.redeem(libos.connect(qd, to)?).await?.done()?;
+    for _ in 0..WARM_UP + TRIPS {
+        let sga = Sga::copy(libos.heap(), &[7; TEXT])?;
+        let begun = Instant::now();
+        libos.redeem(libos.push(qd, sga)?).await?.done()?;
+        let mut got = 0;
+        while got < TEXT {
+            got += libos.redeem(libos.pop(qd, 2048)?).await?.popped()?.sga.len();
+        }
+        times.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(())
+}
+
+// Streams.
+
+/// What one stream carries from the first end to the second, in Gbit/s.
+fn stream(link: &Link, from: Through, to: Through) -> Result<f64> {
+    let taken = &AtomicU64::new(0);
+    let at: IpAddr = if to == Through::Kernel { link.b().kernel.into() } else { link.b().ours.into() };
+    let server = |is_over: &AtomicBool, tell: mpsc::Sender<()>| match to {
+        Through::Kernel => drain_kernel(link.b(), is_over, tell, taken),
+        through => drain(link.b(), through, is_over, tell, taken),
+    };
+    both(link, server, || {
+        let is_over = AtomicBool::new(false);
+        let rate = thread::scope(|scope| {
+            let fills = link.a().run(scope, || match from {
+                Through::Kernel => fill_kernel(at, &is_over),
+                through => fill(link.a(), through, at, &is_over),
+            });
+            let rate = rate(taken);
+            is_over.store(true, Ordering::Relaxed);
+            fills.join().map_err(|_| anyhow!("the sender panicked"))??;
+            Ok::<f64, anyhow::Error>(rate)
+        })?;
+        ensure!(rate > 0.0, "nothing arrives");
+        Ok(rate)
+    })
+}
+
+fn rate(taken: &AtomicU64) -> f64 {
+    let begun = Instant::now();
+    while taken.load(Ordering::Relaxed) < 1 << 20 && begun.elapsed() < PATIENCE / 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (begun, before) = (Instant::now(), taken.load(Ordering::Relaxed));
+    thread::sleep(STREAM);
+    (taken.load(Ordering::Relaxed) - before) as f64 * 8.0 / begun.elapsed().as_nanos() as f64
+}
+
+fn drain_kernel(end: &End, is_over: &AtomicBool, tell: mpsc::Sender<()>, taken: &AtomicU64) -> Result<()> {
+    let listener = TcpListener::bind((end.kernel, PORT))?;
+    tell.send(())?;
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let mut bytes = vec![0; PIECE];
+    while !is_over.load(Ordering::Relaxed) {
+        match stream.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(len) => _ = taken.fetch_add(len as u64, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn fill_kernel(to: IpAddr, is_over: &AtomicBool) -> Result<()> {
+    let mut stream = TcpStream::connect((to, PORT))?;
+    stream.set_write_timeout(Some(Duration::from_millis(50)))?;
+    let bytes = vec![7; PIECE];
+    while !is_over.load(Ordering::Relaxed) {
+        let _ = stream.write(&bytes); // it may be full
+    }
+    Ok(())
+}
+
+fn drain(end: &End, through: Through, is_over: &AtomicBool, tell: mpsc::Sender<()>, taken: &AtomicU64) -> Result<()> {
+    let core = end.core(through)?;
+    let (libos, at) = (core.libos().clone(), Endpoint::new(end.ours.into(), PORT));
+    let (count, counted) = (std::rc::Rc::new(std::cell::Cell::new(0)), taken);
+    let sum = count.clone();
+    core.libos().spawn(async move { _ = take_all(&libos, at, &sum).await });
+    tell.send(())?;
+    while !is_over.load(Ordering::Relaxed) {
+        core.step();
+        counted.store(count.get(), Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn take_all(libos: &LibOs, at: Endpoint, sum: &std::cell::Cell<u64>) -> Result<(), pdpix::Error> {
+    let listener = libos.socket(SocketKind::Stream, None)?;
+    libos.bind(listener, at)?;
+    libos.listen(listener, 1)?;
+    let (qd, _) = libos.redeem(libos.accept(listener)?).await?.accepted()?;
+    loop {
+        let popped = libos.redeem(libos.pop(qd, PIECE)?).await?.popped()?;
+        sum.set(sum.get() + popped.sga.len() as u64);
+    }
+}
+
+fn fill(end: &End, through: Through, to: IpAddr, is_over: &AtomicBool) -> Result<()> {
+    let core = end.core(through)?;
+    let libos = core.libos().clone();
+    let to = Endpoint::new(to, PORT);
+    core.libos().spawn(async move { _ = give_all(&libos, to).await });
+    while !is_over.load(Ordering::Relaxed) {
+        core.step();
+    }
+    Ok(())
+}
+
+async fn give_all(libos: &LibOs, to: Endpoint) -> Result<(), pdpix::Error> {
+    let qd: Qd = libos.socket(SocketKind::Stream, None)?;
+    libos.redeem(libos.connect(qd, to)?).await?.done()?;
+    let mut memory = libos.heap().alloc_for(Purpose::App, PIECE)?;
+    memory.put(&vec![7; PIECE]);
+    let piece = memory.freeze();
+    loop {
+        libos.redeem(libos.push(qd, Sga::from(piece.clone()))?).await?.done()?;
+    }
+}
