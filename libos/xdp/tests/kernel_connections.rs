@@ -301,7 +301,7 @@ fn a_connection_that_nobody_accepts_is_there_all_the_same() {
         assert_eq!(read_all(&stream).unwrap(), b"sent before the accept");
         drop(stream);
         // And the other way around.
-        let (ours, at) = host.listen(SocketAddr::new(kernel::ours(false), 0));
+        let (listener, at) = host.listen(SocketAddr::new(ours(false), 0));
         let thread = lab.meanwhile(move || {
             let mut stream = TcpStream::connect(at).unwrap();
             stream.write_all(b"sent before the accept").unwrap();
@@ -309,9 +309,9 @@ fn a_connection_that_nobody_accepts_is_there_all_the_same() {
             read_all(&stream).unwrap()
         });
         host.live(Duration::from_millis(50));
-        let accepted = host.accept(ours);
+        let accepted = host.accept(listener);
         assert_eq!(host.pop_all(accepted, 100).unwrap(), b"sent before the accept");
-        [h, accepted, ours].into_iter().for_each(|h| host.net.close(h));
+        [h, accepted, listener].into_iter().for_each(|h| host.net.close(h));
         assert_eq!(join(&mut host, thread), b"");
         host.end();
     });

@@ -136,7 +136,22 @@ impl Lab {
         if router.is_some() {
             net.ip.gateways.extend(ROUTERS);
         }
-        Some((Lab { wire, router, link }, Host::new(&test, device, heap, net)))
+        let lab = Lab { wire, router, link };
+        if setup.mtu.is_none_or(|mtu| mtu >= 1280) {
+            lab.wait_for_address();
+        }
+        Some((lab, Host::new(&test, device, heap, net)))
+    }
+
+    /// The kernel makes an address of IPv6 usable some time after it was given.
+    fn wait_for_address(&self) {
+        let (at, end) = (self.kernels(true), now() + Duration::from_secs(10));
+        self.kernel(|| {
+            while let Err(error) = UdpSocket::bind((at, 0)) {
+                assert!(now() < end, "{at}: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
     }
 
     /// The kernel's address of this family.
