@@ -63,6 +63,8 @@ pub struct Setup {
     /// There is a router in between, and packets longer than this do not pass it: it says so. There is no wire then, and
     /// `kind` is `Packet`.
     pub router: Option<usize>,
+    /// Of the link's two ends, if not the usual. `kind` is `Packet` then.
+    pub mtu: Option<usize>,
     pub seed: u64,
     /// In the kernel's namespace, below `net/`.
     pub sysctls: Vec<(&'static str, &'static str)>,
@@ -75,6 +77,7 @@ impl Default for Setup {
             kind: Kind::Packet { offload: false },
             wire: None,
             router: None,
+            mtu: None,
             seed: 1,
             sysctls: Vec::new(),
             net: NetSettings::default(),
@@ -120,6 +123,10 @@ impl Lab {
         for (key, value) in &setup.sysctls {
             sysctl(&link.far, key, value);
         }
+        if let Some(mtu) = setup.mtu {
+            ip(&format!("-n {} link set near0 mtu {mtu}", link.near));
+            ip(&format!("-n {} link set far0 mtu {mtu}", link.far));
+        }
         let device = open_device(&test, setup.kind, &link, &heap)?;
         let mut net = setup.net;
         let own = [Cidr::new(OURS.into(), 24), Cidr::new(OURS_V6.into(), 64)];
@@ -129,7 +136,22 @@ impl Lab {
         if router.is_some() {
             net.ip.gateways.extend(ROUTERS);
         }
-        Some((Lab { wire, router, link }, Host::new(&test, device, heap, net)))
+        let lab = Lab { wire, router, link };
+        if setup.mtu.is_none_or(|mtu| mtu >= 1280) {
+            lab.wait_for_address();
+        }
+        Some((lab, Host::new(&test, device, heap, net)))
+    }
+
+    /// The kernel makes an address of IPv6 usable some time after it was given.
+    fn wait_for_address(&self) {
+        let (at, end) = (self.kernels(true), now() + Duration::from_secs(10));
+        self.kernel(|| {
+            while let Err(error) = UdpSocket::bind((at, 0)) {
+                assert!(now() < end, "{at}: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
     }
 
     /// The kernel's address of this family.
