@@ -46,12 +46,6 @@ enum Hop {
 }
 
 impl Path {
-    /// Our address.
-    #[inline]
-    pub(crate) fn source(&self) -> IpAddr {
-        self.source
-    }
-
     /// The peer's.
     #[inline]
     pub(crate) fn destination(&self) -> IpAddr {

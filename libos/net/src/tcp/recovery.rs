@@ -20,10 +20,10 @@ use super::seq::SeqNumber;
 
 /// RFC 5681 §3.2, RFC 8985 §6.2: so many segments beyond a hole make it a loss.
 const DUPLICATES: u32 = 3;
-/// RFC 8985 §7.2 lets the peer delay its acknowledgement by so much.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(200);
+/// RFC 8985 §7.2 lets the peer delay its acknowledgement by so much, in nanoseconds.
+const ACK_DELAY_MAX: u64 = 200_000_000;
 /// A probe of the tail is not sent earlier: processes share processors here, and a millisecond is nothing to them.
-const PROBE_MIN: Duration = Duration::from_millis(10);
+const PROBE_MIN: u64 = 10_000_000;
 
 /// What a timer of a connection says when it fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -501,11 +501,13 @@ impl Recovery {
             self.timer = None;
             return;
         }
-        let timeout = (Timer::Timeout, (self.timeout_from + self.rto()).max(now));
+        // In numbers: this is done for each segment, and a `Duration` is made by a division.
+        let after = |at: Instant, nanos: u64| Instant::from_nanos(at.as_nanos().saturating_add(nanos));
+        let timeout = (Timer::Timeout, after(self.timeout_from, self.rtt.rto()).max(now));
         self.timer = Some(match self.rack.look_again {
             Some(at) => (Timer::Reorder, at),
             None if self.may_probe() => {
-                let at = now + self.probe_after();
+                let at = after(now, self.probe_after());
                 if at < timeout.1 { (Timer::Probe, at) } else { timeout }
             }
             None => timeout,
@@ -524,9 +526,10 @@ impl Recovery {
     }
 
     /// RFC 8985 §7.2: two round trips, and the delay of the peer's acknowledgement if only one segment is in flight.
-    fn probe_after(&self) -> Duration {
-        let delay = if self.in_flight() <= self.mss { ACK_DELAY_MAX } else { Duration::ZERO };
-        (self.round_trip() * 2 + delay).max(PROBE_MIN)
+    #[inline]
+    fn probe_after(&self) -> u64 {
+        let delay = if self.in_flight() <= self.mss { ACK_DELAY_MAX } else { 0 };
+        (self.round_trip_nanos() * 2 + delay).max(PROBE_MIN)
     }
 
     /// The timer to look again has fired.

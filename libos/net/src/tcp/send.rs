@@ -17,9 +17,7 @@ use super::state::State;
 use super::tcb::{Cx, Fin, Tcb};
 use crate::device::ChecksumAt;
 use crate::ip::Path;
-use crate::wire::{
-    Checksum, Ecn, Flags, Protocol, SACK_BLOCKS_MAX, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions, pseudo_header,
-};
+use crate::wire::{Checksum, Ecn, Flags, Protocol, SACK_BLOCKS_MAX, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions};
 
 /// Frames that may wait for the device: beyond that connections wait, and not their frames.
 pub(crate) const OUTBOUND_MAX: usize = 1024;
@@ -398,7 +396,7 @@ const CHECKSUM_FIELD: usize = 16;
 #[inline]
 fn finish(memory: &mut pdpix::BufMut, start: usize, payload: &Sga, path: &Path, cx: &mut Cx<'_>) -> Option<ChecksumAt> {
     let len = memory.len() - start + payload.len();
-    let pseudo = pseudo_header(path.source(), path.destination(), Protocol::TCP, len);
+    let pseudo = path.pseudo_header(Protocol::TCP, len);
     let (value, offload) = if cx.ip.fills_checksums(path) {
         let at = ChecksumAt { start: start as u16, field: CHECKSUM_FIELD as u16 };
         (pseudo.partial(), Some(at))

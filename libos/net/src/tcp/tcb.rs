@@ -141,6 +141,15 @@ pub(crate) struct Tcb {
     pub(crate) soft_error: Option<Error>,
 }
 
+/// The first of both, if there are any.
+#[inline(always)]
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// What is to become of a connection after a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
@@ -319,8 +328,8 @@ impl Tcb {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let timer = self.recovery.timer().map(|(_, at)| at);
         let persist = self.persist.map(|(at, _)| at);
-        let all = [timer, self.receive.due_at(), persist, self.syn_at, self.until, self.keep_alive_at()];
-        all.into_iter().flatten().min()
+        let rare = earlier(earlier(persist, self.syn_at), earlier(self.until, self.keep_alive_at()));
+        earlier(earlier(timer, self.receive.due_at()), rare)
     }
 
     fn keep_alive_at(&self) -> Option<Instant> {

@@ -205,6 +205,15 @@ impl TcpOptions {
     /// If `into` is shorter than [`TcpOptions::len`].
     #[inline]
     pub fn write(&self, into: &mut [u8]) -> usize {
+        // As in `parse`: what nearly all have.
+        if let TcpOptions { mss: None, window_scale: None, sack_permitted: false, timestamps: Some(stamps), sack } =
+            self
+            && sack.is_empty()
+        {
+            let ([v0, v1, v2, v3], [e0, e1, e2, e3]) = (stamps.value.to_be_bytes(), stamps.echo.to_be_bytes());
+            into[..12].copy_from_slice(&[NOP, NOP, TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3]);
+            return 12;
+        }
         let mut at = 0;
         let mut put = |bytes: &[u8]| {
             into[at..at + bytes.len()].copy_from_slice(bytes);

@@ -4,7 +4,7 @@
 //! the peer of a row are of the same minutes.
 
 use super::Benchmark;
-use super::Target::{AtLeast, AtLeastPeer, AtMost, AtMostPeer, BeyondFloor, Shown, TimesFloor};
+use super::Target::{self, AtLeast, AtLeastPeer, AtMost, AtMostPeer, BeyondFloor, Shown, TimesFloor};
 
 /// A row with neither floor nor peer, that is only shown.
 const fn row(
@@ -34,6 +34,8 @@ const KV_INSTRUCTIONS: &[&str] = program!("kv_instructions");
 const IDLE_CONNECTIONS: &[&str] = program!("idle_connections");
 const IDLE_CPU: &[&str] = program!("idle_cpu");
 const SIMULATOR: &[&str] = program!("simulator");
+const STACK: &[&str] = program!("stack");
+const NET: &[&str] = program!("net");
 
 /// All of them, in the order of the table.
 pub const BENCHMARKS: &[Benchmark] = &[
@@ -132,6 +134,55 @@ pub const BENCHMARKS: &[Benchmark] = &[
         target: AtMost(100.0),
         ..row("idle_wake_io_uring", "the same with io_uring", "us", IDLE_CPU)
     },
+    stack("net_tcp_pop", "in-order TCP segment, from the frame to a runnable coroutine", "ns", AtMost(53.0)),
+    stack("net_tcp_pop_instructions", "the same in instructions", "instructions", AtMost(250.0)),
+    stack("net_tcp_pop_summed", "with the checksum in software", "ns", Shown),
+    stack("net_tcp_pop_summed_instructions", "the same in instructions", "instructions", Shown),
+    stack("net_udp_pop", "datagram, from the frame to a runnable coroutine", "ns", AtMost(60.0)),
+    stack("net_udp_pop_instructions", "the same in instructions", "instructions", Shown),
+    stack("net_tcp_push", "push of a segment, to the frame in the device's queue", "ns", AtMost(75.0)),
+    stack("net_tcp_push_instructions", "the same in instructions", "instructions", Shown),
+    stack("net_tcp_push_summed", "with the checksum in software", "ns", Shown),
+    stack("net_tcp_push_summed_instructions", "the same in instructions", "instructions", Shown),
+    stack("net_udp_push", "push of a datagram", "ns", AtMost(60.0)),
+    stack("net_udp_push_instructions", "the same in instructions", "instructions", Shown),
+    stack("net_tcp_ack", "taking in an acknowledgement", "ns", Shown),
+    stack("net_tcp_ack_instructions", "the same in instructions", "instructions", Shown),
+    over_wire(
+        "net_echo_udp_xsk",
+        "UDP echo of 64 B, ours to ours over AF_XDP, beside raw frames",
+        "net_echo_raw_xsk",
+        1.3,
+    ),
+    over_wire("net_echo_tcp_xsk", "TCP echo of 64 B", "net_echo_raw_xsk", 1.5),
+    Benchmark {
+        peer: Some("net_echo_tcp_kernel"),
+        target: AtMostPeer(1.0 / 1.8),
+        ..row("net_echo_tcp_xsk_again", "the same, beside a spinning kernel TCP over the same veth", "us", NET)
+    },
+    over_wire(
+        "net_echo_udp_xsk_to_kernel",
+        "UDP echo, ours to a spinning kernel socket, beside raw frames to it",
+        "net_echo_raw_xsk_to_kernel",
+        1.15,
+    ),
+    stream(
+        "net_stream_xsk_to_kernel",
+        "one stream over AF_XDP, ours to the kernel, beside kernel to kernel without TSO",
+    ),
+    stream("net_stream_kernel_to_xsk", "the kernel to ours"),
+    stream("net_stream_packet_to_kernel", "over AF_PACKET, ours to the kernel"),
+    stream("net_stream_kernel_to_packet", "the kernel to ours"),
+    Benchmark {
+        peer: Some("net_stream_kernel_to_xsk"),
+        ..row(
+            "net_stream_kernel_to_xsk_always_64",
+            "over AF_XDP, with bursts of 64 always, beside adaptive",
+            "Gbit/s",
+            NET,
+        )
+    },
+    Benchmark { peer: Some("net_stream_kernel"), ..row("net_stream_xsk", "ours to ours over AF_XDP", "Gbit/s", NET) },
     Benchmark {
         target: AtLeast(200_000.0),
         ..row("simulator_tcp_packets", "TCP packets of our stack through the simulator", "packets/s", SIMULATOR)
@@ -168,6 +219,18 @@ const fn kv_cpu(name: &'static str, what: &'static str, peer: &'static str) -> B
 
 const fn kv_p50(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
     Benchmark { peer: Some(peer), ..row(name, what, "us", KV) }
+}
+
+const fn stack(name: &'static str, what: &'static str, unit: &'static str, target: Target) -> Benchmark {
+    Benchmark { target, ..row(name, what, unit, STACK) }
+}
+
+const fn over_wire(name: &'static str, what: &'static str, floor: &'static str, times: f64) -> Benchmark {
+    Benchmark { floor: Some(floor), target: TimesFloor(times), ..row(name, what, "us", NET) }
+}
+
+const fn stream(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { peer: Some("net_stream_kernel"), target: AtLeastPeer(1.0), ..row(name, what, "Gbit/s", NET) }
 }
 
 /// COST: beside the best of one core.
