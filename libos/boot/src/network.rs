@@ -86,7 +86,8 @@ impl Networks {
         if !backend.has_frames() {
             return Ok(Networks::Sockets);
         }
-        Frames::open(backend, &settings.frames, settings.cores.count, reservation).map(|frames| Networks::Frames(Box::new(frames)))
+        Frames::open(backend, &settings.frames, settings.cores.count, reservation)
+            .map(|frames| Networks::Frames(Box::new(frames)))
     }
 
     /// What to tell whoever started this.
