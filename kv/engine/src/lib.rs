@@ -18,6 +18,8 @@ pub mod config;
 pub mod connection;
 pub mod data;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod garbage;
 pub mod glob;
 pub mod info;

@@ -73,7 +73,7 @@ pub fn backends() -> Vec<(BackendKind, Option<String>)> {
 /// What is opened before any core runs, and makes the network of each.
 pub(crate) enum Networks {
     Sockets,
-    Frames(Frames),
+    Frames(Box<Frames>),
 }
 
 impl Networks {
@@ -86,7 +86,8 @@ impl Networks {
         if !backend.has_frames() {
             return Ok(Networks::Sockets);
         }
-        Frames::open(backend, &settings.frames, settings.cores.count, reservation).map(Networks::Frames)
+        Frames::open(backend, &settings.frames, settings.cores.count, reservation)
+            .map(|frames| Networks::Frames(Box::new(frames)))
     }
 
     /// What to tell whoever started this.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
-use libos_runtime::{Clock, Core, CoreParts, KernelClock, MeshKind, Ports, mesh};
+use libos_runtime::{BufRings, Clock, Core, CoreParts, KernelClock, MeshKind, buf_rings, mesh};
 use pdpix::{Endpoint, Error, Instant, Network};
 
 use crate::cores::{Cores, Stage};
@@ -48,6 +48,16 @@ impl Addresses {
     }
 }
 
+/// The core that a network is for.
+pub struct Seat<'a> {
+    /// Which.
+    pub side: Side,
+    /// Its heap. Those of a host are of one reservation.
+    pub heap: &'a Heap,
+    /// Its ends of the rings to the other cores of its host.
+    pub rings: BufRings,
+}
+
 impl RealTime {
     /// A subject whose networks are made by `network`, one for the heap of each core.
     ///
@@ -58,20 +68,41 @@ impl RealTime {
         addresses: Addresses,
         mut network: impl FnMut(&Heap) -> Result<Box<dyn Network>, Error>,
     ) -> Result<Cores, Error> {
-        let plan =
-            Plan { heaps: 3, heap_size: HEAP_SIZE, reserves: Reserves::usual(HEAP_SIZE), source: Source::Ordinary };
-        let reservation = Reservation::new(plan).map_err(|_| Error::NoBuffers)?;
-        let mut client = mesh(1, MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
-        let mut server = mesh(2, MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
-        let mut core = |ports: Ports, heap: usize| {
-            let heap = reservation.heap(heap).expect("each heap is taken once");
-            let networks = vec![("default".to_string(), network(&heap)?)];
-            let parts = CoreParts { networks, ..CoreParts::new(heap, Box::new(KernelClock), ports) };
-            Ok::<Core, Error>(Core::new(parts))
+        RealTime::hosts(can, addresses, HEAP_SIZE, |seat| network(seat.heap))
+    }
+
+    /// The same for networks whose cores share something; each core has a heap of `heap_size` bytes. First the client's is
+    /// made, then the server's, in order.
+    ///
+    /// # Errors
+    /// What `network` says: why this machine has none.
+    pub fn hosts(
+        can: Can,
+        addresses: Addresses,
+        heap_size: usize,
+        mut network: impl FnMut(Seat<'_>) -> Result<Box<dyn Network>, Error>,
+    ) -> Result<Cores, Error> {
+        let mut host = |sides: &[Side]| {
+            let plan =
+                Plan { heaps: sides.len(), heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
+            let reservation = Reservation::new(plan).map_err(|_| Error::NoBuffers)?;
+            let mesh = mesh(sides.len(), MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
+            let rings = buf_rings(&mesh);
+            let seats = sides.iter().zip(mesh).zip(rings).enumerate();
+            let cores = seats.map(|(i, ((&side, ports), rings))| {
+                let heap = reservation.heap(i).expect("each heap is taken once");
+                let networks = vec![("default".to_string(), network(Seat { side, heap: &heap, rings })?)];
+                let parts = CoreParts { networks, ..CoreParts::new(heap, Box::new(KernelClock), ports) };
+                Ok(Core::new(parts))
+            });
+            cores.collect::<Result<Vec<Core>, Error>>()
         };
-        let cores = [core(client.remove(0), 0)?, core(server.remove(0), 1)?, core(server.remove(0), 2)?];
-        let sides = cores.each_ref().map(|core| core.libos().clone());
-        Ok(Cores::new(sides, RealTime { cores: cores.map(Some), can, addresses, idle_turns: 0 }))
+        let mut cores = host(&[Side::CLIENT])?;
+        cores.extend(host(&[Side::SERVER, Side::SECOND])?);
+        let sides = Side::ALL.map(|side| cores[side.0].libos().clone());
+        let mut cores = cores.into_iter();
+        let cores = Side::ALL.map(|_| cores.next());
+        Ok(Cores::new(sides, RealTime { cores, can, addresses, idle_turns: 0 }))
     }
 
     fn step_all(&mut self) -> bool {

@@ -107,7 +107,8 @@ fn both_open_at_once() {
     on_a_thread(|| {
         let Some((lab, mut host)) = lab("simultaneous_open", Some(50)) else { return };
         // Neighbours are known, so that the SYNs are under way at once.
-        let (h, _stream) = connected(&lab, &mut host, false);
+        let (h, stream) = connected(&lab, &mut host, false);
+        drop(stream);
         host.net.close(h);
         let (from, to) = (SocketAddr::new(lab.kernels(false), 7001), SocketAddr::new(ours(false), 7002));
         let (ready, is_ready) = channel();
@@ -179,9 +180,8 @@ fn nobody_listens() {
     on_a_thread(|| {
         let Some((lab, mut host)) = lab("refused", None) else { return };
         for is_v6 in [false, true] {
-            let free = lab.listener(is_v6).local_addr().unwrap();
+            let [free, to] = [lab.kernels(is_v6), ours(is_v6)].map(|ip| SocketAddr::new(ip, 4711));
             assert_eq!(host.connect(free), Err(Error::ConnectionRefused));
-            let to = SocketAddr::new(ours(is_v6), 4711);
             let thread = lab.meanwhile(move || TcpStream::connect(to).map_err(|error| error.kind()).err());
             assert_eq!(join(&mut host, thread), Some(ErrorKind::ConnectionRefused));
         }
@@ -301,7 +301,7 @@ fn a_connection_that_nobody_accepts_is_there_all_the_same() {
         assert_eq!(read_all(&stream).unwrap(), b"sent before the accept");
         drop(stream);
         // And the other way around.
-        let (ours, at) = host.listen(SocketAddr::new(kernel::ours(false), 0));
+        let (listener, at) = host.listen(SocketAddr::new(ours(false), 0));
         let thread = lab.meanwhile(move || {
             let mut stream = TcpStream::connect(at).unwrap();
             stream.write_all(b"sent before the accept").unwrap();
@@ -309,10 +309,93 @@ fn a_connection_that_nobody_accepts_is_there_all_the_same() {
             read_all(&stream).unwrap()
         });
         host.live(Duration::from_millis(50));
-        let accepted = host.accept(ours);
+        let accepted = host.accept(listener);
         assert_eq!(host.pop_all(accepted, 100).unwrap(), b"sent before the accept");
-        [h, accepted, ours].into_iter().for_each(|h| host.net.close(h));
+        [h, accepted, listener].into_iter().for_each(|h| host.net.close(h));
         assert_eq!(join(&mut host, thread), b"");
+        host.end();
+    });
+}
+
+/// A socket of the kernel's that begins at this port, as soon as the connection before it is over there.
+fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    loop {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &from).unwrap();
+        match connect(&socket, &to) {
+            Ok(()) => return TcpStream::from(socket),
+            // Our acknowledgement of its FIN is under way.
+            Err(rustix::io::Errno::ADDRNOTAVAIL) => std::thread::sleep(Duration::from_millis(1)),
+            Err(errno) => panic!("the kernel's connect: {errno}"),
+        }
+    }
+}
+
+#[test]
+fn the_same_ports_again_and_again() {
+    on_a_thread(|| {
+        let Some((lab, mut host)) = lab("same_ports", None) else { return };
+        let start = std::time::Instant::now();
+        let rounds = 30;
+        // We finish first, so TIME-WAIT is ours: a SYN to it begins anew (RFC 9293 §3.10.7.4, RFC 6191).
+        let (listener, at) = host.listen(SocketAddr::new(ours(false), 0));
+        let from = SocketAddr::new(lab.kernels(false), 7003);
+        let thread = lab.meanwhile(move || {
+            for round in 0..rounds {
+                let mut stream = connect_from(from, at);
+                assert_eq!(read_all(&stream).unwrap(), [round; 5]);
+                stream.write_all(&[round; 7]).unwrap();
+            }
+        });
+        for round in 0..rounds {
+            let h = host.accept(listener);
+            host.push(h, &[round; 5]).unwrap();
+            host.net.finish(h).unwrap();
+            assert_eq!(host.pop_all(h, usize::MAX).unwrap(), [round; 7]);
+            host.net.close(h);
+        }
+        join(&mut host, thread);
+        // The kernel finishes first: TIME-WAIT is there, and we come again.
+        let theirs = lab.listener(false);
+        let to = theirs.local_addr().unwrap();
+        let thread = lab.meanwhile(move || {
+            for round in 0..rounds {
+                let (mut stream, _) = theirs.accept().unwrap();
+                stream.write_all(&[round; 5]).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(read_all(&stream).unwrap(), [round; 7]);
+            }
+        });
+        for round in 0..rounds {
+            let h = host.socket(SocketKind::Stream);
+            host.net.bind(h, SocketAddr::new(ours(false), 7004)).unwrap();
+            let op = host.begin(h, Op::Connect(to)).unwrap();
+            host.wait(op).unwrap();
+            assert_eq!(host.pop_all(h, usize::MAX).unwrap(), [round; 5]);
+            host.push(h, &[round; 7]).unwrap();
+            host.net.finish(h).unwrap();
+            host.net.close(h);
+            host.until("the last acknowledgement", |host| (host.net.zombies() == 0).then_some(()));
+        }
+        join(&mut host, thread);
+        assert!(start.elapsed() < Duration::from_secs(15), "a SYN had to be sent again: {:?}", start.elapsed());
+        host.net.close(listener);
+        host.end();
+    });
+}
+
+#[test]
+fn two_hundred_connections_at_once() {
+    on_a_thread(|| {
+        let Some((lab, mut host)) = lab("many", Some(2)) else { return };
+        let meeting = |i: u64| {
+            let role = if i.is_multiple_of(2) { Role::Client } else { Role::Server };
+            Meeting { is_v6: i % 4 > 1, ..Meeting::new(role, i * 100, 20_000 - i * 100) }
+        };
+        let meetings: Vec<Meeting> = (0..200).map(meeting).collect();
+        carry(&lab, &mut host, &meetings, Duration::from_secs(40));
         host.end();
     });
 }

@@ -73,7 +73,7 @@ fn a_port_where_nobody_is() {
             let thread = lab.meanwhile(move || theirs.recv(&mut [0; 10]).map_err(|error| error.kind()));
             assert_eq!(join(&mut host, thread), Err(ErrorKind::ConnectionRefused));
             // And so are we.
-            let free = kernels_socket(&lab, is_v6).local_addr().unwrap();
+            let free = SocketAddr::new(lab.kernels(is_v6), 4711);
             let h = host.socket(SocketKind::Datagram);
             let op = host.begin(h, Op::Connect(free)).unwrap();
             host.wait(op).unwrap();
@@ -231,6 +231,27 @@ fn long_both_ways() -> Vec<Meeting> {
         meetings.extend([one, one.v6()]);
     }
     meetings
+}
+
+#[test]
+fn links_of_many_mtus() {
+    on_a_thread(|| {
+        for mtu in [576, 700, 1280, 1499, 1514, 9000] {
+            let setup = Setup { mtu: Some(mtu), seed: mtu as u64, ..Setup::default() };
+            let Some((lab, mut host)) = Lab::open("mtu", setup) else { return };
+            // A link of IPv6 carries 1280 bytes at least.
+            let meetings = long_both_ways().into_iter().filter(|meeting| !meeting.is_v6 || mtu >= 1280);
+            carry(&lab, &mut host, &meetings.collect::<Vec<_>>(), Duration::from_secs(20));
+            let counters = host.counters();
+            assert_eq!(
+                (counters.tcp_black_holes, counters.icmp_errors_in),
+                (0, 0),
+                "{mtu}: {:?}",
+                host.busy_counters()
+            );
+            host.end();
+        }
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::report::{self, Ended, Part};
 use crate::skips;
 use crate::test::{ended, prepare_miri, ran_some};
 use crate::workspace::Metadata;
-use crate::{Options, seeds};
+use crate::{Options, fuzz, seeds};
 
 const DOCUMENT: &str = "docs/soak.md";
 
@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 6] = [
+const PARTS: [Long; 8] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
@@ -51,6 +51,14 @@ const PARTS: [Long; 6] = [
         passed_on: &["--show-output"],
     },
     Long {
+        name: "kernel",
+        about: "our stack against the kernel's: a gibibyte each way, a dozen seeds of every faulty wire",
+        words: "test --locked --release -p libos-xdp --test kernel_transfers --test kernel_faults --test kernel_paths",
+        environment: &[("MARGAY_TEST_KERNEL", "long")],
+        target: None,
+        passed_on: &["--show-output", "--test-threads=1"],
+    },
+    Long {
         name: "loom-mem",
         about: "loans and return lists in every order (loom has no bound here; there is no longer form)",
         words: "test --locked --release -p libos-mem --test loom",
@@ -72,6 +80,14 @@ const PARTS: [Long; 6] = [
         words: "+nightly miri test --locked -p libos-mem --lib",
         environment: &[("QUICKCHECK_TESTS", "20"), ("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-many-seeds=0..8")],
         target: Some("miri"),
+        passed_on: &[],
+    },
+    Long {
+        name: "fuzz",
+        about: "every fuzz target, ten minutes each (or `MARGAY_FUZZ_SECONDS`)",
+        words: "+nightly fuzz run TARGET",
+        environment: &[],
+        target: None,
         passed_on: &[],
     },
 ];
@@ -98,7 +114,10 @@ pub fn run(options: &Options) -> Result<bool> {
             command.arg("--target-dir").arg(metadata.target_folder.join(folder));
         }
         command.arg("--").args(long.passed_on);
-        let part = Part::run(long.name, || do_part(long, &mut command));
+        let part = Part::run(long.name, || match long.name {
+            "fuzz" => fuzz::run(&metadata.target_folder),
+            _ => do_part(long, &mut command),
+        });
         rows.push(row(long, &part, &command_shown));
         parts.push(part);
     }

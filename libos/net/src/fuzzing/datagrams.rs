@@ -25,6 +25,7 @@ pub(super) fn run(bytes: &[u8]) {
         mtu: if with & 1 == 0 { 1500 } else { 1280 },
         offloads: Offloads { gathers: if with & 2 == 0 { 16 } else { 1 }, ..Offloads::NONE },
         room: if with & 4 == 0 { 64 } else { 1 },
+        send_budget: if with & 8 == 0 { 1 << 20 } else { 2048 },
     };
     let mut pair = Pair::new(&setup);
     let mut sent: [Vec<Vec<u8>>; 2] = Default::default();

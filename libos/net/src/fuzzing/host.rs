@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pdpix::{
     Completions, Endpoint, Error, Handle, Heap, Instant, Network, Op, OpId, Outcome, Popped, Purpose, Sga, SocketKind,
-    Submitted, Wake, WakeOn,
+    SocketOption, Submitted, Wake, WakeOn,
 };
 
 use crate::wire::Mac;
@@ -114,6 +114,7 @@ pub(super) struct Host {
     pub(super) datagrams: Vec<Popped>,
     count: u64,
     room: usize,
+    send_budget: usize,
     /// Nobody opens anything any more.
     closing: bool,
 }
@@ -125,6 +126,8 @@ pub(super) struct Setup {
     pub(super) offloads: Offloads,
     /// Ends of operations that a poll may give.
     pub(super) room: usize,
+    /// Bytes beyond which pushes wait.
+    pub(super) send_budget: usize,
 }
 
 impl Host {
@@ -150,6 +153,7 @@ impl Host {
             datagrams: Vec::new(),
             count: 0,
             room: setup.room,
+            send_budget: setup.send_budget,
             closing: false,
         }
     }
@@ -170,6 +174,8 @@ impl Host {
             return None;
         }
         let h = self.net.open(kind).ok()?;
+        // Whatever a listener accepts has it, too.
+        self.net.set_option(h, SocketOption::SendBudget(self.send_budget)).expect("a budget");
         self.add(h);
         Some(h)
     }

@@ -90,7 +90,8 @@ fn setup(script: &mut Script<'_>) -> Setup {
         2 => Offloads { checksums: true, gathers: 16, ..Offloads::NONE },
         _ => Offloads { checksums: true, segments: Some(32 << 10), gathers: 16, ..Offloads::NONE },
     };
-    Setup { tcp, mtu, offloads, room: if offers(0x80) { 64 } else { 1 } }
+    let send_budget = if sizes & 0x80 == 0 { 1 << 20 } else { 4096 };
+    Setup { tcp, mtu, offloads, room: if offers(0x80) { 64 } else { 1 }, send_budget }
 }
 
 fn event(pair: &mut Pair, script: &mut Script<'_>) {
@@ -355,6 +356,22 @@ mod tests {
             );
             pair.finish();
         }
+    }
+
+    /// RFC 7323 §2.2: a peer that scales its windows though nobody offered it.
+    #[test]
+    fn a_window_scale_that_was_not_offered_is_not_believed() {
+        // Nobody listens, and nobody hears of it: the SYN is lost.
+        let connect = [&[4, 0, 0, 8, 17, 0, 2, 15][..], &CARRY, &[8, 0]].concat();
+        // A SYN, ACK with a shift of 14, and a window of 100 bytes after it.
+        let forged = [12, 0, 2, 0, 0, 3, 0x20, 14, 12, 0, 0, 0, 0, 3, 0];
+        let mut pair = play(&[&connect[..], &forged].concat());
+        pair.hosts[A].push(0, 20_000, true);
+        pair.seen[A].clear();
+        pair.step();
+        let sent: u32 = pair.seen[A].iter().filter_map(|frame| segment(frame)).map(|segment| segment.len).sum();
+        assert_eq!(sent, 100, "what the window holds");
+        pair.finish();
     }
 
     #[test]

@@ -248,11 +248,6 @@ impl Ip {
         self.interface.is_own(ip)
     }
 
-    /// What the device can do.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
-    }
-
     /// The longest packet that the interface takes, whatever the path to a peer.
     pub(crate) fn interface_mtu(&self) -> usize {
         self.mtu

@@ -53,7 +53,6 @@ enum Timed {
 pub(crate) struct Stack {
     pub(crate) ip: Ip,
     settings: TcpSettings,
-    heap: Heap,
     now: Instant,
     sockets: Slab<Socket>,
     flows: Map<FlowKey, Flow>,
@@ -88,9 +87,8 @@ impl Stack {
         let mut rng = Rng::new(seed);
         let maps = Seed::new(rng.next_u64());
         Stack {
-            ip: Ip::new(ip, link, heap.clone(), maps.clone(), rng.fork()),
+            ip: Ip::new(ip, link, heap, maps.clone(), rng.fork()),
             settings,
-            heap,
             now: Instant::ZERO,
             sockets: Slab::new(),
             flows: maps.map(),
@@ -112,14 +110,14 @@ impl Stack {
     }
 
     fn cx(&mut self) -> Cx<'_> {
-        Cx { ip: &mut self.ip, heap: &self.heap, settings: &self.settings, now: self.now }
+        Cx { ip: &mut self.ip, settings: &self.settings, now: self.now }
     }
 
     /// Calls something of a connection.
     #[inline]
     fn with_tcb<R>(&mut self, i: u32, call: impl FnOnce(&mut Tcb, &mut Cx<'_>) -> R) -> Option<R> {
-        let Stack { ip, heap, settings, now, sockets, .. } = self;
-        let mut cx = Cx { ip, heap, settings, now: *now };
+        let Stack { ip, settings, now, sockets, .. } = self;
+        let mut cx = Cx { ip, settings, now: *now };
         let tcb = sockets.get_mut(i as usize)?.tcb()?;
         Some(call(tcb, &mut cx))
     }
@@ -301,9 +299,7 @@ impl Stack {
         if !self.sockets[i as usize].pushes.is_empty() {
             self.serve_pushes(i, done);
         }
-        if self.sockets[i as usize].closing
-            && self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait)
-        {
+        if self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait) {
             self.flush_one(i);
             return self.retire(i);
         }

@@ -10,8 +10,8 @@ use super::socket::{Role, Socket};
 use super::{Flow, Stack, Timed};
 use crate::ip::Path;
 use crate::tcp::{
-    Agreed, CHALLENGE_GAP, CookieOptions, Embryo, Ends, FlowKey, Segment, Tcb, TimeWait, cookie, initial_sequence,
-    own_mss, timestamp_clock, timestamp_offset,
+    Agreed, CHALLENGE_GAP, CookieOptions, Embryo, Ends, FlowKey, Segment, State, Tcb, TimeWait, cookie,
+    initial_sequence, own_mss, timestamp_clock, timestamp_offset,
 };
 use crate::wire::{Flags, TcpOptions, Timestamps};
 
@@ -364,7 +364,8 @@ impl Stack {
 
 // TIME-WAIT.
 impl Stack {
-    /// A closed queue's connection is in TIME-WAIT: what is needed to answer for it is kept, and the rest goes.
+    /// A connection is in TIME-WAIT: what is needed to answer for it is kept, and the rest goes; or, while somebody holds its
+    /// queue, is over but for what was not popped yet.
     pub(super) fn retire(&mut self, i: u32) {
         let now = self.now;
         let socket = &mut self.sockets[i as usize];
@@ -378,7 +379,9 @@ impl Stack {
             until: tcb.until.unwrap_or(now),
             timer: None,
         };
+        tcb.state = State::Closed;
         self.flows.remove(&FlowKey::of(&ends));
+        self.disarm(i);
         self.release_if_closed(i);
         if self.time_waits.len() >= self.settings.time_waits_max {
             self.ip.counters.tcp_time_waits_dropped += 1;

@@ -32,7 +32,7 @@ impl Stack {
     #[inline]
     pub(crate) fn receive_predicted(&mut self, frame: Received, done: &mut Completions) -> Result<(), Received> {
         let Received { buf: mut text, verified } = frame;
-        let Stack { ip, heap, settings, now, sockets, ended, flows, dirty, .. } = self;
+        let Stack { ip, settings, now, sockets, ended, flows, dirty, .. } = self;
         let Some((segment, heard)) = read(&text, verified, ip) else { return Err(Received { buf: text, verified }) };
         let (len, text_at) = (heard.text_len as usize, SEGMENT_AT + segment.tcp.header_len());
         let owner = match flows.get(&segment.key()) {
@@ -47,7 +47,7 @@ impl Stack {
             return Err(Received { buf: text, verified });
         }
         ip.counters.tcp_segments_received += 1;
-        tcb.take_expected(&heard, &mut Cx { ip, heap, settings, now: *now });
+        tcb.take_expected(&heard, &mut Cx { ip, settings, now: *now });
         let mut waits = !socket.pushes.is_empty();
         if len > 0 {
             text.advance(text_at);
@@ -63,7 +63,9 @@ impl Stack {
                 }
                 taker => {
                     waits |= taker.is_some();
-                    tcb.receive.take_next(text);
+                    if !tcb.receive.take_next(text) {
+                        ip.counters.tcp_no_memory += 1;
+                    }
                 }
             }
             tcb.receive.on_text(tcb.mss, *now);

@@ -4,7 +4,7 @@
 //!   window. `recovery.rs`: losses and timers. `state.rs`: the diagram of states.
 //! - `segment.rs`, `seq.rs`, `flow.rs`: a segment, its numbers, its connection's name.
 //! - `send_queue.rs`, `receive_queue.rs`, `reassembly.rs`, `scoreboard.rs`: what is kept.
-//! - `congestion/`, `prr.rs`, `rtt.rs`: how much, and for how long.
+//! - `congestion/`, `prr.rs`, `rack.rs`, `rtt.rs`: how much, and for how long.
 //! - `listener.rs`, `isn.rs`, `cookie.rs`: beginnings.
 
 mod buf_deque;
@@ -14,6 +14,7 @@ mod flow;
 mod isn;
 mod listener;
 mod prr;
+mod rack;
 mod reassembly;
 mod receive;
 mod receive_queue;

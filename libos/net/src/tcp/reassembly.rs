@@ -65,6 +65,7 @@ pub(crate) struct Inserted {
 
 impl Reassembly {
     /// Nothing received.
+    #[cfg(test)]
     pub(crate) const fn new() -> Reassembly {
         Reassembly { ranges: VecDeque::new(), pinned: 0, changes: 0 }
     }
@@ -79,11 +80,6 @@ impl Reassembly {
     #[inline]
     pub(crate) fn pinned(&self) -> usize {
         self.pinned + self.ranges.len() * size_of::<Range>()
-    }
-
-    /// The end of the furthest range.
-    pub(crate) fn end(&self) -> Option<SeqNumber> {
-        self.ranges.back().map(Range::end)
     }
 
     /// Takes a segment, whose data begins at `start`, as far as it is new, and as `pinned_max` is not exceeded.

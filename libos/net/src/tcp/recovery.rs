@@ -13,14 +13,13 @@ use pdpix::Instant;
 use super::congestion::{Acked, CongestionControl, CongestionKind, Controller};
 use super::isn::timestamp_clock;
 use super::prr::{Delivered as Arrived, Prr};
+use super::rack::Rack;
 use super::rtt::RttEstimator;
 use super::scoreboard::{Delivered, Scoreboard};
 use super::seq::SeqNumber;
 
 /// RFC 5681 §3.2, RFC 8985 §6.2: so many segments beyond a hole make it a loss.
 const DUPLICATES: u32 = 3;
-/// RFC 8985 §6.2, step 4: a wider window for reordering is kept for so many recoveries.
-const PERSIST: u8 = 16;
 /// RFC 8985 §7.2 lets the peer delay its acknowledgement by so much, in nanoseconds.
 const ACK_DELAY_MAX: u64 = 200_000_000;
 /// A probe of the tail is not sent earlier: processes share processors here, and a millisecond is nothing to them.
@@ -90,6 +89,8 @@ pub(crate) struct Recovery {
     duplicates: u32,
     /// Where the last recovery ended, until something beyond it is acknowledged.
     recovered_to: Option<SeqNumber>,
+    /// So many segments were sent again in it.
+    resent: u32,
     rack: Rack,
     probe: Option<TailProbe>,
     timer: Option<(Timer, Instant)>,
@@ -102,23 +103,6 @@ pub(crate) struct Recovery {
     echoed: Option<SeqNumber>,
     /// The window was full when this was the next to be sent.
     limited: SeqNumber,
-}
-
-/// RFC 8985 §5.2.
-#[derive(Debug)]
-struct Rack {
-    /// The segment that was sent last of those that have arrived.
-    at: Instant,
-    end: SeqNumber,
-    rtt: Duration,
-    /// The highest byte that has arrived.
-    highest: SeqNumber,
-    reordering: bool,
-    /// The peer told of duplicates; not again before this is acknowledged.
-    duplicates_until: Option<SeqNumber>,
-    widening: u8,
-    persist: u8,
-    look_again: Option<Instant>,
 }
 
 /// RFC 8985 §7.3: a probe of the tail that is not judged yet.
@@ -157,17 +141,8 @@ impl Recovery {
             recovery_window: 0,
             duplicates: 0,
             recovered_to: None,
-            rack: Rack {
-                at: Instant::ZERO,
-                end: una,
-                rtt: Duration::ZERO,
-                highest: una,
-                reordering: false,
-                duplicates_until: None,
-                widening: 1,
-                persist: 0,
-                look_again: None,
-            },
+            resent: 0,
+            rack: Rack::new(una),
             probe: None,
             timer: None,
             timeout_from: Instant::ZERO,
@@ -221,11 +196,6 @@ impl Recovery {
         Duration::from_nanos(self.rtt.min_rtt().unwrap_or(0))
     }
 
-    /// Whether losses are being repaired.
-    pub(crate) fn is_recovering(&self) -> bool {
-        self.phase != Phase::Open
-    }
-
     /// Timeouts in a row.
     pub(crate) fn timeouts(&self) -> u8 {
         self.timeouts
@@ -267,6 +237,7 @@ impl Recovery {
     /// A lost record, or its first `len` bytes, went out again.
     pub(crate) fn on_resend(&mut self, from: SeqNumber, len: u32, stamp: u32, now: Instant) {
         self.undo.get_or_insert(Undo { stamp: Some(stamp) });
+        self.resent = self.resent.saturating_add(1);
         self.board.on_resend(from, len, now);
         if let Some(prr) = &mut self.prr {
             prr.on_sent(len);
@@ -302,7 +273,7 @@ impl Recovery {
             delivered += self.mss;
         }
         if told_twice {
-            self.widen(ack);
+            self.rack.widen(ack.ack, ack.nxt);
         }
         let repaired = self.judge_probe(ack, told_twice, before);
         let lost_before = self.board.lost();
@@ -342,6 +313,23 @@ impl Recovery {
         let min_rtt = self.min_rtt();
         let rack = &mut self.rack;
         let (mut delivered, mut sent): (u32, Option<Instant>) = (0, None);
+        let mut fills_hole = false;
+        let mut each = |d: Delivered| {
+            delivered += d.len;
+            if !d.again || ack.echoes(d.at) {
+                sent = sent.max(Some(d.at));
+            } else {
+                fills_hole = true;
+            }
+            rack.on_delivered(d, ack.now, min_rtt);
+        };
+        if ack.ack.gt(ack.una) {
+            self.board.ack_to(ack.ack, &mut each);
+        }
+        if fills_hole {
+            // What was sent once lay beyond the hole, and may have waited there for long.
+            sent = None;
+        }
         let mut each = |d: Delivered| {
             delivered += d.len;
             if !d.again || ack.echoes(d.at) {
@@ -349,9 +337,6 @@ impl Recovery {
             }
             rack.on_delivered(d, ack.now, min_rtt);
         };
-        if ack.ack.gt(ack.una) {
-            self.board.ack_to(ack.ack, &mut each);
-        }
         let mut told_twice = false;
         for (i, &(left, right)) in ack.blocks.iter().enumerate() {
             let (left, right) = (SeqNumber::new(left), SeqNumber::new(right));
@@ -395,15 +380,6 @@ impl Recovery {
         }
     }
 
-    /// RFC 8985 §6.2, step 4: the peer got something twice, so we had waited for too short a time.
-    fn widen(&mut self, ack: &Ack<'_>) {
-        if self.rack.duplicates_until.is_none_or(|until| ack.ack.ge(until)) {
-            self.rack.duplicates_until = Some(ack.nxt);
-            self.rack.widening = self.rack.widening.saturating_add(1);
-            self.rack.persist = PERSIST;
-        }
-    }
-
     /// RFC 8985 §7.4.2. Says whether the probe repaired a loss.
     fn judge_probe(&mut self, ack: &Ack<'_>, told_twice: bool, before: u32) -> bool {
         let Some(probe) = &self.probe else { return false };
@@ -427,8 +403,10 @@ impl Recovery {
     fn detect(&mut self, now: Instant) {
         self.rack.look_again = None;
         if !self.sack {
-            // RFC 6582 §3.2, step 2: what was sent again in the last recovery causes duplicates, too.
-            if self.duplicates >= DUPLICATES && self.phase == Phase::Open && self.recovered_to.is_none() {
+            // RFC 6582 §3.2, step 2: what was sent again in the last recovery may cause duplicates, too; but not more than
+            // there were (§4 has other ways to tell).
+            let caused = if self.recovered_to.is_some() { self.resent } else { 0 };
+            if self.duplicates >= DUPLICATES + caused && self.phase == Phase::Open {
                 self.board.mark_first_lost();
             }
             return;
@@ -483,6 +461,7 @@ impl Recovery {
 
     fn enter_recovery(&mut self, nxt: SeqNumber, before: u32) {
         self.phase = Phase::Recovery(nxt);
+        self.resent = 0;
         self.undo = None;
         self.probe = None;
         self.congestion.on_loss(before);
@@ -504,10 +483,7 @@ impl Recovery {
         self.phase = Phase::Open;
         (self.undo, self.prr) = (None, None);
         self.duplicates = 0;
-        self.rack.persist = self.rack.persist.saturating_sub(1);
-        if self.rack.persist == 0 {
-            self.rack.widening = 1;
-        }
+        self.rack.on_recovery_end();
     }
 }
 
@@ -594,6 +570,9 @@ impl Recovery {
         if self.timeouts == 0 {
             self.undo = None;
         }
+        if self.phase == Phase::Open {
+            self.resent = 0;
+        }
         self.phase = Phase::Loss(nxt);
         (self.probe, self.prr) = (None, None);
         self.rack.look_again = None;
@@ -612,24 +591,5 @@ impl Recovery {
     pub(crate) fn check(&self, una: SeqNumber, nxt: SeqNumber) {
         self.board.check(una, nxt);
         assert_eq!(self.timer.is_some(), !self.board.is_empty(), "a timer runs exactly while something is in flight");
-    }
-}
-
-impl Rack {
-    /// RFC 8985 §6.2, steps 2 and 3.
-    #[inline]
-    fn on_delivered(&mut self, d: Delivered, now: Instant, min_rtt: Duration) {
-        let rtt = now.since(d.at);
-        // Of what was sent again, nobody knows which sending arrived; sooner than ever before, it was the first.
-        if !d.again || rtt >= min_rtt {
-            if d.at > self.at || d.at == self.at && d.end.gt(self.end) {
-                (self.at, self.end, self.rtt) = (d.at, d.end, rtt);
-            }
-        }
-        if d.end.gt(self.highest) {
-            self.highest = d.end;
-        } else if d.end.lt(self.highest) && !d.again {
-            self.reordering = true;
-        }
     }
 }

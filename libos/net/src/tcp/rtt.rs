@@ -68,6 +68,7 @@ impl RttEstimator {
 
     /// How much round trips vary.
     #[inline]
+    #[cfg(test)]
     pub(crate) fn rttvar(&self) -> u64 {
         self.rttvar
     }
@@ -82,11 +83,6 @@ impl RttEstimator {
     #[inline]
     pub(crate) fn rto(&self) -> u64 {
         self.base.checked_shl(u32::from(self.backoffs)).map_or(self.maximum, |rto| rto.min(self.maximum))
-    }
-
-    /// How often it was doubled since the last sample.
-    pub(crate) fn backoffs(&self) -> u8 {
-        self.backoffs
     }
 
     /// A round trip was measured. `expected` is how many samples a window brings: RFC 7323, appendix G, has it as

@@ -421,7 +421,7 @@ mod tests {
                     }
                     4 => {
                         let newest = Instant::from_nanos(now.saturating_sub(u64::from(a % 8)));
-                        let judge = |at: Instant| if at.as_nanos() % 3 == 0 { Some(newest) } else { None };
+                        let judge = |at: Instant| if at.as_nanos().is_multiple_of(3) { Some(newest) } else { None };
                         board.detect(newest, seq(nxt), judge);
                     }
                     5 => {
@@ -429,7 +429,7 @@ mod tests {
                             board.on_resend(from, (a % len.max(1)).max(1).min(len), Instant::from_nanos(now));
                         }
                     }
-                    6 => board.mark_lost_on_timeout(|at| at.as_nanos() % 2 == 0),
+                    6 => board.mark_lost_on_timeout(|at| at.as_nanos().is_multiple_of(2)),
                     7 if board.has_reneged() => board.forget_sacks(),
                     7 => board.mark_longer_lost(a),
                     _ => {}

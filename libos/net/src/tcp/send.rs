@@ -97,6 +97,7 @@ impl Tcb {
         // RFC 3168 §6.1.5: what is sent again is not marked.
         self.emit(from, flags, offset, text, Ecn::NotCapable, cx)?;
         cx.ip.counters.tcp_segments_resent += 1;
+        self.sent_at = cx.now;
         let stamp = self.stamp_clock(cx.now);
         self.recovery.on_resend(from, len, stamp, cx.now);
         Ok(())
@@ -378,7 +379,7 @@ fn put_header(memory: &mut pdpix::BufMut, header: &Header<'_>) {
         destination: header.ports.1.into(),
         sequence: header.seq.get().into(),
         acknowledgment: header.ack.get().into(),
-        data_offset: ((TCP_LEN + options_len) / 4 << 4) as u8,
+        data_offset: (((TCP_LEN + options_len) / 4) << 4) as u8,
         flags: header.flags,
         window: header.window.into(),
         checksum: 0.into(),

@@ -45,12 +45,6 @@ impl SendQueue {
         self.len
     }
 
-    /// Whether all is acknowledged.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Bytes that it keeps from being reused.
     #[inline]
     pub(crate) fn pinned(&self) -> usize {
@@ -245,7 +239,7 @@ impl SendQueue {
         for place in [self.furthest, self.again] {
             assert_eq!(place.start, self.bufs.iter().take(place.index).map(Buf::len).sum::<usize>());
         }
-        assert!(!self.is_empty() || self.bufs.list_bytes() == 0, "empty, and holds memory");
+        assert!(self.len() > 0 || self.bufs.list_bytes() == 0, "empty, and holds memory");
     }
 }
 

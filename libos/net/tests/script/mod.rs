@@ -19,10 +19,12 @@
 //! - Between the calls `hold` and `release` the stack does not run: what comes, and what is called, comes in one burst.
 //! - Time is virtual. ARP is answered behind the scenes. Checksums are checked.
 //!
-//! `parse.rs` reads scripts, `packet.rs` has packets and their bytes, `port.rs` the device, `stage.rs` plays.
+//! `parse.rs` reads scripts, `packet.rs` has packets and their bytes, `ipv6.rs` what differs
+//! over IPv6, `port.rs` the device, `stage.rs` plays.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+mod ipv6;
 pub mod packet;
 mod parse;
 pub mod port;

@@ -118,7 +118,7 @@ impl Raw {
         tcp.extend(self.ports.1.to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        tcp.extend([((20 + len) / 4 << 4) as u8, self.flags.0]);
+        tcp.extend([(((20 + len) / 4) << 4) as u8, self.flags.0]);
         tcp.extend(self.win.to_be_bytes());
         tcp.extend([0, 0]);
         tcp.extend(self.urgent.to_be_bytes());

@@ -167,13 +167,16 @@ pub fn address(side: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, side as u8 + 1))
 }
 
+/// Changes how a side is set up.
+pub type SetUp = dyn Fn(usize, &mut NetSettings);
+
 pub struct Options {
     pub seed: u64,
     pub faults: [Faults; 2],
     pub mtu: usize,
     pub gathers: usize,
     pub keep: bool,
-    pub settings: Box<dyn Fn(usize, &mut NetSettings)>,
+    pub settings: Box<SetUp>,
 }
 
 impl Default for Options {
@@ -251,10 +254,12 @@ impl Pair {
     pub fn next(&mut self) -> Option<Instant> {
         let now = self.now;
         let wakes = self.nets.each_mut().map(|net| net.arm(now));
-        if wakes.iter().any(|wake| wake.on != WakeOn::Nothing) {
+        if wakes.iter().any(|wake| !matches!(wake.on, WakeOn::Nothing | WakeOn::Nap)) {
             return Some(now);
         }
-        wakes.iter().filter_map(|wake| wake.deadline).min()
+        // Who waits for memory looks again in a while.
+        let nap = wakes.iter().any(|wake| wake.on == WakeOn::Nap).then(|| now + Duration::from_micros(200));
+        wakes.iter().filter_map(|wake| wake.deadline).chain(nap).min()
     }
 
     /// Lets time pass until `done` says so, or `limit` is over. Gives whether it did.

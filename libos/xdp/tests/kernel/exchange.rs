@@ -144,13 +144,19 @@ impl Agreed {
     }
 }
 
-/// The kernel's side of a meeting, by a thread that writes and one that reads.
-pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) -> Agreed {
+/// The kernel's side of a meeting, by a thread that writes and one that reads. The socket is given back: what waits in one
+/// that is closed the kernel soon gives up.
+pub fn exchange_kernel(stream: TcpStream, meeting: &Meeting, limit: Duration) -> (Agreed, TcpStream) {
     exchange_kernel_when(stream, meeting, limit, || ())
 }
 
 /// The same; what reads does so when `may_read` has returned.
-pub fn exchange_kernel_when(stream: TcpStream, meeting: &Meeting, limit: Duration, may_read: impl FnOnce()) -> Agreed {
+pub fn exchange_kernel_when(
+    stream: TcpStream,
+    meeting: &Meeting,
+    limit: Duration,
+    may_read: impl FnOnce(),
+) -> (Agreed, TcpStream) {
     let agreed = Agreed::of(&stream);
     let (there, back) = meeting.seeds();
     let (mut there, mut back) = (Pattern::new(meeting.there, there), Pattern::new(meeting.back, back));
@@ -174,7 +180,7 @@ pub fn exchange_kernel_when(stream: TcpStream, meeting: &Meeting, limit: Duratio
         }
         assert!(there.is_over(), "the kernel saw an end after {} of {} bytes", there.done, there.len);
     });
-    agreed
+    (agreed, stream)
 }
 
 /// Lets all of them happen at once, checks every byte, and closes. Says what each agreed on.
@@ -226,7 +232,8 @@ pub fn carry(lab: &Lab, host: &mut Host, meetings: &[Meeting], limit: Duration) 
         panic!("not done within {limit:?} (a kernel's thread has ended: {broken}): {:?}", host.busy_counters());
     }
     let join = |thread: JoinHandle<_>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let agreed = kernels_threads.into_iter().map(join).collect();
+    let (agreed, streams): (Vec<Agreed>, Vec<TcpStream>) = kernels_threads.into_iter().map(join).unzip();
+    drop(streams);
     under_way.iter().flat_map(|(_, _, _, exchange)| exchange).for_each(|exchange| host.net.close(exchange.h));
     listeners.into_iter().for_each(|listener| host.net.close(listener));
     agreed

@@ -27,9 +27,9 @@ pub use pattern::Pattern;
 use router::{BEYOND, ROUTERS, Router};
 pub use wire::Wire;
 
-/// Whether the long forms are wanted (`cargo xtask soak`).
+/// Whether the long forms are wanted (`cargo xtask soak kernel`).
 pub fn is_long() -> bool {
-    std::env::var_os("MARGAY_LONG").is_some()
+    std::env::var_os("MARGAY_TEST_KERNEL").is_some_and(|word| word == "long")
 }
 
 /// Does a piece of work for each case, some at once, each on a thread of its own that may enter namespaces.
@@ -63,6 +63,8 @@ pub struct Setup {
     /// There is a router in between, and packets longer than this do not pass it: it says so. There is no wire then, and
     /// `kind` is `Packet`.
     pub router: Option<usize>,
+    /// Of the link's two ends, if not the usual. `kind` is `Packet` then.
+    pub mtu: Option<usize>,
     pub seed: u64,
     /// In the kernel's namespace, below `net/`.
     pub sysctls: Vec<(&'static str, &'static str)>,
@@ -75,6 +77,7 @@ impl Default for Setup {
             kind: Kind::Packet { offload: false },
             wire: None,
             router: None,
+            mtu: None,
             seed: 1,
             sysctls: Vec::new(),
             net: NetSettings::default(),
@@ -92,7 +95,7 @@ pub struct Lab {
 impl Lab {
     /// `None`, and said: this cannot be had here.
     pub fn open(test: &str, setup: Setup) -> Option<(Lab, Host)> {
-        let test = format!("kernel::{test}");
+        let test = format!("kernel_{test}");
         let heap = Heap::alone(128 << 20).unwrap();
         let mut router = None;
         let (link, wire) = match (&setup.wire, setup.kind) {
@@ -120,6 +123,10 @@ impl Lab {
         for (key, value) in &setup.sysctls {
             sysctl(&link.far, key, value);
         }
+        if let Some(mtu) = setup.mtu {
+            ip(&format!("-n {} link set near0 mtu {mtu}", link.near));
+            ip(&format!("-n {} link set far0 mtu {mtu}", link.far));
+        }
         let device = open_device(&test, setup.kind, &link, &heap)?;
         let mut net = setup.net;
         let own = [Cidr::new(OURS.into(), 24), Cidr::new(OURS_V6.into(), 64)];
@@ -129,7 +136,22 @@ impl Lab {
         if router.is_some() {
             net.ip.gateways.extend(ROUTERS);
         }
-        Some((Lab { wire, router, link }, Host::new(&test, device, heap, net)))
+        let lab = Lab { wire, router, link };
+        if setup.mtu.is_none_or(|mtu| mtu >= 1280) {
+            lab.wait_for_address();
+        }
+        Some((lab, Host::new(&test, device, heap, net)))
+    }
+
+    /// The kernel makes an address of IPv6 usable some time after it was given.
+    fn wait_for_address(&self) {
+        let (at, end) = (self.kernels(true), now() + Duration::from_secs(10));
+        self.kernel(|| {
+            while let Err(error) = UdpSocket::bind((at, 0)) {
+                assert!(now() < end, "{at}: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
     }
 
     /// The kernel's address of this family.
@@ -196,10 +218,10 @@ fn open_device(test: &str, kind: Kind, link: &Link, heap: &Heap) -> Option<Box<d
         Kind::Xsk => {
             enter(&link.near);
             if let Err(why) = libos_xdp::is_built() {
-                return skip(test, why);
+                return skip_af_xdp(test, why);
             }
             match Xsk::open(XskSettings::new("near0", &[OURS.into(), OURS_V6.into()]), heap.clone()) {
-                Err(libos_xdp::OpenError::Unsupported(why)) => return skip(test, &why),
+                Err(libos_xdp::OpenError::Unsupported(why)) => return skip_af_xdp(test, &why),
                 xsk => Box::new(xsk.unwrap()),
             }
         }
@@ -258,6 +280,10 @@ pub fn inside<T: Send>(namespace: &str, what: impl FnOnce() -> T + Send) -> T {
 
 /// Sets a property of a namespace, by its path below /proc/sys/net.
 pub fn sysctl(namespace: &str, key: &str, value: &str) {
-    let path = format!("/proc/sys/net/{key}");
-    inside(namespace, || std::fs::write(&path, value)).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
+    try_sysctl(namespace, key, value).unwrap_or_else(|error| panic!("{key} = {value}: {error}"));
+}
+
+/// The same, where not every kernel has it.
+pub fn try_sysctl(namespace: &str, key: &str, value: &str) -> std::io::Result<()> {
+    inside(namespace, || std::fs::write(format!("/proc/sys/net/{key}"), value))
 }

@@ -115,9 +115,10 @@ pub fn sleep(wakes: &[WakeOn], deadline: Option<Instant>) {
             WakeOn::Now => return,
             WakeOn::Nap => limit = limit.min(Duration::from_micros(50)),
             WakeOn::Nothing => {}
-            // SAFETY: the device that it belongs to is open as long as its owner, who called us, lives.
             WakeOn::Descriptor(fd) => {
-                fds.push(PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(*fd) }, PollFlags::IN))
+                // SAFETY: the device that it belongs to is open as long as its owner, who called us, lives.
+                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             }
         }
     }

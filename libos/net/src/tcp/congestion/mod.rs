@@ -125,6 +125,7 @@ pub(crate) trait CongestionControl {
 
     /// Whether it does.
     #[inline]
+    #[cfg(test)]
     fn is_in_slow_start(&self) -> bool {
         self.window().is_in_slow_start()
     }

@@ -1,0 +1,330 @@
+//! Our own stack passes the behaviour suite over real devices: AF_PACKET, TAP and AF_XDP.
+//!
+//! Each test is in a network namespace of its own, which it makes of its thread and which is gone with it. There the
+//! client's core has one end of a link, and the two cores of the server the other: over AF_PACKET and TAP the first of them
+//! has the device and the second sends through it; over AF_XDP each has a queue.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, Subject, suite};
+use libos_mem::Heap;
+use libos_net::wire::Mac;
+use libos_net::{Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
+use libos_xdp::{OpenError, PacketSettings, PacketSocket, Port, Tap, TapSettings, Xsk, XskSettings};
+use pdpix::{Endpoint, Error, Instant, Network, SocketKind, WakeOn};
+
+/// The client's and the server's.
+const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0x78, 1]), Mac([2, 0, 0, 0, 0x78, 2])];
+const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
+const IPV6: [Ipv6Addr; 2] = [Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 2)];
+/// On the link, and nobody's.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 99);
+/// The ends of a veth pair.
+const ENDS: [&str; 2] = ["client0", "server0"];
+
+const CAN: Can = Can {
+    datagrams: true,
+    ipv6: true,
+    memory_queues: true,
+    give_up: true,
+    contend: true,
+    cores_share: true,
+    kill: true,
+    // Another process would need an end of the link of its own.
+    second_process: false,
+    keeps_what_arrived: true,
+    // What fits into one packet: we send no fragments.
+    datagram_max: 1500 - 20 - 8,
+    receive_ahead: 2 * 65_536,
+};
+
+/// Why there is no device, as a line for whoever reads the test's output.
+type Opened<T> = Result<T, String>;
+
+/// What opens the devices of the cores.
+trait Devices {
+    /// Bytes of each core's heap.
+    const HEAP_SIZE: usize;
+
+    /// Makes the link in the namespace of this thread.
+    fn new() -> Opened<Self>
+    where
+        Self: Sized;
+
+    /// The device of a core. `None`: it sends through the first one's.
+    fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>>;
+}
+
+fn subject<D: Devices>() -> Made {
+    enter_new_namespace()?;
+    let mut devices = D::new()?;
+    let mut server = Server { host: Host::new(2, [9; 16], 9), link: None };
+    let mut reason = None;
+    let addresses = Addresses {
+        ipv4: IPV4.map(IpAddr::V4),
+        ipv6: Some(IPV6.map(IpAddr::V6)),
+        nobody: Some(Endpoint::new(NOBODY.into(), 9)),
+    };
+    let made = RealTime::hosts(CAN, addresses, D::HEAP_SIZE, |seat| match devices.open(seat.side, seat.heap) {
+        Ok(device) => Ok(network(seat, device, &mut server)),
+        Err(why) => {
+            reason = Some(why);
+            Err(Error::NetworkDown)
+        }
+    });
+    let mut cores = made.map_err(|error| reason.unwrap_or_else(|| error.to_string()))?;
+    introduce(&mut cores);
+    Ok(Box::new(cores))
+}
+
+/// What the server's cores share.
+struct Server {
+    host: Arc<Host>,
+    /// What the first one's device is.
+    link: Option<Link>,
+}
+
+/// The stack of a core, as boot puts it together.
+fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server) -> Box<dyn Network> {
+    let Seat { side, heap, rings } = seat;
+    let host = usize::from(side != Side::CLIENT);
+    let own = [Cidr::new(IPV4[host].into(), 24), Cidr::new(IPV6[host].into(), 64)];
+    let ip = IpSettings {
+        addresses: own.into_iter().flatten().collect(),
+        answers: side != Side::SECOND,
+        ..IpSettings::default()
+    };
+    let settings = NetSettings { ip, secret: [host as u8; 16], seed: side.0 as u64, ..NetSettings::default() };
+    if side == Side::CLIENT {
+        return Box::new(NetNetwork::new(device.expect("the client has one"), heap.clone(), settings));
+    }
+    let sends_through = device.is_none().then_some(0);
+    let device = device.unwrap_or_else(|| Box::new(NoDevice(server.link.expect("the first core has one"))));
+    server.link.get_or_insert(device.link());
+    let crossing = Crossing { host: server.host.clone(), conduit: rings.with_heap(heap.clone()), sends_through };
+    Box::new(NetNetwork::sharing(device, heap.clone(), settings, crossing))
+}
+
+/// Each core has heard of the other host's addresses: only a few packets wait for somebody who is not known yet.
+fn introduce(s: &mut dyn Subject) {
+    for (side, host) in [(Side::CLIENT, 1), (Side::SERVER, 0), (Side::SECOND, 0)] {
+        for ip in [IpAddr::V4(IPV4[host]), IpAddr::V6(IPV6[host])] {
+            let q = s.socket(side, SocketKind::Stream).unwrap();
+            let connect = s.connect(q, Endpoint::new(ip, 1)).unwrap();
+            let end = s.wait(connect, Some(LIMIT)).expect("the link works");
+            assert!(matches!(end, End { result: Err(Error::ConnectionRefused), .. }), "{side:?} to {ip}: {end:?}");
+            s.close(q).unwrap();
+        }
+    }
+}
+
+// Namespaces.
+
+/// Moves this thread into a network namespace of its own.
+fn enter_new_namespace() -> Opened<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("network namespaces take root".into());
+    }
+    // SAFETY: a network namespace is no resource that other code of this process relies on.
+    let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
+    entered.map_err(|errno| format!("network namespaces cannot be made here: {errno}"))?;
+    // The kernel has nothing to say on our links.
+    for kind in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{kind}/disable_ipv6"), "1");
+    }
+    Ok(())
+}
+
+/// Commands of `ip`, in the namespace of this thread.
+fn ip(commands: &str) -> Opened<()> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|_| "there is no ip in the path (Debian: iproute2)")?;
+    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("it reads them");
+    let output = child.wait_with_output().expect("our child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("ip fails: {}", said.trim())) }
+}
+
+/// A pair of interfaces, each with so many queues.
+fn make_veth(queues: usize) -> Opened<()> {
+    let mut commands = String::new();
+    let end = |i: usize| {
+        let (name, mac) = (ENDS[i], MACS[i]);
+        format!("name {name} address {mac} numrxqueues {queues} numtxqueues {queues}")
+    };
+    let _ = writeln!(commands, "link add {} type veth peer {}", end(0), end(1));
+    ENDS.iter().for_each(|name| _ = writeln!(commands, "link set {name} up"));
+    ip(&commands)
+}
+
+/// What this machine has not is a reason to skip; anything else is a fault.
+fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
+    match result {
+        Ok(it) => Ok(it),
+        Err(OpenError::Unsupported(why)) => Err(why),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What sends through another core's device.
+struct NoDevice(Link);
+
+impl Device for NoDevice {
+    fn link(&self) -> Link {
+        // Frames are handed over whole.
+        Link { offloads: Offloads::NONE, ..self.0 }
+    }
+
+    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
+
+    fn flush(&mut self, _: Instant) {}
+
+    fn arm(&mut self, _: Instant) -> WakeOn {
+        WakeOn::Nothing
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+}
+
+// AF_PACKET.
+
+/// A packet socket on each end of a veth pair.
+struct Packet;
+
+impl Devices for Packet {
+    const HEAP_SIZE: usize = 256 << 20;
+
+    fn new() -> Opened<Packet> {
+        make_veth(1).map(|()| Packet)
+    }
+
+    fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
+        if side == Side::SECOND {
+            return Ok(None);
+        }
+        opened(PacketSocket::open(PacketSettings::new(ENDS[side.0]), heap.clone())).map(|it| Some(Box::new(it) as _))
+    }
+}
+
+suite!(packet_suite, subject::<Packet>);
+
+// TAP.
+
+/// A TAP interface each, and a bridge of the kernel's between them.
+struct Taps;
+
+const TAPS: [&str; 2] = ["client-tap", "server-tap"];
+
+impl Devices for Taps {
+    const HEAP_SIZE: usize = 256 << 20;
+
+    fn new() -> Opened<Taps> {
+        ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n").map(|()| Taps)
+    }
+
+    fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
+        if side == Side::SECOND {
+            return Ok(None);
+        }
+        let name = TAPS[side.0];
+        let settings = TapSettings { name: name.into(), mac: Some(MACS[side.0]), ..TapSettings::default() };
+        let tap = opened(Tap::open(settings, heap.clone()))?;
+        ip(&format!("link set {name} master bridge0\n"))?;
+        Ok(Some(Box::new(tap)))
+    }
+}
+
+// AF_XDP.
+
+/// Two queues on each end of a veth pair: the client has both of its end, the server's cores one each.
+struct Queues([Option<Arc<Port>>; 2]);
+
+impl Devices for Queues {
+    // All of it is pinned.
+    const HEAP_SIZE: usize = 64 << 20;
+
+    fn new() -> Opened<Queues> {
+        libos_xdp::is_built()?;
+        make_veth(2).map(|()| Queues([None, None]))
+    }
+
+    fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
+        let host = usize::from(side != Side::CLIENT);
+        let port = match self.0[host].clone() {
+            Some(port) => port,
+            None => {
+                let settings = XskSettings::new(ENDS[host], &[IPV4[host].into(), IPV6[host].into()]);
+                let port = opened(Port::open(settings, heap.reservation()))?;
+                self.0[host].insert(port).clone()
+            }
+        };
+        let queue = |queue| opened(port.queue(queue, heap.clone()));
+        Ok(Some(match side {
+            Side::CLIENT => Box::new(Spread([queue(0)?, queue(1)?])),
+            Side::SERVER => Box::new(queue(0)?),
+            _ => Box::new(queue(1)?),
+        }))
+    }
+}
+
+/// Sends each flow by one of two queues, as a card at the other end would receive it: in veth, what one end sends by a
+/// queue the other receives by the same one.
+struct Spread([Xsk; 2]);
+
+impl Spread {
+    fn queue_of(frame: &Frame) -> usize {
+        // The ports, where IPv4 has no options.
+        let ports = frame.header.get(34..38).unwrap_or_default();
+        usize::from(ports.iter().fold(0, |sum, byte| sum ^ byte) & 1)
+    }
+}
+
+impl Device for Spread {
+    fn link(&self) -> Link {
+        self.0[0].link()
+    }
+
+    fn receive(&mut self, now: Instant, into: &mut VecDeque<Received>, room: usize) -> Result<(), Error> {
+        let before = into.len();
+        self.0[0].receive(now, into, room)?;
+        let left = room - (into.len() - before);
+        self.0[1].receive(now, into, left)
+    }
+
+    fn transmit(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+        let (mut by_queue, mut left) = ([VecDeque::new(), VecDeque::new()], VecDeque::new());
+        frames.drain(..).for_each(|frame| by_queue[Spread::queue_of(&frame)].push_back(frame));
+        for (queue, mut frames) in self.0.iter_mut().zip(by_queue) {
+            queue.transmit(now, &mut frames);
+            left.append(&mut frames);
+        }
+        *frames = left;
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.0.iter_mut().for_each(|queue| queue.flush(now));
+    }
+
+    fn arm(&mut self, _: Instant) -> WakeOn {
+        WakeOn::Nap
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.iter().map(Device::in_flight).sum()
+    }
+}
+
+suite!(tap_suite, subject::<Taps>);
+suite!(af_xdp_suite, subject::<Queues>);
