@@ -4,6 +4,8 @@
 //! The kernel's ends are 10.77.0.1 and 10.77.0.2, without offloads: TCP has to be cut into segments of 1448 bytes by either.
 //! Ours are 10.77.0.11 and 10.77.0.12, over AF_XDP (native mode, copying, on a veth) or AF_PACKET.
 
+mod raw;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,13 +19,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use libos_mem::{Heap, Plan, Reservation, Reserves, Source};
-use libos_net::wire::{Checksum, EtherType, EthernetHeader, IPV4_LEN, Ipv4Header, Mac, Protocol, UDP_LEN, UdpHeader};
+use libos_net::wire::Mac;
 use libos_net::{Cidr, Device, Frame, IpSettings, NetNetwork, NetSettings};
 use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, Stopper, mesh};
 use libos_xdp::{PacketSettings, PacketSocket, Xsk, XskSettings};
 use margay_bench::sampling::{Pinned, median};
 use pdpix::{Endpoint, Network, Purpose, Qd, Sga, SocketKind};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use raw::datagram;
 
 use crate::child::installed;
 use crate::{result, skip};
@@ -228,7 +232,7 @@ impl End {
 fn heap() -> Result<Heap> {
     let heap_size = 64 << 20;
     let plan = Plan { heaps: 1, heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
-    Ok(Reservation::new(plan)?.heap(0).context("the only heap")?)
+    Reservation::new(plan)?.heap(0).context("the only heap")
 }
 
 /// How an end reaches the wire.
@@ -350,29 +354,6 @@ fn echo_udp(at: Ipv4Addr, is_over: &AtomicBool, tell: mpsc::Sender<Option<Stoppe
     Ok(())
 }
 
-fn datagram(from_mac: Mac, to_mac: Mac, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
-    let ethernet = EthernetHeader { destination: to_mac, source: from_mac, ethertype: EtherType::IPV4 };
-    let udp_len = (UDP_LEN + TEXT) as u16;
-    let mut ip = Ipv4Header {
-        version_ihl: 0x45,
-        traffic_class: 0,
-        total_len: (IPV4_LEN as u16 + udp_len).into(),
-        identification: 0.into(),
-        flags_fragment: 0.into(),
-        ttl: 64,
-        protocol: Protocol::UDP,
-        checksum: 0.into(),
-        source: from.octets(),
-        destination: to.octets(),
-    };
-    let header = |ip: &Ipv4Header| -> Vec<u8> { zerocopy::IntoBytes::as_bytes(ip).to_vec() };
-    ip.checksum = Checksum::new().add(&header(&ip)).finish().into();
-    let udp = UdpHeader { source: 7000.into(), destination: PORT.into(), len: udp_len.into(), checksum: 0.into() };
-    let parts: [&[u8]; 3] =
-        [zerocopy::IntoBytes::as_bytes(&ethernet), &header(&ip), zerocopy::IntoBytes::as_bytes(&udp)];
-    [&parts.concat()[..], &[0; TEXT]].concat()
-}
-
 fn kernel_udp(link: &Link) -> Result<f64> {
     let client = || {
         let socket = UdpSocket::bind((link.a().kernel, 0))?;
@@ -396,7 +377,8 @@ fn kernel_tcp(link: &Link) -> Result<f64> {
         let listener = TcpListener::bind((link.b().kernel, PORT))?;
         tell.send(None)?;
         let (mut stream, _) = listener.accept()?;
-        (stream.set_nodelay(true)?, stream.set_nonblocking(true)?);
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
         let mut bytes = [0; 2048];
         while !is_over.load(Ordering::Relaxed) {
             match stream.read(&mut bytes) {
@@ -409,7 +391,8 @@ fn kernel_tcp(link: &Link) -> Result<f64> {
     };
     both(link, server, || {
         let mut stream = TcpStream::connect((link.b().kernel, PORT))?;
-        (stream.set_nodelay(true)?, stream.set_nonblocking(true)?);
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
         let mut bytes = [7; TEXT];
         p50(|| {
             let begun = Instant::now();
