@@ -15,9 +15,9 @@ mod bridge;
 mod counters;
 mod crossing;
 mod device;
-mod host;
 #[doc(hidden)]
 pub mod fuzzing;
+mod host;
 mod ip;
 mod line;
 mod network;
