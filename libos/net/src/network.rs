@@ -145,8 +145,9 @@ impl NetNetwork {
             match &mut self.crossing {
                 None => self.stack.receive(frame, done),
                 Some(crossing) => {
-                    if let Some(frame) = crossing.steer(frame, &mut self.stack.ip.counters.crossing_lost) {
-                        self.take_steered(frame, 0, done);
+                    let what = Crossed::Received { verified: frame.verified, passes: 0 };
+                    if let Some(frame) = crossing.steer(frame, what, &mut self.stack.ip.counters.crossing_lost) {
+                        self.take_steered(frame, what, done);
                     }
                 }
             }
@@ -159,16 +160,18 @@ impl NetNetwork {
 impl NetNetwork {
     /// A frame that came to this core, perhaps after others. If it is about a connection that this one does not know, it goes
     /// on to the next, until it has been everywhere.
-    fn take_steered(&mut self, frame: Received, passes: u8, done: &mut Completions) {
-        let Some(crossing) = &mut self.crossing else { return };
-        if crossing.is_last(passes) {
-            return self.stack.receive(frame, done);
-        }
-        let again = Received { buf: frame.buf.clone(), verified: frame.verified };
-        if !self.stack.receive_or_pass(frame, done) {
+    fn take_steered(&mut self, frame: Received, what: Crossed, done: &mut Completions) {
+        let is_looped = matches!(what, Crossed::Looped { .. });
+        let Some((next, on)) = self.crossing.as_ref().and_then(|crossing| crossing.next(what)) else {
+            return if is_looped { self.stack.receive_looped(frame, done) } else { self.stack.receive(frame, done) };
+        };
+        let again = frame.buf.clone();
+        if !self.stack.receive_or_pass(frame, is_looped, done)
+            && let Some(crossing) = &mut self.crossing
+        {
             let counters = &mut self.stack.ip.counters;
             counters.crossing_passed_on += 1;
-            crossing.pass_on(again, passes, &mut counters.crossing_lost);
+            crossing.send(next, again, on, &mut counters.crossing_lost);
         }
     }
 
@@ -177,8 +180,8 @@ impl NetNetwork {
         for _ in 0..BURST_MAX.min(done.room()) {
             let Some((buf, what)) = self.crossing.as_mut().and_then(Crossing::receive) else { return };
             match what {
-                Crossed::Received { verified, passes } => self.take_steered(Received { buf, verified }, passes, done),
-                Crossed::Looped => self.stack.receive_looped(Received { buf, verified: true }, done),
+                Crossed::Received { verified, .. } => self.take_steered(Received { buf, verified }, what, done),
+                Crossed::Looped { .. } => self.take_steered(Received { buf, verified: true }, what, done),
                 Crossed::ToSend => self.stack.frames().push_back(Frame {
                     header: buf,
                     payload: Sga::new(),
@@ -193,12 +196,14 @@ impl NetNetwork {
     fn receive_looped(&mut self, done: &mut Completions) {
         for _ in 0..LOOPED_BURST {
             let Some(frame) = self.stack.ip.take_looped() else { return };
-            let frame = match &mut self.crossing {
-                None => Some(frame),
-                Some(crossing) => crossing.steer_looped(frame, &mut self.stack.ip.counters.crossing_lost),
-            };
-            if let Some(frame) = frame {
-                self.stack.receive_looped(frame, done);
+            let what = Crossed::Looped { passes: 0 };
+            match &mut self.crossing {
+                None => self.stack.receive_looped(frame, done),
+                Some(crossing) => {
+                    if let Some(frame) = crossing.steer(frame, what, &mut self.stack.ip.counters.crossing_lost) {
+                        self.take_steered(frame, what, done);
+                    }
+                }
             }
         }
     }
