@@ -137,6 +137,7 @@ macro_rules! with_cases {
             shared_port {
                 two_cores_share_a_port_and_both_get_connections
                 two_cores_share_a_port_for_datagrams
+                connections_between_cores_outlive_their_listener
             }
             memory_queues {
                 one_push_is_one_pop_in_order

@@ -13,8 +13,9 @@ use crate::subject::{Can, Side};
 /// After so many turns without work, it rests.
 const IDLE_TURNS: u32 = 200;
 const REST: Duration = Duration::from_micros(50);
-/// Nothing has moved for so long: it has settled.
+/// Nothing has moved for so long and so many turns: it has settled.
 const QUIET: Duration = Duration::from_millis(10);
+const QUIET_TURNS: u32 = 64;
 /// It never settles.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 const HEAP_SIZE: usize = 256 << 20;
@@ -147,15 +148,22 @@ impl Stage for RealTime {
 
     fn settle(&mut self) {
         let start = self.now();
-        let mut moved = start;
+        let (mut moved, mut idle_turns) = (start, 0);
         loop {
             let busy = self.step_all();
             let now = self.now();
+            idle_turns += 1;
             if busy {
-                moved = now;
+                (moved, idle_turns) = (now, 0);
             }
-            if now.since(moved) > QUIET || now.since(start) > SETTLE_MAX {
+            // Where others have the processor, time passes without anybody having looked.
+            let is_quiet = now.since(moved) > QUIET && idle_turns > QUIET_TURNS;
+            if is_quiet || now.since(start) > SETTLE_MAX {
                 return;
+            }
+            if idle_turns > 1 {
+                // So that who carries frames in the kernel gets the processor.
+                std::thread::sleep(REST);
             }
         }
     }

@@ -24,7 +24,7 @@ pub(crate) enum Crossed {
     /// A frame from the device, of which the checksums are right or not known yet.
     Received { verified: bool, passes: u8 },
     /// A packet from one core of this host to another.
-    Looped,
+    Looped { passes: u8 },
     /// A frame for the device.
     ToSend,
 }
@@ -33,14 +33,14 @@ impl Crossed {
     fn note(self) -> u64 {
         match self {
             Crossed::Received { verified, passes } => u64::from(verified) << 8 | u64::from(passes) << 16,
-            Crossed::Looped => 1,
+            Crossed::Looped { passes } => 1 | u64::from(passes) << 16,
             Crossed::ToSend => 2,
         }
     }
 
     fn of(note: u64) -> Crossed {
         match note & 0xff {
-            1 => Crossed::Looped,
+            1 => Crossed::Looped { passes: (note >> 16) as u8 },
             2 => Crossed::ToSend,
             _ => Crossed::Received { verified: note >> 8 & 1 != 0, passes: (note >> 16) as u8 },
         }
@@ -53,49 +53,34 @@ impl Crossing {
         self.conduit.core()
     }
 
-    /// Hands a frame that the device received to whom it belongs. Gives it back if that is this core, too. `lost` counts
-    /// what another core had no room for.
-    pub(crate) fn steer(&mut self, frame: Received, lost: &mut u64) -> Option<Received> {
+    /// Hands a frame, which the device received or which is to ourselves, to whom it belongs. Gives it back if that is this
+    /// core, too. `lost` counts what another core had no room for.
+    pub(crate) fn steer(&mut self, frame: Received, what: Crossed, lost: &mut u64) -> Option<Received> {
         match self.host.steer(&frame.buf) {
             Steer::Core(core) if core == self.core() => Some(frame),
             Steer::Core(core) => {
-                let crossed = Crossed::Received { verified: frame.verified, passes: 0 };
-                self.send(core, frame.buf, crossed, lost);
+                self.send(core, frame.buf, what, lost);
                 None
             }
             Steer::All => {
-                let crossed = Crossed::Received { verified: frame.verified, passes: 0 };
                 let (own, cores) = (self.core(), self.conduit.cores());
                 for core in (0..cores).filter(|&core| core != own) {
-                    if !self.conduit.send(core, frame.buf.clone(), crossed.note()) {
-                        *lost += 1;
-                    }
+                    self.send(core, frame.buf.clone(), what, lost);
                 }
                 Some(frame)
             }
         }
     }
 
-    /// The same for a packet to ourselves.
-    pub(crate) fn steer_looped(&mut self, frame: Received, lost: &mut u64) -> Option<Received> {
-        match self.host.steer(&frame.buf) {
-            Steer::Core(core) if core != self.core() => {
-                self.send(core, frame.buf, Crossed::Looped, lost);
-                None
-            }
-            _ => Some(frame),
-        }
-    }
-
-    /// A frame of a connection that this core does not know goes on to the next one.
-    pub(crate) fn pass_on(&mut self, frame: Received, passes: u8, lost: &mut u64) {
-        let next = (self.core() + 1) % self.conduit.cores();
-        self.send(next, frame.buf, Crossed::Received { verified: frame.verified, passes: passes + 1 }, lost);
-    }
-
-    /// Whether a frame that was passed on so often has been everywhere.
-    pub(crate) fn is_last(&self, passes: u8) -> bool {
-        usize::from(passes) + 1 >= self.conduit.cores()
+    /// A frame of a connection that this core does not know goes on to the next one. `None`: it has been everywhere.
+    pub(crate) fn next(&self, what: Crossed) -> Option<(usize, Crossed)> {
+        let on = |passes: u8| (usize::from(passes) + 1 < self.conduit.cores()).then_some(passes + 1);
+        let what = match what {
+            Crossed::Received { verified, passes } => Crossed::Received { verified, passes: on(passes)? },
+            Crossed::Looped { passes } => Crossed::Looped { passes: on(passes)? },
+            Crossed::ToSend => return None,
+        };
+        Some(((self.core() + 1) % self.conduit.cores(), what))
     }
 
     pub(crate) fn send(&mut self, to: usize, buf: Buf, what: Crossed, lost: &mut u64) {
@@ -123,7 +108,8 @@ mod tests {
     #[test]
     fn notes_say_what_crosses() {
         let all = [
-            Crossed::Looped,
+            Crossed::Looped { passes: 0 },
+            Crossed::Looped { passes: 63 },
             Crossed::ToSend,
             Crossed::Received { verified: false, passes: 0 },
             Crossed::Received { verified: true, passes: 7 },

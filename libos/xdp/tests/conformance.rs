@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use std::sync::Arc;
 use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, Subject, suite};
 use libos_mem::Heap;
 use libos_net::wire::Mac;
-use libos_net::{Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
+use libos_net::{
+    Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Pcap, Received,
+};
 use libos_xdp::{OpenError, PacketSettings, PacketSocket, Port, Tap, TapSettings, Xsk, XskSettings};
-use pdpix::{Endpoint, Error, Instant, Network, SocketKind, WakeOn};
+use pdpix::{Endpoint, Error, Instant, Network, SocketKind, WakeOn, WallTime};
 
 /// The client's and the server's.
 const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0x78, 1]), Mac([2, 0, 0, 0, 0x78, 2])];
@@ -92,6 +95,7 @@ struct Server {
 /// The stack of a core, as boot puts it together.
 fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server) -> Box<dyn Network> {
     let Seat { side, heap, rings } = seat;
+    let device = device.map(|device| captured(device, side));
     let host = usize::from(side != Side::CLIENT);
     let own = [Cidr::new(IPV4[host].into(), 24), Cidr::new(IPV6[host].into(), 64)];
     let ip = IpSettings {
@@ -108,6 +112,13 @@ fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server)
     server.link.get_or_insert(device.link());
     let crossing = Crossing { host: server.host.clone(), conduit: rings.with_heap(heap.clone()), sends_through };
     Box::new(NetNetwork::sharing(device, heap.clone(), settings, crossing))
+}
+
+/// With `MARGAY_PCAP=folder` what each core's device sends and receives is written there, for Wireshark.
+fn captured(device: Box<dyn Device>, side: Side) -> Box<dyn Device> {
+    let Ok(folder) = std::env::var("MARGAY_PCAP") else { return device };
+    let file = File::create(format!("{folder}/conformance-{}.pcapng", side.0)).expect("the folder is there");
+    Box::new(Pcap::new(device, BufWriter::new(file), 128, WallTime::default()))
 }
 
 /// Each core has heard of the other host's addresses: only a few packets wait for somebody who is not known yet.

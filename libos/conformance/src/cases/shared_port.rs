@@ -115,3 +115,23 @@ pub fn two_cores_share_a_port_for_datagrams(scene: &mut Scene) -> Verdict {
     }
     Ok(())
 }
+
+pub fn connections_between_cores_outlive_their_listener(scene: &mut Scene) -> Verdict {
+    scene.needs(|can| can.cores_share, "two cores at one address")?;
+    let (listener, at) = scene.listener(Side::SERVER);
+    let mut pairs = Vec::new();
+    for _ in 0..12 {
+        let client = scene.stream(Side::SECOND);
+        let connect = scene.s.connect(client, at).expect("a new stream");
+        let accept = scene.s.accept(listener).expect("it listens");
+        assert_eq!(scene.done(connect), Ended::Connected);
+        let (server, _) = scene.accepted(accept);
+        pairs.push(Pair { client, server });
+    }
+    scene.close(&[listener]);
+    for (i, pair) in pairs.iter().enumerate() {
+        scene.echo(*pair, &[i as u8; 5000]);
+    }
+    pairs.into_iter().for_each(|pair| scene.part(pair));
+    Ok(())
+}

@@ -191,9 +191,13 @@ impl Stack {
     }
 
     /// The same, when other cores may know its connection. False: this one does not, and nothing was answered.
-    pub(crate) fn receive_or_pass(&mut self, frame: Received, done: &mut Completions) -> bool {
+    pub(crate) fn receive_or_pass(&mut self, frame: Received, is_looped: bool, done: &mut Completions) -> bool {
         self.passes_on = Some(false);
-        self.receive(frame, done);
+        if is_looped {
+            self.receive_looped(frame, done);
+        } else {
+            self.receive(frame, done);
+        }
         self.passes_on.take() != Some(true)
     }
 
