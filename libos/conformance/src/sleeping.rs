@@ -12,9 +12,15 @@ use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, P
 use pdpix::{Endpoint, Error, Network, Outcome, QToken, Rng, Sga, SocketKind};
 
 use crate::pattern::Pattern;
+use crate::subject::Side;
 
 /// Makes a network for the heap of a core, in the core's thread.
 pub type MakeNetwork = fn(&Heap) -> Result<Box<dyn Network>, Error>;
+
+/// The same, told whose core it is for.
+pub trait MakeSide: Fn(Side, &Heap) -> Result<Box<dyn Network>, Error> + Copy + Send + 'static {}
+
+impl<F: Fn(Side, &Heap) -> Result<Box<dyn Network>, Error> + Copy + Send + 'static> MakeSide for F {}
 
 /// Nobody waits longer than a fraction of this, unless a wake-up was lost.
 const LOST: Duration = Duration::from_secs(10);
@@ -28,12 +34,12 @@ struct Sleeper {
 }
 
 impl Sleeper {
-    fn new(make: MakeNetwork, seed: u64) -> Result<Sleeper, Error> {
+    fn new(make: impl MakeSide, side: Side, seed: u64) -> Result<Sleeper, Error> {
         let heap_size = 64 << 20;
         let plan = Plan { heaps: 1, heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
         let heap = Reservation::new(plan).map_err(|_| Error::NoBuffers)?.heap(0).expect("taken once");
         let ports = mesh(1, MeshKind::Threads).map_err(|_| Error::NoBuffers)?.remove(0);
-        let networks = vec![("default".to_string(), make(&heap)?)];
+        let networks = vec![("default".to_string(), make(side, &heap)?)];
         let parts = CoreParts { networks, idle: SLEEPY, ..CoreParts::new(heap, Box::new(KernelClock), ports) };
         Ok(Sleeper { core: Core::new(parts), rng: Rng::new(seed) })
     }
@@ -103,10 +109,24 @@ impl Sleeper {
 /// # Panics
 /// If a wake-up is lost.
 pub fn a_sleeping_core_is_woken_for_everything(make: MakeNetwork, ip: IpAddr) -> Result<(), Error> {
-    Sleeper::new(make, 0).map(drop)?;
+    hosts_that_sleep_are_woken_for_everything(move |_, heap: &Heap| make(heap), [ip; 2])
+}
+
+/// The same between the client's host and the server's, whose addresses these are.
+///
+/// # Errors
+/// What `make` gives.
+///
+/// # Panics
+/// If a wake-up is lost.
+pub fn hosts_that_sleep_are_woken_for_everything(make: impl MakeSide, ips: [IpAddr; 2]) -> Result<(), Error> {
+    Sleeper::new(make, Side::SERVER, 0).map(drop)?;
     let (tell, told) = channel::<Endpoint>();
-    let server = std::thread::spawn(move || server(Sleeper::new(make, 1).expect("as before"), ip, &tell));
-    client(Sleeper::new(make, 2)?, ip, &told);
+    let me = Sleeper::new(make, Side::CLIENT, 2)?;
+    let server = std::thread::spawn(move || {
+        server(Sleeper::new(make, Side::SERVER, 1).expect("as before"), ips[1], &tell);
+    });
+    client(me, ips[0], &told);
     server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     Ok(())
 }

@@ -12,7 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, Subject, suite};
+use libos_conformance::sleeping::hosts_that_sleep_are_woken_for_everything;
+use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, Subject, say, suite};
 use libos_mem::Heap;
 use libos_net::wire::Mac;
 use libos_net::{
@@ -50,14 +51,12 @@ const CAN: Can = Can {
 type Opened<T> = Result<T, String>;
 
 /// What opens the devices of the cores.
-trait Devices {
+trait Devices: Default {
     /// Bytes of each core's heap.
-    const HEAP_SIZE: usize;
+    const HEAP_SIZE: usize = 256 << 20;
 
     /// Makes the link in the namespace of this thread.
-    fn new() -> Opened<Self>
-    where
-        Self: Sized;
+    fn make_link() -> Opened<()>;
 
     /// The device of a core. `None`: it sends through the first one's.
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>>;
@@ -65,7 +64,8 @@ trait Devices {
 
 fn subject<D: Devices>() -> Made {
     enter_new_namespace()?;
-    let mut devices = D::new()?;
+    D::make_link()?;
+    let mut devices = D::default();
     let mut server = Server { host: Host::new(2, [9; 16], 9), link: None };
     let mut reason = None;
     let addresses = Addresses {
@@ -85,6 +85,24 @@ fn subject<D: Devices>() -> Made {
     Ok(Box::new(cores))
 }
 
+/// Cores that really sleep, each in a thread of its own in the namespace of this one, are woken by their devices.
+fn asleep<D: Devices>(test: &str) {
+    let make = |side: Side, heap: &Heap| {
+        let device = D::default().open(side, heap).map_err(|_| Error::NetworkDown)?.expect("each has one");
+        Ok(Box::new(NetNetwork::new(device, heap.clone(), settings(side))) as Box<dyn Network>)
+    };
+    let can_be_had = || {
+        enter_new_namespace()?;
+        D::make_link()?;
+        let heap = Heap::alone(D::HEAP_SIZE).expect("memory");
+        D::default().open(Side::SERVER, &heap).map(drop)
+    };
+    match can_be_had() {
+        Ok(()) => hosts_that_sleep_are_woken_for_everything(make, IPV4.map(IpAddr::V4)).expect("it could be had"),
+        Err(why) => say(&format!("SKIP {test}: {why}")),
+    }
+}
+
 /// What the server's cores share.
 struct Server {
     host: Arc<Host>,
@@ -96,14 +114,7 @@ struct Server {
 fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server) -> Box<dyn Network> {
     let Seat { side, heap, rings } = seat;
     let device = device.map(|device| captured(device, side));
-    let host = usize::from(side != Side::CLIENT);
-    let own = [Cidr::new(IPV4[host].into(), 24), Cidr::new(IPV6[host].into(), 64)];
-    let ip = IpSettings {
-        addresses: own.into_iter().flatten().collect(),
-        answers: side != Side::SECOND,
-        ..IpSettings::default()
-    };
-    let settings = NetSettings { ip, secret: [host as u8; 16], seed: side.0 as u64, ..NetSettings::default() };
+    let settings = settings(side);
     if side == Side::CLIENT {
         return Box::new(NetNetwork::new(device.expect("the client has one"), heap.clone(), settings));
     }
@@ -112,6 +123,17 @@ fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server)
     server.link.get_or_insert(device.link());
     let crossing = Crossing { host: server.host.clone(), conduit: rings.with_heap(heap.clone()), sends_through };
     Box::new(NetNetwork::sharing(device, heap.clone(), settings, crossing))
+}
+
+fn settings(side: Side) -> NetSettings {
+    let host = usize::from(side != Side::CLIENT);
+    let own = [Cidr::new(IPV4[host].into(), 24), Cidr::new(IPV6[host].into(), 64)];
+    let ip = IpSettings {
+        addresses: own.into_iter().flatten().collect(),
+        answers: side != Side::SECOND,
+        ..IpSettings::default()
+    };
+    NetSettings { ip, secret: [host as u8; 16], seed: side.0 as u64, ..NetSettings::default() }
 }
 
 /// With `MARGAY_PCAP=folder` what each core's device sends and receives is written there, for Wireshark.
@@ -212,13 +234,12 @@ impl Device for NoDevice {
 // AF_PACKET.
 
 /// A packet socket on each end of a veth pair.
+#[derive(Default)]
 struct Packet;
 
 impl Devices for Packet {
-    const HEAP_SIZE: usize = 256 << 20;
-
-    fn new() -> Opened<Packet> {
-        make_veth(1).map(|()| Packet)
+    fn make_link() -> Opened<()> {
+        make_veth(1)
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -229,20 +250,17 @@ impl Devices for Packet {
     }
 }
 
-suite!(packet_suite, subject::<Packet>);
-
 // TAP.
 
 /// A TAP interface each, and a bridge of the kernel's between them.
+#[derive(Default)]
 struct Taps;
 
 const TAPS: [&str; 2] = ["client-tap", "server-tap"];
 
 impl Devices for Taps {
-    const HEAP_SIZE: usize = 256 << 20;
-
-    fn new() -> Opened<Taps> {
-        ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n").map(|()| Taps)
+    fn make_link() -> Opened<()> {
+        ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -260,15 +278,16 @@ impl Devices for Taps {
 // AF_XDP.
 
 /// Two queues on each end of a veth pair: the client has both of its end, the server's cores one each.
+#[derive(Default)]
 struct Queues([Option<Arc<Port>>; 2]);
 
 impl Devices for Queues {
     // All of it is pinned.
     const HEAP_SIZE: usize = 64 << 20;
 
-    fn new() -> Opened<Queues> {
+    fn make_link() -> Opened<()> {
         libos_xdp::is_built()?;
-        make_veth(2).map(|()| Queues([None, None]))
+        make_veth(2)
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -337,5 +356,38 @@ impl Device for Spread {
     }
 }
 
+/// One queue on each end, of a core alone.
+#[derive(Default)]
+struct Queue;
+
+impl Devices for Queue {
+    fn make_link() -> Opened<()> {
+        libos_xdp::is_built()?;
+        make_veth(1)
+    }
+
+    fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
+        let host = usize::from(side != Side::CLIENT);
+        let settings = XskSettings::new(ENDS[host], &[IPV4[host].into(), IPV6[host].into()]);
+        opened(Xsk::open(settings, heap.clone())).map(|xsk| Some(Box::new(xsk) as _))
+    }
+}
+
+suite!(packet_suite, subject::<Packet>);
 suite!(tap_suite, subject::<Taps>);
 suite!(af_xdp_suite, subject::<Queues>);
+
+#[test]
+fn packet_asleep() {
+    asleep::<Packet>("packet_asleep");
+}
+
+#[test]
+fn tap_asleep() {
+    asleep::<Taps>("tap_asleep");
+}
+
+#[test]
+fn af_xdp_asleep() {
+    asleep::<Queue>("af_xdp_asleep");
+}
