@@ -1,6 +1,8 @@
 //! Our own network: Ethernet, IP, UDP and TCP as a pure machine. Frames and `now` go in; frames, completions and the next
 //! deadline come out. No clock, no system calls, no memory but the core's heap.
 //!
+//! - [`NetNetwork`]: the stack of one core over a device, as a [`Network`](pdpix::Network); on a host of several cores they
+//!   share addresses and ports ([`Host`], [`Crossing`]).
 //! - [`Device`]: the contract of what moves frames.
 //! - [`wire`]: layouts of headers.
 //! - [`Line`]: one direction of a wire with everything that can befall frames; [`Bridge`]: two of them between two devices.
