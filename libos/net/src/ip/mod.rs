@@ -290,6 +290,13 @@ impl Ip {
         }
     }
 
+    /// An upper layer sends on this path, again and again, and nothing comes back.
+    pub(crate) fn suspect(&mut self, path: &Path, now: Instant) {
+        if let Some((slot, next)) = path.neighbour() {
+            self.neighbours.suspect(slot, next, now);
+        }
+    }
+
     /// Takes a router's word that packets to `destination` may have `mtu` bytes at most, after the transport has believed
     /// it (RFC 1191 §6.2, RFC 8201 §5.2).
     pub(crate) fn learn_mtu(&mut self, destination: IpAddr, mtu: usize, now: Instant) {

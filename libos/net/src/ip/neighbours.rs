@@ -256,6 +256,16 @@ impl Neighbours {
         }
     }
 
+    /// An upper layer gets no answers through this neighbour: it is not believed any longer, and asked when it is used next
+    /// (RFC 4861 §7.3.1: reachability that is not confirmed).
+    pub(crate) fn suspect(&mut self, slot: u32, address: IpAddr, now: Instant) {
+        if let Some(neighbour) = self.slots.get_mut(slot as usize).filter(|there| there.address == address)
+            && neighbour.state == State::Reachable
+        {
+            neighbour.until = neighbour.until.min(now);
+        }
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|&(at, _)| at)
     }

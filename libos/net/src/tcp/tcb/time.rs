@@ -71,6 +71,9 @@ impl Tcb {
                 cx.ip.counters.tcp_timeouts += 1;
                 // A window that is closed says nothing of congestion.
                 self.recovery.on_timeout(self.snd_una, self.snd_nxt, cx.now, self.snd_wnd > 0);
+                if self.recovery.timeouts() > 1 {
+                    cx.ip.suspect(&self.path, cx.now);
+                }
                 self.suspect_black_hole(cx);
             }
         }
