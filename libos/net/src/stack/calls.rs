@@ -61,7 +61,7 @@ impl Stack {
                 tcb.receive.on_popped(tcb.mss); // the window may be larger now
             }
             // Pushes that wait may have room now: the next poll looks.
-            SocketOption::SendBudget(_) => self.blocked.push_back(h.0),
+            SocketOption::SendBudget(_) => self.mark_blocked(h.0),
             _ => {}
         }
         self.mark_dirty(h.0);

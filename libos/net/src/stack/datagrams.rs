@@ -81,7 +81,7 @@ impl Stack {
             return Err(Error::NotConnected);
         }
         socket.pushes.push_back(Push { op, sga, to });
-        self.blocked.push_back(i);
+        self.mark_blocked(i);
         Ok(Submitted::Pending)
     }
 
@@ -103,7 +103,7 @@ impl Stack {
             };
             self.complete(push.op, result, done);
         }
-        self.blocked.push_back(i);
+        self.mark_blocked(i);
     }
 
     pub(super) fn on_udp_notice(&mut self, notice: Notice, done: &mut Completions) {

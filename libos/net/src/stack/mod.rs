@@ -76,7 +76,7 @@ pub(crate) struct Stack {
     zombies: usize,
     /// While a segment is taken in that another core may know: whether it is to be passed on.
     passes_on: Option<bool>,
-    /// Datagram queues whose pushes wait for the device.
+    /// Queues that are served with the next poll: who waits had no room among the ends, or the device none for a push.
     blocked: VecDeque<u32>,
 }
 
@@ -144,6 +144,14 @@ impl Stack {
             self.dirty.push_back(i);
         }
     }
+
+    fn mark_blocked(&mut self, i: u32) {
+        let socket = &mut self.sockets[i as usize];
+        if !socket.blocked {
+            socket.blocked = true;
+            self.blocked.push_back(i);
+        }
+    }
 }
 
 // Going on.
@@ -168,7 +176,10 @@ impl Stack {
         }
         for _ in 0..self.blocked.len() {
             let Some(i) = self.blocked.pop_front() else { break };
-            self.serve_blocked(i, done);
+            if let Some(socket) = self.sockets.get_mut(i as usize) {
+                socket.blocked = false;
+                self.serve_blocked(i, done);
+            }
         }
     }
 
@@ -374,7 +385,7 @@ impl Stack {
             let Some(&(op, len_max)) = socket.waiting.front() else { return };
             if !has_room {
                 // What was popped must not be overtaken by what is popped next.
-                return self.blocked.push_back(i);
+                return self.mark_blocked(i);
             }
             let Some(result) = Self::read(socket, len_max, self.now) else { return };
             socket.waiting.pop_front();

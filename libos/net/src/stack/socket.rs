@@ -29,6 +29,8 @@ pub(super) struct Socket {
     pub(super) closing: bool,
     /// It is in the list of those that have something to send.
     pub(super) dirty: bool,
+    /// It is in the list of those that are served with the next poll.
+    pub(super) blocked: bool,
     /// When the wheel will look at it.
     pub(super) armed: Option<(Instant, TimerKey)>,
 }
@@ -68,6 +70,7 @@ impl Socket {
             finishing: false,
             closing: false,
             dirty: false,
+            blocked: false,
             armed: None,
         }
     }
