@@ -169,7 +169,8 @@ impl Held {
 
     /// The thread ends. What the program still holds stays where it is: others may be reading it.
     pub(crate) fn abandon(self) {
-        std::mem::forget((self.slots, self.allocations));
+        let slots = self.slots.into_iter().filter_map(|slot| slot.buf);
+        slots.chain(self.allocations.into_values()).for_each(std::mem::forget);
     }
 }
 
