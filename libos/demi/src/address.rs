@@ -58,6 +58,12 @@ pub(crate) fn to_v4(endpoint: Endpoint) -> sockaddr_in {
     }
 }
 
+/// The IPv4 address of such a field, if it has one.
+pub(crate) fn of_v4(addr: sockaddr_in) -> Option<Endpoint> {
+    let ip = Ipv4Addr::from(u32::from_be(addr.sin_addr.s_addr));
+    (i32::from(addr.sin_family) == AF_INET).then(|| SocketAddr::from((ip, u16::from_be(addr.sin_port))))
+}
+
 /// Writes an address where there is room for `*size` bytes, as far as it fits, and how long it is to `size`.
 ///
 /// # Errors

@@ -66,9 +66,11 @@ impl Configuration {
         Configuration::from(all.collect())
     }
 
+    /// In an environment of these variables.
+    ///
     /// # Errors
     /// A sentence.
-    fn from(environment: Vec<(String, String)>) -> Result<Configuration, String> {
+    pub(crate) fn from(environment: Vec<(String, String)>) -> Result<Configuration, String> {
         let variable = |name: &str| environment.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let path = variable("CONFIG_PATH").filter(|path| !path.is_empty()).map(Path::new);
         let (mut flags, mut stream_defaults, mut toml) = (Vec::new(), StreamDefaults::default(), None);

@@ -50,6 +50,9 @@ unsafe fn message(thread: &Thread, sga: *const SgArray) -> Result<Sga, Errno> {
     if numsegs != 1 {
         return Err(Errno::INVALID);
     }
+    if { seg.len } == 0 {
+        return Ok(Sga::new()); // which is refused, after the queue
+    }
     Ok(Sga::from(thread.held.part(sga_buf, seg)?))
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pdpix::Buf;
+use pdpix::{Buf, Endpoint};
 
 use crate::abi::{NO_ADDRESS, SgArray, SgaSeg};
 use crate::errno::Errno;
@@ -37,6 +37,8 @@ pub(crate) struct Held {
     free: u32,
     used: usize,
     allocations: BTreeMap<usize, Buf>,
+    /// Who sent a datagram, by its buffer's name, where an array has no room for that.
+    senders: BTreeMap<usize, Endpoint>,
 }
 
 static THREADS: AtomicU64 = AtomicU64::new(0);
@@ -50,7 +52,7 @@ impl Held {
         let number = THREADS.fetch_add(1, Ordering::Relaxed) % (1 << 15) + 1;
         let never = Slot { buf: None, generation: 0, next: NIL };
         let slots = vec![never];
-        Held { thread: number << 48, slots, free: NIL, used: 0, allocations: BTreeMap::new() }
+        Held { thread: number << 48, slots, free: NIL, used: 0, allocations: BTreeMap::new(), senders: BTreeMap::new() }
     }
 
     /// The program holds `buf` from now on, as this array. `at` is where it begins, for writing.
@@ -118,7 +120,21 @@ impl Held {
         slot.next = self.free;
         self.free = index as u32;
         self.used -= 1;
+        if !self.senders.is_empty() {
+            self.senders.remove(&(name as usize));
+        }
         Ok(())
+    }
+
+    /// Remembers who sent the datagram of this name, until it is freed.
+    #[cold]
+    pub(crate) fn set_sender(&mut self, name: *mut c_void, from: Endpoint) {
+        self.senders.insert(name as usize, from);
+    }
+
+    /// Who did.
+    pub(crate) fn sender(&self, name: *mut c_void) -> Option<Endpoint> {
+        self.senders.get(&(name as usize)).copied()
     }
 
     /// The program has `buf`, which begins at `at`, as memory of `demi_malloc`.

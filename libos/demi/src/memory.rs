@@ -2,9 +2,11 @@
 
 use std::ffi::{c_int, c_void};
 
+use libc::{sockaddr, socklen_t};
 use pdpix::{Buf, Error};
 
 use crate::abi::SgArray;
+use crate::address;
 use crate::errno::Errno;
 use crate::thread::{Thread, enter};
 
@@ -33,6 +35,27 @@ pub unsafe extern "C" fn demi_sgafree(sga: *mut SgArray) -> c_int {
         // SAFETY: not null, and so readable by the caller's promise. (It is packed: any address is aligned.)
         let name = unsafe { (*sga).sga_buf };
         thread.held.release(name)
+    })
+}
+
+/// `demi_getsender(3)`: who sent a popped datagram, of any family.
+///
+/// # Safety
+/// `sga` is null, or an array; the others are as for `demi_getpeername`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn demi_getsender(sga: *const SgArray, addr: *mut sockaddr, addrlen: *mut socklen_t) -> c_int {
+    if sga.is_null() {
+        return libc::EINVAL;
+    }
+    enter(|thread| {
+        // SAFETY: not null, and so readable by the caller's promise.
+        let SgArray { sga_buf, addr: from, .. } = unsafe { *sga };
+        let from = match (thread.held.sender(sga_buf), address::of_v4(from)) {
+            (Some(from), _) | (None, Some(from)) => from,
+            (None, None) => return Err(Errno(libc::ENODATA)),
+        };
+        // SAFETY: by the caller's promise.
+        unsafe { address::write(from, addr, addrlen) }
     })
 }
 

@@ -99,7 +99,9 @@ impl Drop for Claim {
 }
 
 /// What a thread has.
+#[derive(Default)]
 enum Seat {
+    #[default]
     Empty,
     Taken(Box<Thread>),
     /// We panicked there.
@@ -165,13 +167,17 @@ fn break_seat() -> c_int {
 
 /// Makes this thread's library OS.
 pub(crate) fn init() -> c_int {
+    open(Configuration::load)
+}
+
+fn open(configuration: impl FnOnce() -> Result<Configuration, String>) -> c_int {
     at_seat(|seat| {
         match seat {
             Seat::Empty => {}
             Seat::Taken(_) => return Err(Errno(libc::EEXIST)),
             Seat::Broken => return Err(Errno(libc::ENOTRECOVERABLE)),
         }
-        let opened = Configuration::load().map_err(|why| (Errno::INVALID, why)).and_then(|c| Thread::open(&c));
+        let opened = configuration().map_err(|why| (Errno::INVALID, why)).and_then(|c| Thread::open(&c));
         match opened {
             Ok(thread) => *seat = Seat::Taken(Box::new(thread)),
             Err((errno, why)) => {
@@ -182,6 +188,30 @@ pub(crate) fn init() -> c_int {
         }
         Ok(())
     })
+}
+
+/// A library OS that is on no thread: for tests that step several in one.
+#[derive(Default)]
+pub struct Parked(Seat);
+
+impl Parked {
+    /// One in an environment of these variables, or why there is none.
+    ///
+    /// # Errors
+    /// The errno that `demi_init` gives, and a sentence.
+    pub fn open(variables: &[(String, String)]) -> Result<Parked, (c_int, String)> {
+        let configuration = Configuration::from(variables.to_vec()).map_err(|why| (libc::EINVAL, why))?;
+        let thread = Thread::open(&configuration).map_err(|(errno, why)| (errno.0, why))?;
+        Ok(Parked(Seat::Taken(Box::new(thread))))
+    }
+
+    /// Exchanges the calling thread's library OS for this one.
+    pub fn exchange(&mut self) {
+        at_seat(|seat| {
+            std::mem::swap(seat, &mut self.0);
+            Ok(())
+        });
+    }
 }
 
 /// What the calling thread has in use, for tests.

@@ -190,6 +190,9 @@ impl Thread {
                 Ok(mut array) => {
                     if let Some(from) = from {
                         array.addr = address::to_v4(from);
+                        if from.is_ipv6() {
+                            self.held.set_sender(array.sga_buf, from);
+                        }
                     }
                     (Opcode::Pop, if cut { i64::from(libc::EMSGSIZE) } else { 0 }, QValue { sga: array })
                 }

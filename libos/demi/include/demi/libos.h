@@ -100,6 +100,11 @@ extern int demi_pushv(_Out_ demi_qtoken_t *qt_out, _In_ int qd, _In_reads_(num_s
 ATTR_NONNULL(1)
 extern int demi_pop_max(_Out_ demi_qtoken_t *qt_out, _In_ int qd, _In_ size_t size);
 
+/* Who sent a popped datagram, of any family: sga_addr has room for IPv4 only. As demi_getpeername. */
+ATTR_NONNULL(1, 2, 3)
+extern int demi_getsender(_In_ const demi_sgarray_t *sga, _Out_writes_to_(addrlen, *addrlen) struct sockaddr *addr,
+                          _In_ socklen_t *addrlen);
+
 #ifdef __cplusplus
 }
 #endif

@@ -36,7 +36,7 @@ typedef struct DEMI_PACKED demi_sgarray {
     void *sga_buf;                                /* Reserved. */
     uint32_t sga_numsegs;                         /* Segments that are there: 1. */
     demi_sgaseg_t sga_segs[DEMI_SGARRAY_MAXSIZE]; /* The segments. */
-    struct sockaddr_in sga_addr;                  /* Of a popped datagram: who sent it. */
+    struct sockaddr_in sga_addr;                  /* Of a popped datagram: who sent it. (IPv6: demi_getsender.) */
 } demi_sgarray_t;
 
 /* What an operation was, and whether it failed. */
