@@ -164,8 +164,7 @@ impl Abi {
         let can = Can {
             datagrams: true,
             ipv6: true,
-            // Those between cores have no calls in C; `tests/c/waits.c` has the others.
-            memory_queues: false,
+            memory_queues: true,
             give_up: false,
             contend: false,
             cores_share: true,
@@ -189,7 +188,7 @@ impl Abi {
         let can = Can {
             datagrams: true,
             ipv6: true,
-            memory_queues: false,
+            memory_queues: true,
             give_up: false,
             contend: false,
             // A thread has all of an interface.
@@ -341,8 +340,9 @@ impl Subject for Abi {
         Ok(Queue { side, qd: q(qd) })
     }
 
-    fn attach(&mut self, _: Side, _: Queue, _: usize) -> Result<Queue, Error> {
-        Err(Error::NotSupported)
+    fn attach(&mut self, _: Side, to: Queue, _: usize) -> Result<Queue, Error> {
+        self.option(to, OptionName::SendBudget)?;
+        Err(Error::NotSupported) // there is no such call
     }
 
     fn bind(&mut self, q: Queue, at: Endpoint) -> Result<Endpoint, Error> {
