@@ -1,6 +1,9 @@
 //! C programs of our own (`tests/c`), compiled by gcc and clang as C99 with all warnings as errors, against the headers and
 //! the library as it was built.
 
+#[path = "support/links.rs"]
+mod links;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -123,6 +126,47 @@ fn the_headers_are_cpp_too() {
         let program = compile(compiler, "-std=c++17", "headers.cpp", &scratch);
         run(&[program.as_os_str()], &[]);
     }
+}
+
+/// Two processes over our own stack, each with a configuration of Demikernel's.
+fn speak_over(test: &str, libos: &str, opened: Result<links::Ends, String>) {
+    let ends = match opened {
+        Ok(ends) if is_there("gcc") => ends,
+        Ok(_) => return say(&format!("SKIP {test}: there is no gcc in the path")),
+        Err(why) => return say(&format!("SKIP {test}: {why}")),
+    };
+    let scratch = Scratch::new();
+    let program = compile("gcc", "-std=c99", "peer.c", &scratch);
+    let start = |who: &str, end: usize| {
+        let file = scratch.0.join(format!("{who}.yaml"));
+        let (interface, mac, ip) = (&ends.names[end], links::MACS[end], links::IPV4[end]);
+        let text = format!(
+            "demikernel:\n  local_ipv4_addr: {ip}\n  local_link_addr: \"{mac}\"\nraw_socket:\n  linux_interface_name: \
+             \"{interface}\"\ntcp_socket_options:\n  linger:\n    enabled: true\n    time_seconds: 0\n  nodelay: true\n\
+             inetstack_config:\n  mtu: 1500\n  mss: 1460\n",
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", LIMIT]).arg(&program).args([who, &links::IPV4[1].to_string(), "7777"]);
+        command.env("LD_LIBRARY_PATH", library_folder()).env("MARGAY_MEMORY_SIZE", "64MiB");
+        command.env("LIBOS", libos).env("CONFIG_PATH", file).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let (server, client) = (start("server", 1), start("client", 0));
+    for (who, child) in [("client", client), ("server", server)] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{who}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn catpowder_speaks() {
+    speak_over("programs_catpowder", "catpowder", links::veth());
+}
+
+#[test]
+fn xdp_speaks() {
+    let built = libos_boot::backends().into_iter().find(|(kind, _)| kind.name() == "xdp").unwrap();
+    speak_over("programs_xdp", "xdp", built.1.map_or_else(links::veth, Err));
 }
 
 /// Each header has what it needs.
