@@ -120,7 +120,7 @@ fn the_headers_are_cpp_too() {
     let scratch = Scratch::new();
     for compiler in ["g++", "clang++"] {
         if !is_there(compiler) {
-            say(&format!("SKIP programs_headers_{compiler}: there is no {compiler} in the path"));
+            say(&format!("SKIP programs_headers_cpp: there is no {compiler} in the path"));
             continue;
         }
         let program = compile(compiler, "-std=c++17", "headers.cpp", &scratch);
@@ -183,6 +183,46 @@ fn a_header_stands_alone() {
         command.args(["-std=c99", "-fsyntax-only", "-I"]).arg(own("include")).args(WARNINGS).arg(&source);
         succeeds(header, &mut command);
     }
+}
+
+/// The tests of the Python bindings, with this library.
+#[test]
+fn python_speaks() {
+    if !is_there("python3") {
+        return say("SKIP programs_python: there is no python3 in the path");
+    }
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", LIMIT, "python3", "-B", "echo_test.py"]).current_dir(own("../../tools/python"));
+    command.env("DEMIKERNEL", library_folder().join("libdemikernel.so")).env("MARGAY_MEMORY_SIZE", "64MiB");
+    let output = succeeds("echo_test.py", &mut command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("Ran 4 tests") && said.contains("OK"), "{said}");
+}
+
+/// What the pkg-config file says is what a compiler needs.
+#[test]
+fn pkg_config_knows_the_library() {
+    if !is_there("pkg-config") || !is_there("gcc") {
+        return say("SKIP programs_pkg_config: there is no pkg-config or no gcc in the path");
+    }
+    let scratch = Scratch::new();
+    let at = |path: &str| scratch.0.join(path);
+    for folder in ["lib/pkgconfig", "include"] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    let template = std::fs::read_to_string(own("demikernel.pc.in")).unwrap();
+    let text = template.replace("@prefix@", scratch.0.to_str().unwrap()).replace("@version@", "1.2.3");
+    std::fs::write(at("lib/pkgconfig/demikernel.pc"), text).unwrap();
+    std::os::unix::fs::symlink(own("include/demi"), at("include/demi")).unwrap();
+    std::os::unix::fs::symlink(library_folder().join("libdemikernel.so"), at("lib/libdemikernel.so")).unwrap();
+    let mut command = Command::new("pkg-config");
+    command.args(["--cflags", "--libs", "demikernel"]).env("PKG_CONFIG_PATH", at("lib/pkgconfig"));
+    let flags = String::from_utf8(succeeds("pkg-config", &mut command).stdout).unwrap();
+    let program = at("udp");
+    let mut command = Command::new("gcc");
+    command.args(["-std=c99", "-I"]).arg(own("tests/c")).arg(own("tests/c/udp.c")).arg("-o").arg(&program);
+    succeeds("gcc with pkg-config's flags", command.args(flags.split_whitespace()));
+    run(&[program.as_os_str()], &[]);
 }
 
 /// A configuration that makes no sense is an errno and a sentence, not a crash.

@@ -13,8 +13,7 @@ use crate::command::{self, Show, cargo};
 use crate::workspace::{self, Metadata};
 
 /// What is built: each for itself, as only so the library is optimised as a whole.
-const BUILDS: [&str; 2] =
-    ["build --release -p margay", "rustc --release -p libos-demi --lib --crate-type cdylib"];
+const BUILDS: [&str; 2] = ["build --release -p margay", "rustc --release -p libos-demi --lib --crate-type cdylib"];
 
 pub fn run(options: &Options) -> Result<bool> {
     let prefix = options.prefix.as_deref().context("say where: cargo xtask install --prefix DIR")?;
@@ -52,7 +51,8 @@ fn place(root: &Path, built: &Path, prefix: &Path, below: Option<&Path>) -> Resu
     }
     let template = root.join("libos/demi/demikernel.pc.in");
     let template = fs::read_to_string(&template).with_context(|| template.display().to_string())?;
-    let text = template.replace("@prefix@", &prefix.display().to_string()).replace("@version@", env!("CARGO_PKG_VERSION"));
+    let text =
+        template.replace("@prefix@", &prefix.display().to_string()).replace("@version@", env!("CARGO_PKG_VERSION"));
     installed.push(write(&target.join("lib/pkgconfig/demikernel.pc"), text.as_bytes(), 0o644)?);
     Ok(installed)
 }
@@ -118,7 +118,9 @@ mod tests {
         for header in files(&root.join("libos/demi/include/demi"), &["h"]).unwrap() {
             let text = fs::read_to_string(&header).unwrap();
             let declared = text.split("extern ").skip(1).filter_map(|rest| rest.split('(').next());
-            for call in declared.filter_map(|rest| rest.rsplit([' ', '*']).next()).filter(|name| name.starts_with("demi_")) {
+            for call in
+                declared.filter_map(|rest| rest.rsplit([' ', '*']).next()).filter(|name| name.starts_with("demi_"))
+            {
                 calls += 1;
                 let page = root.join("docs/man").join(format!("{call}.3"));
                 let mut text = fs::read_to_string(&page).unwrap_or_else(|_| panic!("{call} has no page"));

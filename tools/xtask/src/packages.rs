@@ -36,7 +36,11 @@ const PACKAGES: [Package; 12] = [
     Package { name: "gcc", probe: &["gcc", "--version"], serves: "programs in C on libdemikernel.so" },
     Package { name: "g++", probe: &["g++", "--version"], serves: "its headers in C++" },
     Package { name: "valgrind", probe: &["valgrind", "--version"], serves: "programs in C under memcheck" },
-    Package { name: "pkg-config", probe: &["pkg-config", "--version"], serves: "the pkg-config file of libdemikernel.so" },
+    Package {
+        name: "pkg-config",
+        probe: &["pkg-config", "--version"],
+        serves: "the pkg-config file of libdemikernel.so",
+    },
     Package { name: "man-db", probe: &["man", "--version"], serves: "the form of the manual pages" },
     Package { name: "bpftool", probe: &["bpftool", "version"], serves: "removing an XDP program that was left behind" },
 ];
