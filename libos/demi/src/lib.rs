@@ -3,7 +3,7 @@
 //! - `include/demi/*.h`: the headers. `abi.rs`: the same layouts on this side.
 //! - `control.rs`, `data.rs`, `waits.rs`, `memory.rs`, `options.rs`: the calls, by header and kind.
 //! - `thread.rs`: the library OS of the calling thread, and how every call enters it. `held.rs`: the buffers that the
-//!   program holds. `configuration.rs`, `yaml.rs`: LIBOS and CONFIG_PATH. `wakers.rs`: waking from another thread.
+//!   program holds. `here.rs`: finding the thread. `configuration.rs`, `yaml.rs`: LIBOS and CONFIG_PATH. `wakers.rs`: waking from another thread.
 //!
 //! Always: a call gives 0 or a positive errno, refuses what makes no sense before any effect, and never unwinds into C.
 //! Tokens, descriptors and buffers are names that are looked up, never addresses that are followed; so a wild one is
@@ -20,6 +20,7 @@ mod control;
 mod data;
 mod errno;
 mod held;
+mod here;
 mod memory;
 mod options;
 mod thread;

@@ -5,7 +5,7 @@
 //! process, by `exit`), its queues are closed, and what was pushed is sent, within [`LEAVE_MAX`]; but not if a signal
 //! handler ends it in the middle of a call, as then nothing is known of the state.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
@@ -21,6 +21,7 @@ use pdpix::{Completion, Qd};
 use crate::configuration::{Configuration, StreamDefaults};
 use crate::errno::Errno;
 use crate::held::Held;
+use crate::here;
 use crate::wakers::Waker;
 
 /// How long the end of a thread goes on sending what was pushed.
@@ -115,7 +116,7 @@ struct Place(RefCell<ManuallyDrop<Seat>>);
 impl Drop for Place {
     fn drop(&mut self) {
         if let Ok(mut seat) = self.0.try_borrow_mut() {
-            let was_here = HERE.replace(ptr::null_mut());
+            let was_here = here::replace(ptr::null_mut());
             let seat = std::mem::replace(&mut **seat, Seat::Empty);
             match seat {
                 Seat::Taken(thread) if was_here.is_null() => std::mem::forget(thread),
@@ -132,19 +133,17 @@ fn give_up(seat: Seat) {
 
 thread_local! {
     static PLACE: Place = const { Place(RefCell::new(ManuallyDrop::new(Seat::Empty))) };
-    /// The thread in `PLACE`, while no call is under way. Without a destructor, so that a call finds it at once.
-    static HERE: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// Runs a call on this thread's library OS.
 #[inline(always)]
 pub(crate) fn enter(call: impl FnOnce(&mut Thread) -> Result<(), Errno>) -> c_int {
-    HERE.with(|here| {
+    here::with(|here| {
         let thread = here.replace(ptr::null_mut());
         if thread.is_null() {
             return refusal();
         }
-        // SAFETY: `PLACE` owns it, and lets nobody have it while it is not in `here`, whence it is taken for this call.
+        // SAFETY: it is the thread in `PLACE`, which has it in `here` while nobody else has it; it was taken from there.
         let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
         match ran {
             Ok(result) => {
@@ -173,13 +172,13 @@ fn at_seat(change: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let entered = PLACE.try_with(|place| {
             let Ok(mut seat) = place.0.try_borrow_mut() else { return Err(Errno(libc::EBUSY)) };
-            let was_here = HERE.replace(ptr::null_mut());
+            let was_here = here::replace(ptr::null_mut());
             if matches!(**seat, Seat::Taken(_)) && was_here.is_null() {
                 return Err(Errno(libc::EBUSY));
             }
             let changed = change(&mut seat);
             if let Seat::Taken(thread) = &mut **seat {
-                HERE.set(&raw mut **thread);
+                here::replace(&raw mut **thread);
             }
             changed
         });
@@ -195,7 +194,7 @@ fn at_seat(change: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
 fn break_seat() -> c_int {
     let _ = PLACE.try_with(|place| {
         if let Ok(mut seat) = place.0.try_borrow_mut() {
-            HERE.set(ptr::null_mut());
+            here::replace(ptr::null_mut());
             std::mem::forget(std::mem::replace(&mut **seat, Seat::Broken));
         }
     });

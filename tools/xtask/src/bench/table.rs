@@ -35,6 +35,7 @@ const IDLE_CONNECTIONS: &[&str] = program!("idle_connections");
 const IDLE_CPU: &[&str] = program!("idle_cpu");
 const SIMULATOR: &[&str] = program!("simulator");
 const STACK: &[&str] = program!("stack");
+const DEMI: &[&str] = program!("demi");
 const NET: &[&str] = program!("net");
 
 /// All of them, in the order of the table.
@@ -154,6 +155,8 @@ pub const BENCHMARKS: &[Benchmark] = &[
         "net_echo_raw_xsk",
         1.3,
     ),
+    through_c("demi_tcp_c", "64 B there and back through the C interface, kernel TCP over epoll", "demi_tcp_rust"),
+    through_c("demi_udp_c", "the same with kernel UDP", "demi_udp_rust"),
     over_wire("net_echo_tcp_xsk", "TCP echo of 64 B", "net_echo_raw_xsk", 1.5),
     Benchmark {
         peer: Some("net_echo_tcp_kernel"),
@@ -223,6 +226,10 @@ const fn kv_p50(name: &'static str, what: &'static str, peer: &'static str) -> B
 
 const fn stack(name: &'static str, what: &'static str, unit: &'static str, target: Target) -> Benchmark {
     Benchmark { target, ..row(name, what, unit, STACK) }
+}
+
+const fn through_c(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtMostPeer(1.05), ..row(name, what, "instructions", DEMI) }
 }
 
 const fn over_wire(name: &'static str, what: &'static str, floor: &'static str, times: f64) -> Benchmark {

@@ -128,6 +128,7 @@ pub const BANS: &[Ban] = &[
         but: &[
             ("libos/mem/src/global.rs", "the global allocator has no other way to know its core"),
             ("libos/demi/src/thread.rs", "C's calls name no core but that of their thread"),
+            ("libos/demi/src/here.rs", "the same"),
         ],
         instead: "reach the core by its handle: the simulator runs several in one thread",
     },

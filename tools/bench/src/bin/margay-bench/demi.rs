@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
 fn library() -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["rustc", "--quiet", "--release", "-p", "libos-demi", "--lib", "--crate-type", "cdylib"]);
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
     ensure!(cargo.status().context("cargo")?.success(), "the library cannot be built");
     let own = std::env::current_exe()?;
     let folder = own.parent().context("a folder")?.with_file_name("release");
