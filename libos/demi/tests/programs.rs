@@ -113,7 +113,7 @@ macro_rules! programs {
     )*};
 }
 
-programs!(echo udp refusals waits threads leaving);
+programs!(echo udp refusals waits threads leaving wild);
 
 #[test]
 fn the_headers_are_cpp_too() {

@@ -47,10 +47,11 @@ impl LibOs {
             self.0.tokens.borrow_mut().is_complete(qt)?;
         }
         for (i, &qt) in tokens.iter().enumerate() {
+            let mut table = self.0.tokens.borrow_mut();
             // A complete one has no waiter to be registered.
-            if !self.0.tokens.borrow_mut().is_complete(qt)?
-                && let Err(busy) = self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)
-            {
+            let registered = if table.is_complete(qt)? { Ok(()) } else { table.wait(qt, Waiter::Caller) };
+            drop(table);
+            if let Err(busy) = registered {
                 tokens[..i].iter().for_each(|&qt| self.0.tokens.borrow_mut().unwait(qt));
                 return Err(busy);
             }

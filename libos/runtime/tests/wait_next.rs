@@ -41,6 +41,19 @@ fn what_has_been_complete_for_longest_comes_first() {
 }
 
 #[test]
+fn a_pending_token_that_is_there_twice_is_busy_and_stays_valid() {
+    let (core, _) = support::core();
+    let libos = core.libos();
+    let qd = libos.queue().unwrap();
+    let pops = [(); 2].map(|()| libos.pop(qd, 10).unwrap());
+    let twice = [pops[0], pops[1], pops[0]];
+    assert_eq!(libos.wait_any(&twice, Some(Duration::ZERO)).unwrap_err(), Error::TokenBusy);
+    let qt = push(libos, qd, 3);
+    libos.wait(qt, None).unwrap().done().unwrap();
+    assert_eq!(libos.wait_any(&twice, None).unwrap().0, 0, "one that is complete has no waiter");
+}
+
+#[test]
 fn the_list_does_not_grow_with_what_is_redeemed_by_name() {
     let (core, _) = support::core();
     let libos = core.libos();
