@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn each_thread_has_a_word_of_its_own() {
-        let mark = std::ptr::without_provenance_mut::<Thread>(8);
         let threads = (0..4).map(|_| {
-            std::thread::spawn(move || {
+            std::thread::spawn(|| {
+                let mark = std::ptr::without_provenance_mut::<Thread>(8);
                 assert!(replace(mark).is_null(), "it is null at first");
                 std::thread::yield_now();
                 assert_eq!(replace(std::ptr::null_mut()), mark);

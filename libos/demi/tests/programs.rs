@@ -158,6 +158,25 @@ fn speak_over(test: &str, libos: &str, opened: Result<links::Ends, String>) {
     }
 }
 
+/// Programs of one thread, whose two ends are of one stack of ours, with Demikernel's rule of when a push is complete.
+#[test]
+fn catpowder_speaks_to_itself() {
+    let ends = match links::veth() {
+        Ok(ends) if is_there("gcc") => ends,
+        Ok(_) => return say("SKIP programs_catpowder_alone: there is no gcc in the path"),
+        Err(why) => return say(&format!("SKIP programs_catpowder_alone: {why}")),
+    };
+    let scratch = Scratch::new();
+    let own = links::IPV4[0].to_string();
+    let address = format!("{own}/24");
+    for source in ["udp.c", "waits.c", "refusals.c", "wild.c"] {
+        let program = compile("gcc", "-std=c99", source, &scratch);
+        let network = [("MARGAY_FRAMES_INTERFACE", &*ends.names[0]), ("MARGAY_FRAMES_ADDRESS", &*address)];
+        let variables = [("LIBOS", "catpowder"), ("TEST_ADDRESS", &*own), network[0], network[1]];
+        run(&[program.as_os_str()], &variables);
+    }
+}
+
 #[test]
 fn catpowder_speaks() {
     speak_over("programs_catpowder", "catpowder", links::veth());
