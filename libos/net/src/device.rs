@@ -167,3 +167,37 @@ impl Device for Box<dyn Device> {
         (**self).counters()
     }
 }
+
+/// The device of a core that has none: what it sends goes through another core's ([`Crossing::sends_through`]).
+///
+/// [`Crossing::sends_through`]: crate::Crossing::sends_through
+pub struct NoDevice(Link);
+
+impl NoDevice {
+    /// Beside a device with this link. Frames are handed over whole, so nothing is left to do for that device.
+    pub fn new(link: Link) -> NoDevice {
+        NoDevice(Link { offloads: Offloads::NONE, ..link })
+    }
+}
+
+impl Device for NoDevice {
+    fn link(&self) -> Link {
+        self.0
+    }
+
+    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
+
+    fn flush(&mut self, _: Instant) {}
+
+    fn arm(&mut self, _: Instant) -> WakeOn {
+        WakeOn::Nothing
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+}

@@ -185,12 +185,14 @@ impl NetNetwork {
             match what {
                 Crossed::Received { verified, .. } => self.take_steered(Received { buf, verified }, what, done),
                 Crossed::Looped { .. } => self.take_steered(Received { buf, verified: true }, what, done),
-                Crossed::ToSend => self.stack.frames().push_back(Frame {
+                Crossed::ToSend if self.stack.ip.has_room() => self.stack.frames().push_back(Frame {
                     header: buf,
                     payload: Sga::new(),
                     checksum: None,
                     segment_size: 0,
                 }),
+                // A device that stands still does not fill this core's memory with what others send.
+                Crossed::ToSend => self.stack.ip.counters.crossing_lost += 1,
             }
         }
     }
