@@ -25,6 +25,8 @@ use pdpix::{Endpoint, Rng};
 pub enum Stage {
     /// The simulator, and its network of messages.
     Simulated,
+    /// The simulator, with our own TCP over frames that travel on simulated wires.
+    Frames,
     /// Processes in network namespaces.
     Namespaces,
 }
@@ -50,6 +52,9 @@ pub struct World {
 const SIMULATED: World =
     World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL };
 
+/// The same with our own TCP, over a switch.
+const FRAMES: World = World { stage: Stage::Frames, ..SIMULATED };
+
 /// The same on the kernel's network, with three.
 const NAMESPACES: World = World { stage: Stage::Namespaces, clients: 3, ..SIMULATED };
 
@@ -62,6 +67,13 @@ pub const WORLDS: &[World] = &[
     World { name: "sim-loss", about: "connections break", faults: &[Kind::Loss], ..SIMULATED },
     World { name: "sim-all-1", about: "all faults, one core", cores: 1, ..SIMULATED },
     World { name: "sim-all-2", about: "all faults, two cores", ..SIMULATED },
+    World { name: "tcp-calm", about: "no faults", faults: &[], ..FRAMES },
+    World { name: "tcp-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..FRAMES },
+    World { name: "tcp-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..FRAMES },
+    World { name: "tcp-kills", about: "clients killed in the middle", faults: &[Kind::Kill], ..FRAMES },
+    World { name: "tcp-loss", about: "frames are lost", faults: &[Kind::Loss], ..FRAMES },
+    World { name: "tcp-all-1", about: "all faults, one core", cores: 1, ..FRAMES },
+    World { name: "tcp-all-2", about: "all faults, two cores", ..FRAMES },
     World { name: "ns-calm", about: "no faults", faults: &[], ..NAMESPACES },
     World { name: "ns-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..NAMESPACES },
     World { name: "ns-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..NAMESPACES },
@@ -137,7 +149,7 @@ impl World {
     /// What this machine lacks for it, if it lacks anything.
     pub fn is_missing(&self) -> Option<String> {
         match self.stage {
-            Stage::Simulated => None,
+            Stage::Simulated | Stage::Frames => None,
             Stage::Namespaces => namespaces::is_missing(),
         }
     }
@@ -148,7 +160,7 @@ impl World {
     /// If the world cannot be made, or what is in it cannot be started.
     pub fn run(&self, seed: u64, means: &Means) -> Result<Run> {
         let mut played = match self.stage {
-            Stage::Simulated => simulated::run(self, seed),
+            Stage::Simulated | Stage::Frames => simulated::run(self, seed),
             Stage::Namespaces => namespaces::run(self, seed, means)?,
         };
         played.history.header.revision.clone_from(&means.revision);
@@ -165,6 +177,15 @@ impl World {
                 pause_min: Duration::from_micros(50),
                 pause_max: millis(2),
                 settling: millis(30_000),
+            },
+            // What was lost is sent again after a fifth of a second at the earliest.
+            Stage::Frames => Tempo {
+                length: millis(3_000),
+                longest: millis(900),
+                patience: millis(350),
+                pause_min: millis(1),
+                pause_max: millis(30),
+                settling: millis(60_000),
             },
             Stage::Namespaces => Tempo {
                 length: millis(4_000),

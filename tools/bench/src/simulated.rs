@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use libos_net::{Cidr, IpSettings, LineSettings, NetNetwork, NetSettings};
+use libos_net::LineSettings;
 use libos_runtime::LibOs;
 use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, World};
-use pdpix::{Endpoint, Network, Qd, Sga, SocketKind};
+use pdpix::{Endpoint, Qd, Sga, SocketKind};
 
 use crate::sampling::median;
 
@@ -34,7 +34,7 @@ pub fn tcp_packets() -> f64 {
         LineSettings { bandwidth: Some(10_000_000_000), ..LineSettings::with_latency(Duration::from_micros(10)) };
     let net = || {
         let lines = Interface { out: line.clone(), back: line.clone(), ..Interface::plugged(Plug::Switch(switch)) };
-        NetKind::frames(lines, stack)
+        NetKind::frames(lines, Attached::stack)
     };
     let server = world.add_host_on(net(), "server", 1, drain);
     let client = world.add_host_on(net(), "client", 1, |_| {});
@@ -47,15 +47,6 @@ pub fn tcp_packets() -> f64 {
     // It stands in the middle of everything.
     std::mem::forget(world);
     rate
-}
-
-fn stack(attached: Attached) -> Box<dyn Network> {
-    let lens = attached.addresses.map(|address| if address.is_ipv4() { 24 } else { 64 });
-    let own = attached.addresses.into_iter().zip(lens);
-    let addresses = own.map(|(address, len)| Cidr::new(address, len).expect("a prefix that fits")).collect();
-    let ip = IpSettings { addresses, ..IpSettings::default() };
-    let settings = NetSettings { ip, seed: attached.seed, ..NetSettings::default() };
-    Box::new(NetNetwork::new(Box::new(attached.device), attached.heap, settings))
 }
 
 /// Takes whatever comes on any connection.
