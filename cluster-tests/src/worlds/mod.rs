@@ -27,8 +27,17 @@ pub enum Stage {
     Simulated,
     /// The simulator, with our own TCP over frames that travel on simulated wires.
     Frames,
-    /// Processes in network namespaces.
+    /// Processes in network namespaces, over a bridge and the TCP of the kernel's.
     Namespaces,
+    /// The same over a wire of ours, with a server that has our own TCP.
+    Wire,
+}
+
+impl Stage {
+    /// Whether it is made of processes, and not simulated.
+    pub fn has_processes(self) -> bool {
+        matches!(self, Stage::Namespaces | Stage::Wire)
+    }
 }
 
 /// A world by its name.
@@ -58,6 +67,9 @@ const FRAMES: World = World { stage: Stage::Frames, ..SIMULATED };
 /// The same on the kernel's network, with three.
 const NAMESPACES: World = World { stage: Stage::Namespaces, clients: 3, ..SIMULATED };
 
+/// And over our own wire.
+const WIRE: World = World { stage: Stage::Wire, ..NAMESPACES };
+
 /// All there are.
 pub const WORLDS: &[World] = &[
     World { name: "sim-calm", about: "no faults", faults: &[], ..SIMULATED },
@@ -81,6 +93,10 @@ pub const WORLDS: &[World] = &[
     World { name: "ns-loss", about: "frames are lost", faults: &[Kind::Loss], ..NAMESPACES },
     World { name: "ns-all-1", about: "all faults, one core", cores: 1, ..NAMESPACES },
     World { name: "ns-all-2", about: "all faults, two cores", ..NAMESPACES },
+    World { name: "wire-calm", about: "no faults", faults: &[], ..WIRE },
+    World { name: "wire-loss", about: "frames are lost", faults: &[Kind::Loss], ..WIRE },
+    World { name: "wire-all-1", about: "all faults, one core", cores: 1, ..WIRE },
+    World { name: "wire-all-2", about: "all faults, two cores", ..WIRE },
 ];
 
 /// Between processes an answer comes so soon that a kill seldom meets a client that waits for one, but for losses.
@@ -150,7 +166,7 @@ impl World {
     pub fn is_missing(&self) -> Option<String> {
         match self.stage {
             Stage::Simulated | Stage::Frames => None,
-            Stage::Namespaces => namespaces::is_missing(),
+            Stage::Namespaces | Stage::Wire => namespaces::is_missing(self.stage),
         }
     }
 
@@ -161,7 +177,7 @@ impl World {
     pub fn run(&self, seed: u64, means: &Means) -> Result<Run> {
         let mut played = match self.stage {
             Stage::Simulated | Stage::Frames => simulated::run(self, seed),
-            Stage::Namespaces => namespaces::run(self, seed, means)?,
+            Stage::Namespaces | Stage::Wire => namespaces::run(self, seed, means)?,
         };
         played.history.header.revision.clone_from(&means.revision);
         Ok(played.judge())
@@ -187,7 +203,7 @@ impl World {
                 pause_max: millis(30),
                 settling: millis(60_000),
             },
-            Stage::Namespaces => Tempo {
+            Stage::Namespaces | Stage::Wire => Tempo {
                 length: millis(4_000),
                 longest: millis(1_200),
                 patience: millis(400),
