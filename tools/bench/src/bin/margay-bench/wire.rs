@@ -4,6 +4,7 @@
 //! The kernel's ends are 10.77.0.1 and 10.77.0.2, without offloads: TCP has to be cut into segments of 1448 bytes by either.
 //! Ours are 10.77.0.11 and 10.77.0.12, over AF_XDP (native mode, copying, on a veth) or AF_PACKET.
 
+mod lossy;
 mod raw;
 
 use std::collections::VecDeque;
@@ -78,6 +79,8 @@ pub fn run() -> Result<()> {
     };
     measure(&link, &TRIPS_OF, "us");
     measure(&link, &STREAMS, "Gbit/s");
+    drop(link); // its names are wanted again
+    lossy::run();
     Ok(())
 }
 
@@ -123,7 +126,13 @@ struct End {
 }
 
 impl Link {
+    /// A veth pair straight from one end to the other.
     fn new() -> Result<Link> {
+        Link::made(|[a, b]| a.veth(&b.namespace, &b.interface))
+    }
+
+    /// Two ends, with interfaces that `join` makes.
+    fn made(join: impl FnOnce([&End; 2]) -> Result<()>) -> Result<Link> {
         let id = std::process::id();
         let end = |i: usize| End {
             namespace: format!("mgbench{id}{}", ["a", "b"][i]),
@@ -137,10 +146,7 @@ impl Link {
         for end in [a, b] {
             ip(&["netns", "add", &end.namespace])?;
         }
-        let peer = ["peer", "name", &b.interface, "netns", &b.namespace];
-        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
-        ip(&[&["-n", &a.namespace, "link", "add", &a.interface], &queues[..], &["type", "veth"], &peer, &queues]
-            .concat())?;
+        join([a, b])?;
         for end in [a, b] {
             let of = ["-n", end.namespace.as_str()];
             let address = format!("{}/24", end.kernel);
@@ -178,6 +184,14 @@ fn ip(words: &[&str]) -> Result<()> {
 }
 
 impl End {
+    /// Makes its interface, with the other end of it there.
+    fn veth(&self, namespace: &str, name: &str) -> Result<()> {
+        let peer = ["peer", "name", name, "netns", namespace];
+        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
+        let this = ["-n", &self.namespace, "link", "add", &self.interface];
+        ip(&[&this[..], &queues, &["type", "veth"], &peer, &queues].concat())
+    }
+
     /// Runs something in a thread of this namespace, on this end's processor.
     fn run<'s, R: Send + 's>(
         &'s self,
@@ -483,6 +497,10 @@ async fn exchange(libos: &LibOs, kind: SocketKind, to: Endpoint, times: &mut Vec
 
 /// What one stream carries from the first end to the second, in Gbit/s.
 fn stream(link: &Link, from: Through, to: Through) -> Result<f64> {
+    stream_for(STREAM, link, from, to)
+}
+
+fn stream_for(how_long: Duration, link: &Link, from: Through, to: Through) -> Result<f64> {
     let taken = &Arc::new(AtomicU64::new(0));
     let at: IpAddr = if to == Through::Kernel { link.b().kernel.into() } else { link.b().ours.into() };
     let server = |is_over: &AtomicBool, tell: mpsc::Sender<Option<Stopper>>| match to {
@@ -496,7 +514,7 @@ fn stream(link: &Link, from: Through, to: Through) -> Result<f64> {
                 Through::Kernel => fill_kernel(at, is_over),
                 through => fill(link.a(), through, at, &tell),
             });
-            let rate = rate(taken);
+            let rate = rate(taken, how_long);
             is_over.store(true, Ordering::Relaxed);
             told.try_iter().for_each(|stopper| stopper.stop());
             fills.join().map_err(|_| anyhow!("the sender panicked"))??;
@@ -507,13 +525,13 @@ fn stream(link: &Link, from: Through, to: Through) -> Result<f64> {
     })
 }
 
-fn rate(taken: &AtomicU64) -> f64 {
+fn rate(taken: &AtomicU64, how_long: Duration) -> f64 {
     let begun = Instant::now();
     while taken.load(Ordering::Relaxed) < 1 << 20 && begun.elapsed() < PATIENCE / 2 {
         thread::sleep(Duration::from_millis(5));
     }
     let (begun, before) = (Instant::now(), taken.load(Ordering::Relaxed));
-    thread::sleep(STREAM);
+    thread::sleep(how_long);
     (taken.load(Ordering::Relaxed) - before) as f64 * 8.0 / begun.elapsed().as_nanos() as f64
 }
 
@@ -533,8 +551,22 @@ fn drain_kernel(end: &End, is_over: &AtomicBool, tell: mpsc::Sender<Option<Stopp
     Ok(())
 }
 
+/// A core says that it is there before it listens.
+fn connected(to: IpAddr) -> Result<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect((to, PORT)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if begun.elapsed() > PATIENCE / 4 => return Err(error.into()),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 fn fill_kernel(to: IpAddr, is_over: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect((to, PORT))?;
+    let mut stream = connected(to)?;
+    // As ours is: the system's default may be another one.
+    rustix::net::sockopt::set_tcp_congestion(&stream, "cubic")?;
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     let bytes = vec![7; PIECE];
     while !is_over.load(Ordering::Relaxed) {
