@@ -16,7 +16,8 @@ use margay_bench::simulated;
 use pdpix::Rng;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{End, Link, Through, heap, ip, stream_for};
+use super::streams::stream_for;
+use super::{End, Link, Through, heap, ip};
 use crate::{result, skip};
 
 /// Which frames are lost is chance: a figure is the middle of so many, each of so long.
