@@ -14,8 +14,6 @@ pub(crate) struct Manners {
     pub reaps_when_empty: bool,
     /// Buffers that it may keep before it gives any back, if that can be chosen.
     pub keeps: Option<u16>,
-    /// Bytes of a receive buffer that it wants at least, without headroom.
-    pub receive_min: usize,
     /// Descriptors of its rings, where it does not listen to what it is told.
     pub ring_size: Option<u16>,
     /// It forgets buffers when its peer goes, and never gives them back.
@@ -29,7 +27,6 @@ const USUAL: Manners = Manners {
     no_offload: false,
     reaps_when_empty: false,
     keeps: None,
-    receive_min: 0,
     ring_size: None,
     loses: false,
     unmaps_while_polled: false,
@@ -44,7 +41,6 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
             let is_zero_copy = settings.argument("zero-copy") == Some("yes");
             Manners {
                 reaps_when_empty: is_zero_copy,
-                receive_min: 2048,
                 ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
                 loses: true,
                 unmaps_while_polled: true,

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What is sent: reproducible, and different in every frame.
 fn bytes(seed: u32, len: usize) -> Vec<u8> {
-    let mut state = u64::from(seed) * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
     (0..len)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -103,9 +103,9 @@ fn frame(heap: &Heap, gathers: bool, number: u32, len: usize) -> Frame {
     // Now and then in two pieces.
     let mut pieces = Sga::new();
     if len > 1 && number.is_multiple_of(3) {
-        pieces.push(payload.split_to(len / 2));
+        pieces.push(payload.split_to(len / 2)).unwrap();
     }
-    pieces.push(payload);
+    pieces.push(payload).unwrap();
     Frame { header: heap.copy(&header).unwrap(), payload: pieces, checksum: None, segment_size: 0 }
 }
 

@@ -46,6 +46,9 @@ pub fn eal() -> Opened<Eal> {
     Eal::start(&EalSettings { memory: 1280 << 20, ..EalSettings::default() }).map_err(|error| error.to_string())
 }
 
+/// What the driver puts before the names of ports that are joined by rings.
+const RING: &str = "net_ring_";
+
 /// What this machine has not is a reason to skip; anything else is a fault.
 pub fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
     match result {
@@ -77,7 +80,10 @@ impl Wire {
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let wire = Wire { kind, name, folder, queues };
         match kind {
-            Kind::Ring => opened(ring_pair(eal, [&wire.device(0), &wire.device(1)], 1024))?,
+            Kind::Ring => {
+                let names = [0, 1].map(|end| wire.device(end).split_off(RING.len()));
+                opened(ring_pair(eal, [&names[0], &names[1]], 1024))?;
+            }
             Kind::AfPacket | Kind::AfXdp => {
                 enter_new_namespace()?;
                 make_veth(queues)?;
@@ -103,7 +109,7 @@ impl Wire {
         let other = folder.join(".").join("socket");
         let other = other.display();
         match (kind, end) {
-            (Kind::Ring, end) => format!("margay{name}{}", ["a", "b"][end]),
+            (Kind::Ring, end) => format!("{RING}{name}{}", ["a", "b"][end]),
             (Kind::Memif, 0) => format!("net_memif{name}c,role=client,socket={socket},socket-abstract=no"),
             (Kind::MemifZeroCopy, 0) => {
                 format!("net_memif{name}c,role=client,socket={socket},socket-abstract=no,zero-copy=yes")
