@@ -166,7 +166,9 @@ impl Port {
     }
 
     fn receive_buffers(&self) -> usize {
-        usize::from(self.rings[0].max(self.manners.ring_size.unwrap_or(0))) + BUFFERS_BEYOND
+        // AF_XDP fills rings of its own beside the one that it is asked for.
+        let beyond = if self.manners.plain_pool { 8192 } else { BUFFERS_BEYOND };
+        usize::from(self.rings[0].max(self.manners.ring_size.unwrap_or(0))) + beyond
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
