@@ -207,7 +207,8 @@ struct rte_mbuf *margay_build(struct rte_mempool *pool, struct margay_sent *tabl
 	return parts[0];
 }
 
-struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay_piece *pieces, uint16_t count)
+struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay_piece *pieces, uint16_t count,
+				   struct margay_offload offload)
 {
 	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
 	uint16_t i;
@@ -221,6 +222,8 @@ struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay
 		}
 		memcpy(to, pieces[i].data, pieces[i].len);
 	}
+	if (m != NULL && offload.l4_start != 0)
+		set_offload(m, offload);
 	return m;
 }
 

@@ -76,8 +76,9 @@ void margay_sent_table_free(struct margay_sent *table);
 /* A frame of these pieces; NULL: the pool is dry. */
 struct rte_mbuf *margay_build(struct rte_mempool *pool, struct margay_sent *table, const struct margay_piece *pieces,
 			      uint16_t count, struct margay_offload offload);
-/* The same in one piece with a copy of the data, for drivers that want memory of a pool. */
-struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay_piece *pieces, uint16_t count);
+/* The same in one piece with a copy of the data. */
+struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay_piece *pieces, uint16_t count,
+				   struct margay_offload offload);
 uint16_t margay_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, int prepare);
 
 /* Two ports in this process, joined by two rings. */

@@ -34,7 +34,7 @@ counters! {
     tx_busy,
     /// Times that all that a driver may hold was held. Frames stay with the stack.
     tx_full,
-    /// Bytes of frames copied because the driver takes them in no other way.
+    /// Bytes of short frames copied into the driver's buffers, headers included. Longer ones are sent from where they lie.
     tx_copied_bytes,
     /// Times that the link went down.
     link_down,

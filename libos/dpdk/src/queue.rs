@@ -13,7 +13,7 @@ use libos_net::{Device, Frame, Link, Received};
 use pdpix::{Error, Instant, WakeOn};
 
 use crate::counters::Counters;
-use crate::ffi::{Arrived, Receiver, Registered, Sender, Taken};
+use crate::ffi::{Arrived, Built, Receiver, Registered, Sender, Taken};
 use crate::port::{Carrier, Port};
 
 /// How often it is looked whether the link is there.
@@ -186,11 +186,15 @@ impl Device for Queue {
                 return;
             }
             let Some(frame) = frames.pop_front() else { break };
-            if let Err(frame) = self.sender().build(frame) {
-                frames.push_front(frame);
-                self.counters.tx_full += 1;
-                self.sender().sweep();
-                break;
+            match self.sender().build(frame) {
+                Built::InPlace => {}
+                Built::Copied(len) => self.counters.tx_copied_bytes += len as u64,
+                Built::Full(frame) => {
+                    frames.push_front(frame);
+                    self.counters.tx_full += 1;
+                    self.sender().sweep();
+                    break;
+                }
             }
         }
         self.send_built();

@@ -10,9 +10,9 @@ use std::ptr::NonNull;
 use dpdk_sys as sys;
 use libos_mem::{Plan, Reservation, ReserveError};
 
-pub(crate) use control::{Configuration, About, PortId};
+pub(crate) use control::{About, Configuration, PortId};
 pub(crate) use receive::{Arrived, HEADROOM, Receiver, Taken};
-pub(crate) use send::{Sender, PIECES_MAX};
+pub(crate) use send::{Built, PIECES_MAX, Sender};
 
 /// What an error number means, of those that DPDK returns negated.
 fn says(error: i32) -> String {

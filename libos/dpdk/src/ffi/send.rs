@@ -13,6 +13,7 @@ use libos_mem::Buf;
 use libos_net::{ChecksumAt, Frame};
 
 use super::control::{About, Configuration, PortId};
+use super::receive::HEADROOM;
 use super::{last_error, unique};
 
 /// The most pieces of a frame.
@@ -22,7 +23,12 @@ pub(crate) const PIECES_MAX: usize = sys::MARGAY_PIECES_MAX as usize;
 pub(crate) struct Sender {
     port: u16,
     queue: u16,
+    /// Buffers without data, for pieces that lie in our heap.
     pool: NonNull<sys::rte_mempool>,
+    pool_size: u32,
+    /// Buffers with room for a short frame.
+    short: NonNull<sys::rte_mempool>,
+    short_size: u32,
     table: NonNull<sys::margay_sent>,
     /// What entry `i` of the table holds for the driver.
     held: Vec<Option<Buf>>,
@@ -34,6 +40,20 @@ pub(crate) struct Sender {
     prepares: bool,
     /// Looks at all of `out` are rare.
     until_sweep: u32,
+}
+
+/// Frames up to so long are copied into a buffer of the driver's: that is less work than to hold their pieces, and an idle
+/// link, on which acknowledgements came last, holds nothing of the heap. Measured in docs/dpdk.md.
+pub(crate) const SHORT_MAX: usize = 256;
+
+/// What became of a frame that was to be built.
+pub(crate) enum Built {
+    /// Its pieces are held.
+    InPlace,
+    /// It was copied, so many bytes.
+    Copied(usize),
+    /// All that a driver may hold is held.
+    Full(Frame),
 }
 
 /// Calls that reap without a look at all that is out.
@@ -53,12 +73,19 @@ impl Sender {
         // SAFETY: the name is copied.
         let pool = unsafe { sys::margay_tx_pool(name.as_ptr(), buffers, about.socket) };
         let pool = NonNull::new(pool).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
+        let (name, count, room) = (unique("short"), (pieces / 4 + 512) as u32, (HEADROOM + SHORT_MAX) as u16);
+        // SAFETY: as above.
+        let short = unsafe { sys::margay_plain_pool(name.as_ptr(), count, room, about.socket) };
+        let short = NonNull::new(short).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
         // SAFETY: it allocates.
         let table = NonNull::new(unsafe { sys::margay_sent_table(pieces as u32) }).ok_or("there is no memory")?;
         let sender = Sender {
             port: port.0,
             queue,
             pool,
+            pool_size: buffers,
+            short,
+            short_size: count,
             table,
             held: (0..pieces).map(|_| None).collect(),
             free: (0..pieces as u32).rev().collect(),
@@ -71,28 +98,38 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Builds the frame and keeps it for the next burst. Back: all that a driver may hold is held.
+    /// Builds the frame and keeps it for the next burst.
     #[inline]
-    pub(crate) fn build(&mut self, frame: Frame) -> Result<(), Frame> {
+    pub(crate) fn build(&mut self, frame: Frame) -> Built {
         let mut pieces = [sys::margay_piece { data: std::ptr::null(), len: 0, entry: 0 }; PIECES_MAX];
-        if self.free.len() < PIECES_MAX {
-            return Err(frame);
-        }
-        let mut count = 0;
         let first_free = self.free.len();
+        if first_free < PIECES_MAX {
+            return Built::Full(frame);
+        }
+        let (mut count, mut len) = (0, 0);
         for piece in frame.pieces().filter(|piece| !piece.is_empty()) {
             let entry = self.free[first_free - 1 - count];
             pieces[count] = sys::margay_piece { data: piece.as_ptr(), len: piece.len() as u32, entry };
             count += 1;
+            len += piece.len();
         }
         let offload = offload(&frame);
+        if len <= SHORT_MAX {
+            // SAFETY: `count` pieces, which are copied.
+            let built =
+                unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
+            if !built.is_null() {
+                self.kept.push_back(built);
+                return Built::Copied(len);
+            }
+        }
         // SAFETY: the entries are free and of this table; the pieces lie in our reservation, which is DPDK's memory
-        // (`Port::queue`), and are held below until they are back.
+        // (`Port::open`), and are held below until they are back.
         let built = unsafe {
             sys::margay_build(self.pool.as_ptr(), self.table.as_ptr(), pieces.as_ptr(), count as u16, offload)
         };
         if built.is_null() {
-            return Err(frame);
+            return Built::Full(frame);
         }
         self.kept.push_back(built);
         let Frame { header, payload, .. } = frame;
@@ -101,7 +138,7 @@ impl Sender {
             self.out.push_back(described.entry);
         }
         self.free.truncate(first_free - count);
-        Ok(())
+        Built::InPlace
     }
 
     /// Hands what is kept to the ring, and says how many frames it took.
@@ -198,10 +235,15 @@ impl Sender {
     /// `loses`: the driver forgets what it had when it is closed, and touches none of it.
     pub(crate) fn close(mut self, loses: bool) -> usize {
         self.drop_kept();
-        if self.out.is_empty() || loses {
+        // SAFETY: pools of ours.
+        let missing = [(self.pool, self.pool_size), (self.short, self.short_size)].map(|(pool, size)| {
+            size.saturating_sub(unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) })
+        });
+        if loses || self.out.is_empty() && missing == [0; 2] {
             // SAFETY: the port that they were for is closed, so no callback can come.
             unsafe {
                 sys::rte_mempool_free(self.pool.as_ptr());
+                sys::rte_mempool_free(self.short.as_ptr());
                 sys::margay_sent_table_free(self.table.as_ptr());
             }
             return 0;

@@ -24,9 +24,9 @@ pub const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0x79, 1]), Mac([2, 0, 0, 0, 0x79, 2
 pub enum Kind {
     /// Two ports joined by rings.
     Ring,
-    /// memif, copying.
+    /// memif, copying: the server at the first end.
     Memif,
-    /// memif, whose client does not copy.
+    /// The same, and the client does not copy.
     MemifZeroCopy,
     /// virtio-user at the first end, vhost at the second.
     Virtio,
@@ -110,8 +110,8 @@ impl Wire {
         let other = other.display();
         match (kind, end) {
             (Kind::Ring, end) => format!("{RING}{name}{}", ["a", "b"][end]),
-            (Kind::Memif, 0) => format!("net_memif{name}c,role=client,socket={socket},socket-abstract=no"),
-            (Kind::MemifZeroCopy, 0) => {
+            (Kind::Memif, 1) => format!("net_memif{name}c,role=client,socket={socket},socket-abstract=no"),
+            (Kind::MemifZeroCopy, 1) => {
                 format!("net_memif{name}c,role=client,socket={socket},socket-abstract=no,zero-copy=yes")
             }
             (Kind::Memif | Kind::MemifZeroCopy, _) => {
@@ -129,10 +129,7 @@ impl Wire {
 
     /// Which end has to be there first: the one that listens.
     pub fn first(&self) -> usize {
-        match self.kind {
-            Kind::Memif | Kind::MemifZeroCopy | Kind::Virtio => 1,
-            _ => 0,
-        }
+        usize::from(self.kind == Kind::Virtio)
     }
 
     pub fn open(&self, end: usize, reservation: &Reservation) -> Opened<Arc<Port>> {
