@@ -30,7 +30,7 @@ mod subject;
 pub use cores::{Cores, Stage};
 pub use flow::{Flow, Reader, Writer};
 pub use pattern::Pattern;
-pub use real_time::{Addresses, RealTime, Seat};
+pub use real_time::{Addresses, Memory, RealTime, Seat};
 pub use run::{Case, Made, run, run_on, say};
 pub use scene::{LIMIT, Pair, Scene, Skip, Verdict};
 pub use subject::{Arrival, Books, Can, End, Ended, Queue, Side, Subject, Token};

@@ -1,0 +1,284 @@
+//! An Ethernet port: opened once, and shared by the cores that have its queues.
+//!
+//! Life: opened (configured, not started); each core sets its queue up; with the last one the port is started. Whoever drops
+//! its queue first stops the port and closes it: a driver is never asked to let go of one queue alone, as few can. From then
+//! on the other queues are silent. Before that every other queue is out of its calls to the driver: a queue says that it is in
+//! one ([`Port::enter`]), where there are several.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libos_mem::{Heap, Reservation};
+use libos_net::wire::{ETHERNET_LEN, Mac};
+use libos_net::{Link, Offloads};
+
+use crate::driver::{Manners, manners};
+use crate::ffi::{self, About, Configuration, PIECES_MAX, PortId};
+use crate::queue::Queue;
+use crate::{Eal, OpenError, PortSettings};
+
+/// The longest IP packet, if nobody says.
+const MTU_USUAL: usize = 1500;
+/// Room behind a frame: a VLAN tag or two.
+const TAGS_LEN: usize = 8;
+/// Buffers of a receive queue beyond those in its ring: bursts, and what DPDK's caches hold.
+const BUFFERS_BEYOND: usize = 512;
+
+/// Where the link is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Carrier {
+    /// It has not been up yet.
+    Never = 0,
+    Up = 1,
+    /// It was up.
+    Down = 2,
+}
+
+/// See the module's head.
+pub struct Port {
+    id: PortId,
+    name: String,
+    about: About,
+    pub(crate) manners: Manners,
+    with: Configuration,
+    rings: [u16; 2],
+    link: Link,
+    down_after_ms: u64,
+    reservation: Reservation,
+    state: Mutex<State>,
+    is_started: AtomicBool,
+    is_stopping: AtomicBool,
+    carrier: AtomicU8,
+    /// A queue is in a call to the driver. Empty: there is one queue, and nobody else who could stop the port.
+    busy: Box<[AtomicBool]>,
+    notices: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Queues that were set up.
+    taken: Vec<bool>,
+    is_closed: bool,
+}
+
+impl Port {
+    /// Opens a port: finds it, or makes it. Its frames lie in `reservation`, which is of DPDK's memory ([`Eal::reserve`]).
+    ///
+    /// # Errors
+    /// [`OpenError`], with what DPDK said.
+    pub fn open(_: Eal, settings: PortSettings, reservation: &Reservation) -> Result<Arc<Port>, OpenError> {
+        let name = settings.name().to_string();
+        let refused = |why: String| OpenError::Refused { what: format!("opening the DPDK port {name}"), why };
+        if !ffi::is_ours(reservation.base()) {
+            return Err(OpenError::BadSettings("the heaps are not in DPDK's memory, which its ports send from".into()));
+        }
+        let id = PortId::find(&name).map_or_else(|| PortId::probe(&settings.device, &name), Ok).map_err(refused)?;
+        let about = id.about().map_err(refused)?;
+        let manners = manners(&about.driver, &settings);
+        let with = configuration(&settings, &about, &manners)?;
+        let rings = id.configure(&about, &with).map_err(refused)?;
+        let mut notices = Vec::new();
+        if with.queues < settings.queues {
+            notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
+        }
+        let mac = settings.mac.unwrap_or(Mac(about.mac));
+        let is_other = mac.0 != about.mac;
+        id.listen_to(is_other && !id.set_mac(mac.0));
+        let offloads = Offloads {
+            verifies: with.offload && about.sums_when_receiving,
+            checksums: with.offload && about.sums_when_sending,
+            segments: None,
+            gathers: if about.gathers { PIECES_MAX } else { 1 },
+            external: true,
+        };
+        Ok(Arc::new(Port {
+            id,
+            about,
+            manners,
+            rings,
+            link: Link { mac, mtu: with.mtu, offloads },
+            down_after_ms: settings.down_after_ms,
+            reservation: reservation.clone(),
+            state: Mutex::new(State { taken: vec![false; with.queues], is_closed: false }),
+            is_started: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
+            carrier: AtomicU8::new(Carrier::Never as u8),
+            busy: if with.queues > 1 { (0..with.queues).map(|_| AtomicBool::new(false)).collect() } else { Box::default() },
+            with,
+            notices,
+            name,
+        }))
+    }
+
+    /// How many queues it has in each direction; each has to be somebody's, or the port is not started.
+    pub fn queues(&self) -> usize {
+        self.with.queues
+    }
+
+    /// What is not as one would wish it, in sentences for the log.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Whether it has been started, and there is a link.
+    pub fn is_up(&self) -> bool {
+        self.is_started() && !self.is_stopping.load(Ordering::Acquire) && self.id.is_up()
+    }
+
+    /// Sets a queue up for the calling core, whose heap this is; the last one starts the port.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is taken, or the heap has no receive memory for it.
+    ///
+    /// # Panics
+    /// If the heap is not of the port's reservation.
+    pub fn queue(self: &Arc<Port>, queue: usize, heap: Heap) -> Result<Queue, OpenError> {
+        assert!(heap.reservation().base() == self.reservation.base(), "a heap of another reservation");
+        let refused = |why| OpenError::Refused { what: format!("opening queue {queue} of {}", self.name), why };
+        let mut state = self.lock();
+        if state.is_closed || state.taken.get(queue).is_none_or(|&taken| taken) {
+            return Err(OpenError::BadSettings(format!("{} has no queue {queue} that is free", self.name)));
+        }
+        state.taken[queue] = true;
+        let [receive_ring, send_ring] = self.rings;
+        let (room, buffers) = (self.receive_room(), self.receive_buffers());
+        let pool = (buffers, room, self.manners.plain_pool);
+        let number = queue as u16;
+        let receiver =
+            ffi::Receiver::set_up(self.id, number, receive_ring, &self.about, &heap, pool).map_err(refused)?;
+        let pieces = 4 * usize::from(send_ring.max(self.manners.ring_size.unwrap_or(0))).clamp(256, 4096);
+        let sender =
+            ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, pieces).map_err(refused)?;
+        if state.taken.iter().all(|&taken| taken) {
+            self.id.start().map_err(refused)?;
+            self.is_started.store(true, Ordering::Release);
+        }
+        drop(state);
+        Ok(Queue::over(self.clone(), queue, receiver, sender))
+    }
+
+    /// Bytes of a receive buffer, headroom included.
+    fn receive_room(&self) -> usize {
+        let frame = self.link.mtu + ETHERNET_LEN + TAGS_LEN;
+        // Some drivers look whether their own idea of a slot fits, whatever the frames are.
+        ffi::HEADROOM + frame.max(2048)
+    }
+
+    fn receive_buffers(&self) -> usize {
+        // AF_XDP fills rings of its own beside the one that it is asked for.
+        let beyond = if self.manners.plain_pool { 8192 } else { BUFFERS_BEYOND };
+        usize::from(self.rings[0].max(self.manners.ring_size.unwrap_or(0))) + beyond
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        self.link
+    }
+
+    pub(crate) fn id(&self) -> PortId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn down_after_ms(&self) -> u64 {
+        self.down_after_ms
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.is_started.load(Ordering::Acquire)
+    }
+
+    /// What was found at the last look.
+    pub(crate) fn carrier(&self) -> Carrier {
+        match self.carrier.load(Ordering::Relaxed) {
+            0 => Carrier::Never,
+            1 => Carrier::Up,
+            _ => Carrier::Down,
+        }
+    }
+
+    /// Looks where the link is.
+    pub(crate) fn look(&self) -> Carrier {
+        let carrier = match (self.is_started() && self.id.is_up(), self.carrier()) {
+            (true, _) => Carrier::Up,
+            (false, Carrier::Never) => Carrier::Never,
+            (false, _) => Carrier::Down,
+        };
+        self.carrier.store(carrier as u8, Ordering::Relaxed);
+        carrier
+    }
+
+    /// Before a call to the driver. False: it is being stopped, or is not started; make none.
+    #[inline]
+    pub(crate) fn enter(&self, queue: usize) -> bool {
+        if let Some(busy) = self.busy.get(queue) {
+            // Sequentially consistent with `close`: one of the two sees the other.
+            busy.store(true, Ordering::SeqCst);
+            if self.is_stopping.load(Ordering::SeqCst) {
+                busy.store(false, Ordering::Release);
+                return false;
+            }
+        }
+        if !self.is_started.load(Ordering::Acquire) || self.is_stopping.load(Ordering::Relaxed) {
+            self.leave(queue);
+            return false;
+        }
+        true
+    }
+
+    /// After it.
+    #[inline]
+    pub(crate) fn leave(&self, queue: usize) {
+        if let Some(busy) = self.busy.get(queue) {
+            busy.store(false, Ordering::Release);
+        }
+    }
+
+    /// Stops and closes the port, if nobody has yet. Afterwards no driver touches memory of ours.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_closed, true) {
+            return;
+        }
+        self.is_stopping.store(true, Ordering::SeqCst);
+        // A call takes microseconds; its core may have lost the processor in it.
+        while self.busy.iter().any(|busy| busy.load(Ordering::SeqCst)) {
+            std::thread::yield_now();
+        }
+        self.id.close();
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Port({}, {}, {} queues, {:?})", self.name, self.about.driver, self.with.queues, self.link)
+    }
+}
+
+fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> Result<Configuration, OpenError> {
+    let mtu = settings.mtu.unwrap_or(MTU_USUAL.min(about.mtu_max));
+    if mtu > about.mtu_max || !(576..=65_000).contains(&mtu) {
+        let why = format!("{} takes packets of 576 to {} bytes, and not of {mtu}", settings.name(), about.mtu_max);
+        return Err(OpenError::BadSettings(why));
+    }
+    Ok(Configuration {
+        queues: settings.queues.clamp(1, about.queues_max.max(1)),
+        mtu,
+        offload: settings.offload && !manners.no_offload,
+        ring_size: settings.ring_size,
+        free_threshold: manners.free_threshold(manners.ring_size.unwrap_or(settings.ring_size)),
+    })
+}
