@@ -38,6 +38,9 @@ pub struct FrameSettings {
     pub offload: bool,
     /// "cubic", "new_reno" or "dctcp".
     pub congestion: String,
+    /// When a push on a stream is complete: "accepted" into the send budget, or "acknowledged" by the peer, which is
+    /// Demikernel's rule.
+    pub push_complete: String,
     /// Microseconds that a call polls the device for us (xdp); 0: it does not.
     pub busy_poll_us: u32,
     /// Where each core writes its frames, for Wireshark: `core-N.pcap` in this folder.
@@ -54,6 +57,7 @@ impl Default for FrameSettings {
             mtu: 0,
             offload: false,
             congestion: "cubic".into(),
+            push_complete: "accepted".into(),
             busy_poll_us: 0,
             pcap: None,
         }
@@ -67,6 +71,7 @@ pub(crate) struct Parsed {
     gateways: Vec<IpAddr>,
     mac: Option<Mac>,
     congestion: CongestionKind,
+    push_is_acknowledged: bool,
 }
 
 impl FrameSettings {
@@ -97,11 +102,17 @@ impl FrameSettings {
             "dctcp" => CongestionKind::Dctcp,
             other => return Err(bad("congestion", format!("`{other}` is not cubic, new_reno or dctcp"))),
         };
+        let push_is_acknowledged = match self.push_complete.as_str() {
+            "accepted" => false,
+            "acknowledged" => true,
+            other => return Err(bad("push_complete", format!("`{other}` is not accepted or acknowledged"))),
+        };
         Ok(Parsed {
             addresses: list(&self.address).into_iter().map(address).collect::<Result<_, _>>()?,
             gateways: list(&self.gateway).into_iter().map(gateway).collect::<Result<_, _>>()?,
             mac,
             congestion,
+            push_is_acknowledged,
         })
     }
 }
@@ -197,7 +208,8 @@ impl Frames {
             Some(folder) => with_pcap(device, folder, core)?,
             None => device,
         };
-        let mut tcp = TcpSettings { congestion: self.parsed.congestion, ..TcpSettings::default() };
+        let Parsed { congestion, push_is_acknowledged, .. } = self.parsed;
+        let mut tcp = TcpSettings { congestion, push_is_acknowledged, ..TcpSettings::default() };
         // A connection's budget is a part of the heap, not all of it.
         tcp.receive_budget_max = tcp.receive_budget_max.min(heap.reservation().size() / self.cores / 8).max(64 << 10);
         tcp.receive_budget = tcp.receive_budget.min(tcp.receive_budget_max);

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -21,6 +21,7 @@ const KEYS: [&str; 23] = [
     "frames.mtu",
     "frames.offload",
     "frames.congestion",
+    "frames.push_complete",
     "frames.busy_poll_us",
     "frames.pcap",
     "idle.policy",

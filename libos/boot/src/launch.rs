@@ -48,12 +48,12 @@ pub struct Launched {
 }
 
 /// What each thread needs to begin.
-struct Kit {
-    heap_index: usize,
-    ports: Ports,
-    rings: BufRings,
-    processor: Option<usize>,
-    notices: Vec<String>,
+pub(crate) struct Kit {
+    pub(crate) heap_index: usize,
+    pub(crate) ports: Ports,
+    pub(crate) rings: BufRings,
+    pub(crate) processor: Option<usize>,
+    pub(crate) notices: Vec<String>,
 }
 
 /// Starts a thread per core and runs `service` on each until it returns; gives the largest of the codes returned. The
@@ -157,7 +157,12 @@ fn run_core(
     code
 }
 
-fn make_core(kit: Kit, settings: &Settings, networks: &Networks, heap: &Heap) -> Result<Launched, LaunchError> {
+pub(crate) fn make_core(
+    kit: Kit,
+    settings: &Settings,
+    networks: &Networks,
+    heap: &Heap,
+) -> Result<Launched, LaunchError> {
     let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
     let network = networks.make(settings, kit.heap_index, seed, heap, kit.rings);
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
@@ -187,7 +192,7 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
+pub(crate) fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
     let heap_size = settings.heap_size();
     let plan = |source| Plan { heaps: settings.cores.count, heap_size, reserves: Reserves::usual(heap_size), source };
     match settings.memory.source.as_str() {
