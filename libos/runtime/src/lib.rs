@@ -39,7 +39,7 @@ pub use clock::{Clock, KernelClock};
 pub use core::{Core, CoreParts, Step, Stopper};
 pub use counters::CounterReading;
 pub use future::{Coroutine, CoroutineId, Redeem, Sleep};
-pub use idle::{IdlePolicy, Patience};
+pub use idle::{IdlePolicy, Patience, sleep as sleep_on};
 pub use libos::{CoreReceiver, LibOs};
 pub use mesh::{MeshKind, Ports, QueueAddress, mesh};
 pub use operations::Begun;
