@@ -9,10 +9,12 @@ use pdpix::{BlockDevice, BufMut, Error, Heap, Instant, OpId, Sga, WakeOn};
 
 use crate::Pattern;
 
+type Open = Box<dyn FnMut(&Heap) -> Box<dyn BlockDevice>>;
+
 /// A device to be tried, with what it stands on.
 pub struct BlockSubject {
     heap: Heap,
-    open: Box<dyn FnMut(&Heap) -> Box<dyn BlockDevice>>,
+    open: Open,
     break_it: Option<Box<dyn FnMut()>>,
 }
 
