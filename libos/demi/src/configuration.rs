@@ -77,7 +77,8 @@ impl Configuration {
         match path {
             Some(path) if path.extension().is_some_and(|extension| extension == "toml") => toml = Some(path),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| format!("CONFIG_PATH: {}: {e}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| format!("CONFIG_PATH: {}: {e}", path.display()))?;
                 let yaml = Yaml::parse(&text).map_err(|why| format!("CONFIG_PATH: {}: {why}", path.display()))?;
                 (flags, stream_defaults) = (yaml.settings(), yaml.stream_defaults()?);
             }
@@ -133,7 +134,8 @@ inetstack_config:
     fn load(file: Option<(&str, &str)>, variables: &[(&str, &str)]) -> Result<Configuration, String> {
         let mut all: Vec<(String, String)> = variables.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         let path = file.map(|(text, extension)| {
-            let name = format!("demi-configuration-{}-{:?}.{extension}", std::process::id(), std::thread::current().id());
+            let name =
+                format!("demi-configuration-{}-{:?}.{extension}", std::process::id(), std::thread::current().id());
             let path = std::env::temp_dir().join(name);
             std::fs::write(&path, text).unwrap();
             all.push(("CONFIG_PATH".into(), path.to_str().unwrap().into()));
@@ -152,11 +154,7 @@ inetstack_config:
         assert_eq!(settings.network.backend, BackendKind::Packet);
         assert_eq!((&*frames.interface, &*frames.address), ("veth7", "10.0.0.7/0"));
         assert_eq!((&*frames.mac, frames.mtu, &*frames.push_complete), ("02:00:00:00:00:07", 1400, "acknowledged"));
-        let expected = StreamDefaults {
-            keep_alive: Some(Duration::from_secs(5)),
-            linger: None,
-            no_delay: Some(false),
-        };
+        let expected = StreamDefaults { keep_alive: Some(Duration::from_secs(5)), linger: None, no_delay: Some(false) };
         assert_eq!((stream_defaults, interface.as_deref()), (expected, Some("veth7")));
     }
 

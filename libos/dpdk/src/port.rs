@@ -80,7 +80,10 @@ impl Port {
         let rings = id.configure(&about, &with).map_err(refused)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
-            notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
+            notices.push(format!(
+                "{name} has {} queues: cores without one send and receive through the first",
+                with.queues
+            ));
         }
         let mac = settings.mac.unwrap_or(Mac(about.mac));
         let is_other = mac.0 != about.mac;
@@ -104,7 +107,11 @@ impl Port {
             is_started: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             carrier: AtomicU8::new(Carrier::Never as u8),
-            busy: if with.queues > 1 { (0..with.queues).map(|_| AtomicBool::new(false)).collect() } else { Box::default() },
+            busy: if with.queues > 1 {
+                (0..with.queues).map(|_| AtomicBool::new(false)).collect()
+            } else {
+                Box::default()
+            },
             with,
             notices,
             name,

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 /// The client's and the server's.
 pub const MACS: [&str; 2] = ["02:00:00:00:0d:01", "02:00:00:00:0d:02"];
 pub const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 79, 0, 1), Ipv4Addr::new(10, 79, 0, 2)];
-pub const IPV6: [Ipv6Addr; 2] = [Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 2)];
+pub const IPV6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 2)];
 /// On the link, and nobody's.
 pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 99);
 

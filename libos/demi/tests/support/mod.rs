@@ -357,39 +357,41 @@ impl Subject for Abi {
     }
 
     fn set_option(&mut self, q: Queue, option: SocketOption) -> Result<(), Error> {
-        let (level, name, value) = match option {
-            SocketOption::Linger(time) => {
-                // C has whole seconds.
-                let l_linger = time.as_millis().div_ceil(1000) as c_int;
-                let is_default = time == Duration::from_secs(60);
-                let value = libc::linger { l_onoff: c_int::from(!is_default), l_linger };
-                let (at, size) = ((&raw const value).cast(), size_of_val(&value) as socklen_t);
-                // SAFETY: all is there.
-                return checked(self.on(q.side, |_| unsafe {
-                    demi_setsockopt(c(q.qd), libc::SOL_SOCKET, libc::SO_LINGER, at, size)
-                }));
-            }
-            SocketOption::NoDelay(on) => (libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(on)),
-            SocketOption::KeepAlive(None) => (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0),
-            SocketOption::KeepAlive(Some(time)) => (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, time.as_secs() as c_int),
-            SocketOption::Shared(on) => (libc::SOL_SOCKET, libc::SO_REUSEPORT, c_int::from(on)),
-            SocketOption::SendBudget(bytes) => (libc::SOL_SOCKET, libc::SO_SNDBUF, bytes as c_int),
-            SocketOption::ReceiveBudget(bytes) => (libc::SOL_SOCKET, libc::SO_RCVBUF, bytes as c_int),
-        };
+        let (level, name, value) =
+            match option {
+                SocketOption::Linger(time) => {
+                    // C has whole seconds.
+                    let l_linger = time.as_millis().div_ceil(1000) as c_int;
+                    let is_default = time == Duration::from_secs(60);
+                    let value = libc::linger { l_onoff: c_int::from(!is_default), l_linger };
+                    let (at, size) = ((&raw const value).cast(), size_of_val(&value) as socklen_t);
+                    // SAFETY: all is there.
+                    return checked(self.on(q.side, |_| unsafe {
+                        demi_setsockopt(c(q.qd), libc::SOL_SOCKET, libc::SO_LINGER, at, size)
+                    }));
+                }
+                SocketOption::NoDelay(on) => (libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(on)),
+                SocketOption::KeepAlive(None) => (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0),
+                SocketOption::KeepAlive(Some(time)) => (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, time.as_secs() as c_int),
+                SocketOption::Shared(on) => (libc::SOL_SOCKET, libc::SO_REUSEPORT, c_int::from(on)),
+                SocketOption::SendBudget(bytes) => (libc::SOL_SOCKET, libc::SO_SNDBUF, bytes as c_int),
+                SocketOption::ReceiveBudget(bytes) => (libc::SOL_SOCKET, libc::SO_RCVBUF, bytes as c_int),
+            };
         let (at, size) = ((&raw const value).cast(), size_of_val(&value) as socklen_t);
         // SAFETY: all is there.
         checked(self.on(q.side, |_| unsafe { demi_setsockopt(c(q.qd), level, name, at, size) }))
     }
 
     fn option(&mut self, q: Queue, name: OptionName) -> Result<SocketOption, Error> {
-        let asked = |level: c_int, name: c_int| {
-            let (mut value, mut size) = ([0 as c_int; 2], size_of::<[c_int; 2]>() as socklen_t);
-            // SAFETY: all is there.
-            checked(self.on(q.side, |_| unsafe {
-                demi_getsockopt(c(q.qd), level, name, (&raw mut value).cast(), &mut size)
-            }))?;
-            Ok::<_, Error>(value)
-        };
+        let asked =
+            |level: c_int, name: c_int| {
+                let (mut value, mut size) = ([0 as c_int; 2], size_of::<[c_int; 2]>() as socklen_t);
+                // SAFETY: all is there.
+                checked(self.on(q.side, |_| unsafe {
+                    demi_getsockopt(c(q.qd), level, name, (&raw mut value).cast(), &mut size)
+                }))?;
+                Ok::<_, Error>(value)
+            };
         Ok(match name {
             OptionName::Linger => match asked(libc::SOL_SOCKET, libc::SO_LINGER)? {
                 [0, _] => SocketOption::Linger(Duration::from_secs(60)),
@@ -488,8 +490,7 @@ impl Subject for Abi {
             abi.on(side, |_| {
                 let (mut result, mut place) = (nothing_yet(), -1);
                 // SAFETY: all are there.
-                let errno =
-                    unsafe { demi_wait_any(&mut result, &mut place, raw.as_ptr(), raw.len() as c_int, &NOW) };
+                let errno = unsafe { demi_wait_any(&mut result, &mut place, raw.as_ptr(), raw.len() as c_int, &NOW) };
                 told = (errno == 0).then(|| (place as usize, end(result)));
                 errno
             })

@@ -116,8 +116,7 @@ impl Sender {
         let offload = offload(&frame);
         if len <= SHORT_MAX {
             // SAFETY: `count` pieces, which are copied.
-            let built =
-                unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
+            let built = unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
             if !built.is_null() {
                 self.kept.push_back(built);
                 return Built::Copied(len);
@@ -133,7 +132,8 @@ impl Sender {
         }
         self.kept.push_back(built);
         let Frame { header, payload, .. } = frame;
-        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces) {
+        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces)
+        {
             self.held[described.entry as usize] = Some(piece);
             self.out.push_back(described.entry);
         }
@@ -236,9 +236,8 @@ impl Sender {
     pub(crate) fn close(mut self, loses: bool) -> usize {
         self.drop_kept();
         // SAFETY: pools of ours.
-        let missing = [(self.pool, self.pool_size), (self.short, self.short_size)].map(|(pool, size)| {
-            size.saturating_sub(unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) })
-        });
+        let missing = [(self.pool, self.pool_size), (self.short, self.short_size)]
+            .map(|(pool, size)| size.saturating_sub(unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) }));
         if loses || self.out.is_empty() && missing == [0; 2] {
             // SAFETY: the port that they were for is closed, so no callback can come.
             unsafe {

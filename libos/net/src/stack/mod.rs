@@ -9,8 +9,8 @@
 //! its connection is over or in TIME-WAIT, which holds no buffers.
 //! Bounds: `connections_max`, `embryos_max` a listener, `time_waits_max`; budgets of each queue.
 
-mod calls;
 mod acknowledged;
+mod calls;
 mod datagrams;
 mod inbound;
 mod passive;
