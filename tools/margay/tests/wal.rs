@@ -100,7 +100,10 @@ struct Client {
 
 impl Client {
     fn new(at: &str) -> Client {
-        let stream = TcpStream::connect(at).unwrap();
+        Client::over(TcpStream::connect(at).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         Client { stream, heap: Heap::alone(16 << 20).unwrap(), input: Input::new(), calls: 0 }
     }
@@ -187,7 +190,7 @@ impl Books {
 fn append_until_it_ends(mut client: Client, name: String, seed: u64) -> Books {
     let (mut books, mut rng, mut open) = (Books::default(), Rng::new(seed), BTreeMap::new());
     for number in 0.. {
-        while open.len() >= 8 || (number == u64::MAX) {
+        while open.len() >= 8 {
             match client.answer() {
                 Some((id, Answer::Appended(sequence))) => {
                     let record = open.remove(&id).expect("a call of ours");
@@ -213,8 +216,9 @@ fn append_until_it_ends(mut client: Client, name: String, seed: u64) -> Books {
 fn appended_until(service: Service, round: u32, end: impl FnOnce(Service)) -> Books {
     let clients: Vec<_> = (0..3)
         .map(|client| {
-            let (connection, name) = (service.client(), format!("r{round}c{client}"));
-            std::thread::spawn(move || append_until_it_ends(connection, name, u64::from(round * 7 + client)))
+            let (stream, name) = (TcpStream::connect(&service.at).unwrap(), format!("r{round}c{client}"));
+            let seed = u64::from(round * 7 + client);
+            std::thread::spawn(move || append_until_it_ends(Client::over(stream), name, seed))
         })
         .collect();
     end(service);
@@ -371,7 +375,8 @@ fn a_read_only_log_is_read_and_not_written() {
     assert!(std::fs::read(directory.0.join("core-0.log")).unwrap() == before, "reading has changed the file");
     // And where the file system refuses it: told with a sentence, or read if that is what is asked for.
     let script = "mount --bind $d $d && mount -o remount,bind,ro $d && exec \"$@\"";
-    let told = |more: &[&str]| in_mounts("wal_read_only_mount", script, &directory.0, &margay(&directory.0, "8MiB", more));
+    let told =
+        |more: &[&str]| in_mounts("wal_read_only_mount", script, &directory.0, &margay(&directory.0, "8MiB", more));
     let Some(command) = told(&[]) else { return };
     let output = Service::try_start(&command).err().expect("refused");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
