@@ -7,9 +7,7 @@
 use pdpix::Error;
 
 use crate::checksum::sum;
-use crate::format::{
-    Descriptor, HEADER_LEN, Layout, RecordHeader, RecordKind, SUPERBLOCK_LEN,
-};
+use crate::format::{Descriptor, HEADER_LEN, Layout, RecordHeader, RecordKind, SUPERBLOCK_LEN};
 
 /// Where bytes come from: a file, a disk, an image in memory.
 pub trait ReadAt {

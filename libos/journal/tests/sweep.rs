@@ -452,7 +452,10 @@ fn sweep_damage_is_told_and_never_read() {
                                 let info = found.logs.iter().find(|info| is_it(&info.descriptor.name)).unwrap();
                                 let records = &run.logs[log].records;
                                 let verdict = read_log(&mut &contents[..], &found.layout, &info.descriptor, |record| {
-                                    assert_eq!(Some(record.payload), records.get(&record.header.sequence).map(|r| &r[..]));
+                                    assert_eq!(
+                                        Some(record.payload),
+                                        records.get(&record.header.sequence).map(|r| &r[..])
+                                    );
                                 });
                                 let lost = verdict.unwrap().lost;
                                 assert_eq!(lost.first().map(|loss| loss.sequence), Some(sequence), "{lost:?}");
