@@ -82,7 +82,7 @@ impl Life {
                 return None;
             }
         }
-        let again = self.store.submit(self.log, OpId(9999), LogOp::Seek(0)); let t = self.turn(); panic!("an operation does not end: {:?}, {:?} {again:?} {t:?} {:?}", disk.counts(), self.store.arm(self.now), self.store.damage(self.log));
+        panic!("an operation does not end");
     }
 
     /// All records that are left; `None` if the power goes.
@@ -170,7 +170,6 @@ fn cut(cuts: u32, seed: u64, ignores_flush: bool) -> Result<usize, String> {
     for number in 0..cuts {
         let failed = |why: String| Err(format!("seed {seed:#x}, cut {number}: {why}"));
         let disk = Recorder::over(image, settings(&mut rng));
-        eprintln!("seed {seed} cut {number}");
         let mut life = Life::over(&disk);
         match life.read_all(&disk) {
             None => {} // cut before it was recovered: the next life looks
