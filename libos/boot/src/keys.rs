@@ -114,6 +114,7 @@ mod tests {
                 "frames.gateway" => "10.0.0.1",
                 "frames.mac" => "02:00:00:00:00:01",
                 "frames.congestion" => "new_reno",
+                "frames.push_complete" => "acknowledged",
                 _ => "64KiB",
             };
             let value = if key == "memory.size" { "8MiB" } else { value };

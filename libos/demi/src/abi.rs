@@ -100,6 +100,14 @@ const _: () = assert!(offset_of!(QResult, value) == 24 && offset_of!(AcceptResul
 pub(crate) const NO_ADDRESS: sockaddr_in =
     sockaddr_in { sin_family: 0, sin_port: 0, sin_addr: libc::in_addr { s_addr: 0 }, sin_zero: [0; 8] };
 
+impl QResult {
+    /// What it was, and how it ended.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, opcode: Opcode, ret: i64) {
+        (self.opcode, self.ret) = (opcode as u32, ret);
+    }
+}
+
 impl SgArray {
     /// What `demi_sgaalloc` gives when there is nothing to be had.
     pub(crate) const NULL: SgArray = SgArray {

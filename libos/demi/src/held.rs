@@ -43,6 +43,10 @@ pub(crate) struct Held {
 
 static THREADS: AtomicU64 = AtomicU64::new(0);
 
+fn array(sga_buf: *mut c_void, buf: *mut c_void, len: u32) -> SgArray {
+    SgArray { sga_buf, numsegs: 1, segs: [SgaSeg { buf, len }], addr: NO_ADDRESS }
+}
+
 /// Where the segment of an empty array is.
 static NOTHING: u8 = 0;
 
@@ -62,6 +66,16 @@ impl Held {
     #[inline]
     pub(crate) fn hold(&mut self, buf: Buf, at: *mut c_void) -> Result<SgArray, Buf> {
         let len = buf.len() as u32;
+        let name = self.take(buf)?;
+        Ok(array(name, at, len))
+    }
+
+    /// The same, for who makes the array: its name.
+    ///
+    /// # Errors
+    /// The buffer back: it holds too many.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, buf: Buf) -> Result<*mut c_void, Buf> {
         if self.free == NIL && !self.grow() {
             return Err(buf);
         }
@@ -71,18 +85,12 @@ impl Held {
         slot.buf = Some(buf);
         self.used += 1;
         let name = u64::from(slot.generation) << INDEX_BITS | u64::from(index);
-        Ok(self.array(name, at, len))
+        Ok(std::ptr::without_provenance_mut((self.thread | name) as usize))
     }
 
     /// The array of the end of a stream.
     pub(crate) fn empty(&self) -> SgArray {
-        self.array(0, (&raw const NOTHING).cast_mut().cast(), 0)
-    }
-
-    #[inline]
-    fn array(&self, name: u64, buf: *mut c_void, len: u32) -> SgArray {
-        let sga_buf = std::ptr::without_provenance_mut((self.thread | name) as usize);
-        SgArray { sga_buf, numsegs: 1, segs: [SgaSeg { buf, len }], addr: NO_ADDRESS }
+        array(std::ptr::without_provenance_mut(self.thread as usize), (&raw const NOTHING).cast_mut().cast(), 0)
     }
 
     #[cold]
@@ -97,7 +105,7 @@ impl Held {
     }
 
     /// The place that a name means.
-    #[inline]
+    #[inline(always)]
     fn index(&self, name: *mut c_void) -> Option<usize> {
         let name = name as u64 ^ self.thread;
         let (index, generation) = ((name & INDEX_MASK) as usize, name >> INDEX_BITS);
@@ -109,7 +117,7 @@ impl Held {
     ///
     /// # Errors
     /// EINVAL: it does not hold it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, name: *mut c_void) -> Result<(), Errno> {
         let Some(index) = self.index(name) else {
             return if name as u64 == self.thread { Ok(()) } else { Err(Errno::INVALID) };
@@ -154,7 +162,7 @@ impl Held {
     ///
     /// # Errors
     /// EINVAL: there is no such buffer, or nothing in the segment. EFAULT: it is outside.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn part(&self, name: *mut c_void, seg: SgaSeg) -> Result<Buf, Errno> {
         let (at, len) = (seg.buf as usize, seg.len as usize);
         if at == 0 || len == 0 {

@@ -5,11 +5,12 @@
 //! process, by `exit`), its queues are closed, and what was pushed is sent, within [`LEAVE_MAX`]; but not if a signal
 //! handler ends it in the middle of a call, as then nothing is known of the state.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,7 +115,12 @@ struct Place(RefCell<ManuallyDrop<Seat>>);
 impl Drop for Place {
     fn drop(&mut self) {
         if let Ok(mut seat) = self.0.try_borrow_mut() {
-            give_up(std::mem::replace(&mut **seat, Seat::Empty));
+            let was_here = HERE.replace(ptr::null_mut());
+            let seat = std::mem::replace(&mut **seat, Seat::Empty);
+            match seat {
+                Seat::Taken(thread) if was_here.is_null() => std::mem::forget(thread),
+                seat => give_up(seat),
+            }
         }
     }
 }
@@ -126,31 +132,61 @@ fn give_up(seat: Seat) {
 
 thread_local! {
     static PLACE: Place = const { Place(RefCell::new(ManuallyDrop::new(Seat::Empty))) };
+    /// The thread in `PLACE`, while no call is under way. Without a destructor, so that a call finds it at once.
+    static HERE: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// Runs a call on this thread's library OS.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(call: impl FnOnce(&mut Thread) -> Result<(), Errno>) -> c_int {
-    at_seat(|seat| match seat {
-        Seat::Taken(thread) => call(thread),
-        Seat::Empty => Err(Errno(libc::ENOSYS)),
-        Seat::Broken => Err(Errno(libc::ENOTRECOVERABLE)),
+    HERE.with(|here| {
+        let thread = here.replace(ptr::null_mut());
+        if thread.is_null() {
+            return refusal();
+        }
+        // SAFETY: `PLACE` owns it, and lets nobody have it while it is not in `here`, whence it is taken for this call.
+        let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
+        match ran {
+            Ok(result) => {
+                here.set(thread);
+                result.map_or_else(|errno| errno.0, |()| 0)
+            }
+            // What a panic leaves half done is given up as a whole.
+            Err(_) => break_seat(),
+        }
     })
 }
 
-#[inline]
-fn at_seat(call: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
-    // What a panic leaves half done is given up as a whole.
+/// Why there is no library OS to be called.
+#[cold]
+fn refusal() -> c_int {
+    let looked = PLACE.try_with(|place| match place.0.try_borrow().as_deref().map(|seat| &**seat) {
+        Ok(Seat::Empty) => libc::ENOSYS,
+        Ok(Seat::Broken) => libc::ENOTRECOVERABLE,
+        Ok(Seat::Taken(_)) | Err(_) => libc::EBUSY,
+    });
+    looked.unwrap_or(libc::ENOSYS)
+}
+
+/// Changes who sits there, between two calls.
+fn at_seat(change: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let entered = PLACE.try_with(|place| match place.0.try_borrow_mut() {
-            Ok(mut seat) => call(&mut seat),
-            Err(_) => Err(Errno(libc::EBUSY)),
+        let entered = PLACE.try_with(|place| {
+            let Ok(mut seat) = place.0.try_borrow_mut() else { return Err(Errno(libc::EBUSY)) };
+            let was_here = HERE.replace(ptr::null_mut());
+            if matches!(**seat, Seat::Taken(_)) && was_here.is_null() {
+                return Err(Errno(libc::EBUSY));
+            }
+            let changed = change(&mut seat);
+            if let Seat::Taken(thread) = &mut **seat {
+                HERE.set(&raw mut **thread);
+            }
+            changed
         });
         entered.unwrap_or(Err(Errno(libc::ENOSYS)))
     }));
     match ran {
-        Ok(Ok(())) => 0,
-        Ok(Err(Errno(errno))) => errno,
+        Ok(result) => result.map_or_else(|errno| errno.0, |()| 0),
         Err(_) => break_seat(),
     }
 }
@@ -159,6 +195,7 @@ fn at_seat(call: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
 fn break_seat() -> c_int {
     let _ = PLACE.try_with(|place| {
         if let Ok(mut seat) = place.0.try_borrow_mut() {
+            HERE.set(ptr::null_mut());
             std::mem::forget(std::mem::replace(&mut **seat, Seat::Broken));
         }
     });

@@ -4,9 +4,9 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use libc::timespec;
-use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Sga};
+use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
 
-use crate::abi::{AcceptResult, Opcode, QResult, QValue, SgArray};
+use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
 use crate::address;
 use crate::errno::Errno;
 use crate::thread::{Thread, enter};
@@ -185,38 +185,48 @@ impl Thread {
     #[inline(always)]
     unsafe fn tell(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Errno> {
         let Completion { qt, qd, result } = completion;
-        let (opcode, ret, value) = match result {
-            Ok(Outcome::Popped(Popped { sga, from, cut })) => match self.hold(sga) {
-                Ok(mut array) => {
-                    if let Some(from) = from {
-                        array.addr = address::to_v4(from);
-                        if from.is_ipv6() {
-                            self.held.set_sender(array.sga_buf, from);
-                        }
+        // Field by field, to where they belong: a result is wide, and most of it is the same for most.
+        // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *into };
+        (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+        match result {
+            Ok(Outcome::Popped(popped)) => {
+                let cut = if popped.cut { i64::from(libc::EMSGSIZE) } else { 0 };
+                match self.hold(popped, &mut into.value) {
+                    Ok(()) => into.set(Opcode::Pop, cut),
+                    Err(popped) => {
+                        self.unfit.push(Completion { qt, qd, result: Ok(Outcome::Popped(popped)) });
+                        return Err(Error::NoBuffers.into());
                     }
-                    (Opcode::Pop, if cut { i64::from(libc::EMSGSIZE) } else { 0 }, QValue { sga: array })
                 }
-                Err(sga) => {
-                    let result = Ok(Outcome::Popped(Popped { sga, from, cut }));
-                    self.unfit.push(Completion { qt, qd, result });
-                    return Err(Error::NoBuffers.into());
-                }
-            },
-            Ok(Outcome::Pushed) => (Opcode::Push, 0, QValue::NONE),
-            Ok(Outcome::Connected) => (Opcode::Connect, 0, QValue::NONE),
-            Ok(Outcome::Accepted { queue, peer }) => {
+            }
+            Ok(Outcome::Pushed) => {
+                into.set(Opcode::Push, 0);
+                into.value = QValue::NONE;
+            }
+            Ok(other) => self.tell_seldom(other, into),
+            Err(error) => {
+                into.set(Opcode::Failed, i64::from(error.errno()));
+                into.value = QValue::NONE;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of operations of which a queue has one.
+    #[cold]
+    fn tell_seldom(&mut self, outcome: Outcome<Qd>, into: &mut QResult) {
+        into.value = QValue::NONE;
+        match outcome {
+            Outcome::Connected => into.set(Opcode::Connect, 0),
+            Outcome::Accepted { queue, peer } => {
                 // What a new queue cannot have is no reason to refuse the connection.
                 let _ = self.stream_defaults.set(&self.libos, queue);
-                let ares = AcceptResult { qd: queue.raw() as i32, addr: address::to_v4(peer) };
-                (Opcode::Accept, 0, QValue { ares })
+                into.set(Opcode::Accept, 0);
+                into.value = QValue { ares: AcceptResult { qd: queue.raw() as i32, addr: address::to_v4(peer) } };
             }
-            Ok(_) => (Opcode::Invalid, 0, QValue::NONE),
-            Err(error) => (Opcode::Failed, i64::from(error.errno()), QValue::NONE),
-        };
-        let result = QResult { opcode: opcode as u32, qd: qd.raw() as i32, qt: qt.raw(), ret, value };
-        // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
-        unsafe { into.write(result) };
-        Ok(())
+            _ => into.set(Opcode::Invalid, 0),
+        }
     }
 
     /// The same where nobody can ask again: without memory the operation has failed.
@@ -239,16 +249,38 @@ impl Thread {
     /// copy.
     ///
     /// # Errors
-    /// The data back.
+    /// All of it back.
     #[inline(always)]
-    fn hold(&mut self, mut sga: Sga) -> Result<SgArray, Sga> {
-        let buf = match sga.segments().len() {
-            0 => return Ok(self.held.empty()),
-            1 => sga.pop_front().expect("one segment"),
-            _ => self.lay_together(sga)?,
+    fn hold(&mut self, popped: Popped, into: &mut QValue) -> Result<(), Popped> {
+        let Popped { mut sga, from, cut } = popped;
+        if sga.segments().len() > 1 {
+            match self.lay_together(sga) {
+                Ok(whole) => sga = Sga::from(whole),
+                Err(sga) => return Err(Popped { sga, from, cut }),
+            }
+        }
+        let Some(buf) = sga.pop_front() else {
+            let mut empty = self.held.empty();
+            if let Some(from) = from {
+                empty.addr = address::to_v4(from);
+            }
+            *into = QValue { sga: empty };
+            return Ok(());
         };
-        let at = buf.as_ptr().cast_mut().cast();
-        self.held.hold(buf, at).map_err(Sga::from)
+        let (at, len) = (buf.as_ptr().cast_mut().cast(), buf.len() as u32);
+        let name = match self.held.take(buf) {
+            Ok(name) => name,
+            Err(buf) => return Err(Popped { sga: Sga::from(buf), from, cut }),
+        };
+        let array = SgArray { sga_buf: name, numsegs: 1, segs: [SgaSeg { buf: at, len }], addr: NO_ADDRESS };
+        *into = QValue { sga: array };
+        if let Some(from) = from {
+            into.sga.addr = address::to_v4(from);
+            if from.is_ipv6() {
+                self.held.set_sender(name, from);
+            }
+        }
+        Ok(())
     }
 
     #[cold]

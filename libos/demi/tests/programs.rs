@@ -1,6 +1,9 @@
 //! C programs of our own (`tests/c`), compiled by gcc and clang as C99 with all warnings as errors, against the headers and
 //! the library as it was built.
 
+#[path = "support/links.rs"]
+mod links;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -117,12 +120,53 @@ fn the_headers_are_cpp_too() {
     let scratch = Scratch::new();
     for compiler in ["g++", "clang++"] {
         if !is_there(compiler) {
-            say(&format!("SKIP programs_headers_{compiler}: there is no {compiler} in the path"));
+            say(&format!("SKIP programs_headers_cpp: there is no {compiler} in the path"));
             continue;
         }
         let program = compile(compiler, "-std=c++17", "headers.cpp", &scratch);
         run(&[program.as_os_str()], &[]);
     }
+}
+
+/// Two processes over our own stack, each with a configuration of Demikernel's.
+fn speak_over(test: &str, libos: &str, opened: Result<links::Ends, String>) {
+    let ends = match opened {
+        Ok(ends) if is_there("gcc") => ends,
+        Ok(_) => return say(&format!("SKIP {test}: there is no gcc in the path")),
+        Err(why) => return say(&format!("SKIP {test}: {why}")),
+    };
+    let scratch = Scratch::new();
+    let program = compile("gcc", "-std=c99", "peer.c", &scratch);
+    let start = |who: &str, end: usize| {
+        let file = scratch.0.join(format!("{who}.yaml"));
+        let (interface, mac, ip) = (&ends.names[end], links::MACS[end], links::IPV4[end]);
+        let text = format!(
+            "demikernel:\n  local_ipv4_addr: {ip}\n  local_link_addr: \"{mac}\"\nraw_socket:\n  linux_interface_name: \
+             \"{interface}\"\ntcp_socket_options:\n  linger:\n    enabled: true\n    time_seconds: 0\n  nodelay: true\n\
+             inetstack_config:\n  mtu: 1500\n  mss: 1460\n",
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", LIMIT]).arg(&program).args([who, &links::IPV4[1].to_string(), "7777"]);
+        command.env("LD_LIBRARY_PATH", library_folder()).env("MARGAY_MEMORY_SIZE", "64MiB");
+        command.env("LIBOS", libos).env("CONFIG_PATH", file).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let (server, client) = (start("server", 1), start("client", 0));
+    for (who, child) in [("client", client), ("server", server)] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{who}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn catpowder_speaks() {
+    speak_over("programs_catpowder", "catpowder", links::veth());
+}
+
+#[test]
+fn xdp_speaks() {
+    let built = libos_boot::backends().into_iter().find(|(kind, _)| kind.name() == "xdp").unwrap();
+    speak_over("programs_xdp", "xdp", built.1.map_or_else(links::veth, Err));
 }
 
 /// Each header has what it needs.
@@ -139,6 +183,46 @@ fn a_header_stands_alone() {
         command.args(["-std=c99", "-fsyntax-only", "-I"]).arg(own("include")).args(WARNINGS).arg(&source);
         succeeds(header, &mut command);
     }
+}
+
+/// The tests of the Python bindings, with this library.
+#[test]
+fn python_speaks() {
+    if !is_there("python3") {
+        return say("SKIP programs_python: there is no python3 in the path");
+    }
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", LIMIT, "python3", "-B", "echo_test.py"]).current_dir(own("../../tools/python"));
+    command.env("DEMIKERNEL", library_folder().join("libdemikernel.so")).env("MARGAY_MEMORY_SIZE", "64MiB");
+    let output = succeeds("echo_test.py", &mut command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("Ran 4 tests") && said.contains("OK"), "{said}");
+}
+
+/// What the pkg-config file says is what a compiler needs.
+#[test]
+fn pkg_config_knows_the_library() {
+    if !is_there("pkg-config") || !is_there("gcc") {
+        return say("SKIP programs_pkg_config: there is no pkg-config or no gcc in the path");
+    }
+    let scratch = Scratch::new();
+    let at = |path: &str| scratch.0.join(path);
+    for folder in ["lib/pkgconfig", "include"] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    let template = std::fs::read_to_string(own("demikernel.pc.in")).unwrap();
+    let text = template.replace("@prefix@", scratch.0.to_str().unwrap()).replace("@version@", "1.2.3");
+    std::fs::write(at("lib/pkgconfig/demikernel.pc"), text).unwrap();
+    std::os::unix::fs::symlink(own("include/demi"), at("include/demi")).unwrap();
+    std::os::unix::fs::symlink(library_folder().join("libdemikernel.so"), at("lib/libdemikernel.so")).unwrap();
+    let mut command = Command::new("pkg-config");
+    command.args(["--cflags", "--libs", "demikernel"]).env("PKG_CONFIG_PATH", at("lib/pkgconfig"));
+    let flags = String::from_utf8(succeeds("pkg-config", &mut command).stdout).unwrap();
+    let program = at("udp");
+    let mut command = Command::new("gcc");
+    command.args(["-std=c99", "-I"]).arg(own("tests/c")).arg(own("tests/c/udp.c")).arg("-o").arg(&program);
+    succeeds("gcc with pkg-config's flags", command.args(flags.split_whitespace()));
+    run(&[program.as_os_str()], &[]);
 }
 
 /// A configuration that makes no sense is an errno and a sentence, not a crash.

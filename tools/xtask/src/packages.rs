@@ -17,7 +17,7 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 8] = [
+const PACKAGES: [Package; 13] = [
     Package { name: "fio", probe: &["fio", "--version"], serves: "a log on a disk, beside fio," },
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
@@ -34,6 +34,15 @@ const PACKAGES: [Package; 8] = [
         probe: &["test", "-f", "/usr/include/bpf/bpf_helpers.h"],
         serves: "AF_XDP, which is left out without it,",
     },
+    Package { name: "gcc", probe: &["gcc", "--version"], serves: "programs in C on libdemikernel.so" },
+    Package { name: "g++", probe: &["g++", "--version"], serves: "its headers in C++" },
+    Package { name: "valgrind", probe: &["valgrind", "--version"], serves: "programs in C under memcheck" },
+    Package {
+        name: "pkg-config",
+        probe: &["pkg-config", "--version"],
+        serves: "the pkg-config file of libdemikernel.so",
+    },
+    Package { name: "man-db", probe: &["man", "--version"], serves: "the form of the manual pages" },
     Package { name: "bpftool", probe: &["bpftool", "version"], serves: "removing an XDP program that was left behind" },
 ];
 

@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 /// The client's and the server's.
 pub const MACS: [&str; 2] = ["02:00:00:00:0d:01", "02:00:00:00:0d:02"];
 pub const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 79, 0, 1), Ipv4Addr::new(10, 79, 0, 2)];
+#[allow(dead_code, reason = "not every test has them")]
 pub const IPV6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 2)];
 /// On the link, and nobody's.
+#[allow(dead_code, reason = "not every test asks for it")]
 pub const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 99);
 
 /// The interfaces of the client and of the server. In one process their names are taken once.
@@ -63,6 +65,7 @@ pub fn veth() -> Result<Ends, String> {
 }
 
 /// A bridge, which two interfaces will join.
+#[allow(dead_code, reason = "not every test has one")]
 pub fn bridge() -> Result<Ends, String> {
     enter_new_namespace()?;
     ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")?;
@@ -70,6 +73,7 @@ pub fn bridge() -> Result<Ends, String> {
 }
 
 /// An interface that has come into being joins the bridge.
+#[allow(dead_code, reason = "not every test has one")]
 pub fn join_bridge(name: &str) -> Result<(), String> {
     ip(&format!("link set {name} master bridge0\n"))
 }

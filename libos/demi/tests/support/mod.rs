@@ -175,7 +175,7 @@ impl Abi {
             receive_ahead: 256 * 4096 + 64 * 1024,
         };
         let variables = [(); 3].map(|()| vec![("LIBOS".to_string(), libos.to_string())]);
-        Abi::new(can, Addresses::loopback(), variables, |_| Ok(()))
+        Ok(Box::new(Abi::make(can, Addresses::loopback(), variables, |_| Ok(()))?))
     }
 
     /// The client and the server each at an end of a link, under our own stack.
@@ -221,15 +221,6 @@ impl Abi {
         })?;
         subject.introduce();
         Ok(Box::new(subject))
-    }
-
-    fn new(
-        can: Can,
-        addresses: Addresses,
-        variables: [Vec<(String, String)>; 3],
-        join: impl Fn(Side) -> Result<(), String>,
-    ) -> Made {
-        Ok(Box::new(Abi::make(can, addresses, variables, join)?))
     }
 
     fn make(
@@ -453,9 +444,10 @@ impl Subject for Abi {
             sga.segs[0].len = bytes.len() as u32;
             // SAFETY: as many bytes were asked for.
             unsafe { { sga.segs[0] }.buf.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-            // SAFETY: all is there.
             let errno = match to.map(to_c) {
+                // SAFETY: all is there.
                 None => unsafe { demi_push(qt, c(q.qd), &sga) },
+                // SAFETY: all is there.
                 Some((addr, size)) => unsafe { demi_pushto(qt, c(q.qd), &sga, (&raw const addr).cast(), size) },
             };
             // It may be freed right after.
