@@ -18,6 +18,8 @@ use crate::port::{Carrier, Port};
 
 /// How often it is looked whether the link is there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often DPDK's interrupt thread is let round, where it is held, though nothing is known of that it has to do.
+const SERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames built before they are handed to the ring.
 const BURST: usize = dpdk_sys::MARGAY_BURST_MAX as usize;
 
@@ -33,6 +35,7 @@ pub struct Queue {
     has_sent: bool,
     is_short_of_memory: bool,
     look_at: Instant,
+    serve_at: Instant,
     down_since: Option<Instant>,
     is_down: bool,
     counters: Counters,
@@ -51,6 +54,7 @@ impl Queue {
             has_sent: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
+            serve_at: Instant::ZERO,
             down_since: None,
             is_down: false,
             counters: Counters::default(),
@@ -78,12 +82,15 @@ impl Queue {
             return false;
         }
         self.look_at = now + LOOK_INTERVAL;
-        if !self.port.enter(self.queue) {
-            return false;
-        }
-        let before = self.port.carrier();
-        let carrier = if self.queue == 0 { self.port.look() } else { before };
-        self.port.leave(self.queue);
+        let carrier = if self.queue == 0 {
+            let is_due = now >= self.serve_at;
+            if is_due {
+                self.serve_at = now + SERVE_INTERVAL;
+            }
+            self.port.look(is_due)
+        } else {
+            self.port.carrier()
+        };
         if carrier != Carrier::Down {
             self.down_since = None;
             return false;

@@ -235,11 +235,12 @@ impl Sender {
     /// `loses`: the driver forgets what it had when it is closed, and touches none of it.
     pub(crate) fn close(mut self, loses: bool) -> usize {
         self.drop_kept();
-        // SAFETY: pools of ours.
-        let missing = [(self.pool, self.pool_size), (self.short, self.short_size)].map(|(pool, size)| {
-            size.saturating_sub(unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) })
-        });
-        if loses || self.out.is_empty() && missing == [0; 2] {
+        let is_whole = |pool: NonNull<_>, size| {
+            // SAFETY: a pool of ours.
+            unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) >= size }
+        };
+        let are_whole = is_whole(self.pool, self.pool_size) && is_whole(self.short, self.short_size);
+        if loses || self.out.is_empty() && are_whole {
             // SAFETY: the port that they were for is closed, so no callback can come.
             unsafe {
                 sys::rte_mempool_free(self.pool.as_ptr());
