@@ -32,7 +32,7 @@ const USUAL: Manners = Manners {
     unmaps_while_polled: false,
 };
 
-/// For the driver that a port says it has.
+/// For this driver.
 pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
     let number = |name: &str| settings.argument(name).and_then(|text| text.parse::<u16>().ok());
     match driver {

@@ -56,9 +56,9 @@ extern "C" fn pass(_: *mut c_void) {
     state.is_held = false;
 }
 
-/// Waits until it is held.
+/// Waits until it is held, or nobody wants that any more.
 fn wait_until_held(mut state: MutexGuard<'_, State>) {
-    while !(state.is_held && state.wanted == state.done) {
+    while state.holders > 0 && !(state.is_held && state.wanted == state.done) {
         state = GATE.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
 }

@@ -81,6 +81,15 @@ impl Port {
             return Err(OpenError::BadSettings("the heaps are not in DPDK's memory, which its ports send from".into()));
         }
         let _one = one_at_a_time();
+        if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
+            // Before it is made: its second life would close somebody else's descriptor.
+            static IS_USED: AtomicBool = AtomicBool::new(false);
+            if IS_USED.swap(true, Ordering::Relaxed) {
+                return Err(OpenError::Unsupported(
+                    "memif's driver closes the descriptor of DPDK's memory in zero-copy mode: one such port in the life of a process".into(),
+                ));
+            }
+        }
         let id = PortId::find(&name).map_or_else(|| PortId::probe(&settings.device, &name), Ok).map_err(refused)?;
         let about = id.about().map_err(refused)?;
         let manners = manners(&about.driver, &settings);
