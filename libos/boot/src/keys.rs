@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 27] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -23,6 +23,10 @@ const KEYS: [&str; 23] = [
     "frames.congestion",
     "frames.busy_poll_us",
     "frames.pcap",
+    "dpdk.port",
+    "dpdk.eal",
+    "dpdk.queues",
+    "dpdk.down_after_ms",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -87,6 +91,7 @@ mod tests {
                 "cores.pin" => "false",
                 "cores.count" | "seed" | "trace.entries" | "idle.spin_us" | "idle.gather_us" => "7",
                 "network.buffers" => "64",
+                "dpdk.queues" | "dpdk.down_after_ms" => "2",
                 "network.backend" => "epoll",
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",

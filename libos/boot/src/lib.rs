@@ -8,12 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+mod dpdk;
 mod frames;
 mod keys;
 mod launch;
 mod network;
 mod settings;
 
+pub use dpdk::DpdkSettings;
 pub use frames::FrameSettings;
 pub use launch::{LaunchError, Launched, launch};
 pub use network::{BackendKind, backends};

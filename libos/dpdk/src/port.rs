@@ -362,7 +362,7 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         return Err(OpenError::BadSettings(why));
     }
     Ok(Configuration {
-        queues: settings.queues.clamp(1, about.queues_max.max(1)),
+        queues: if settings.only_if_it_spreads && !about.can_spread { 1 } else { settings.queues.clamp(1, about.queues_max.max(1)) },
         mtu,
         offload: settings.offload && !manners.no_offload,
         ring_size: settings.ring_size,
