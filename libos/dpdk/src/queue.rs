@@ -38,6 +38,8 @@ pub struct Queue {
     serve_at: Instant,
     down_since: Option<Instant>,
     is_down: bool,
+    /// Whoever is connected has heard that the link is lost.
+    is_told: bool,
     counters: Counters,
     _registered: Registered,
     /// Its caches are this thread's.
@@ -57,6 +59,7 @@ impl Queue {
             serve_at: Instant::ZERO,
             down_since: None,
             is_down: false,
+            is_told: false,
             counters: Counters::default(),
             _registered: Registered::this_thread(),
             _not_send: PhantomData,
@@ -93,13 +96,14 @@ impl Queue {
         };
         if carrier != Carrier::Down {
             self.down_since = None;
+            self.is_told = false;
             return false;
         }
         let since = *self.down_since.get_or_insert_with(|| {
             self.counters.link_down += 1;
             now
         });
-        now >= since + Duration::from_millis(self.port.down_after_ms())
+        !self.is_told && now >= since + Duration::from_millis(self.port.down_after_ms())
     }
 
     /// Takes what the driver has, into our own memory.
@@ -150,11 +154,23 @@ impl Queue {
         !is_refused
     }
 
-    /// The port is gone for good: what is under way is dropped, as far as the driver lets go of it.
-    fn let_go(&mut self) {
-        self.is_down = true;
+    /// The link has been down for too long. Gives back what was under way, as far as the driver lets go of it: of a link that
+    /// does not come back it does when the port is closed.
+    fn lose(&mut self) -> Error {
         self.arrived.clear();
         self.counters.tx_dropped += self.sender().drop_kept() as u64;
+        if self.port.manners.comes_back {
+            self.is_told = true;
+            return Error::NetworkUnreachable;
+        }
+        self.is_down = true;
+        self.port.close();
+        if self.port.manners.loses {
+            self.sender().forget();
+        } else {
+            self.sender().sweep();
+        }
+        Error::NetworkDown
     }
 }
 
@@ -177,8 +193,7 @@ impl Device for Queue {
         if !self.arrived.is_empty() {
             self.take_arrived(into, room);
         } else if self.is_lost(now) {
-            self.let_go();
-            return Err(Error::NetworkDown);
+            return Err(self.lose());
         }
         Ok(())
     }

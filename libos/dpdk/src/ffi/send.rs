@@ -222,6 +222,14 @@ impl Sender {
         self.kept.len()
     }
 
+    /// The port is closed, and its driver has forgotten what it had without a word: nobody reads it any more.
+    pub(crate) fn forget(&mut self) {
+        while let Some(entry) = self.out.pop_front() {
+            self.is_back(entry);
+            self.release(entry);
+        }
+    }
+
     /// Drops what was not sent.
     pub(crate) fn drop_kept(&mut self) -> usize {
         let count = self.kept.len();
