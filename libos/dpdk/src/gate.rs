@@ -125,8 +125,9 @@ pub(crate) fn guard(port: Weak<Port>) {
 /// Lets the interrupt thread do its work, if it is held, while no core is in a guarded driver; then looks which links are
 /// there. The calling thread is in none.
 pub(crate) fn pause() {
-    let _one = lock(&ONE_PAUSE);
+    // Dropped after the lock: with the last count of a port it is closed, and that pauses, too.
     let ports: Vec<_> = lock(&GUARDED).iter().filter_map(Weak::upgrade).collect();
+    let _one = lock(&ONE_PAUSE);
     if !is_held() {
         return ports.iter().for_each(|port| port.look_guarded());
     }
@@ -135,5 +136,4 @@ pub(crate) fn pause() {
     let_round();
     ports.iter().for_each(|port| port.look_guarded());
     IS_PAUSED.store(false, Ordering::SeqCst);
-    // Here the last counts of ports may go, which closes them.
 }

@@ -49,6 +49,7 @@ pub struct Port {
     down_after_ms: u64,
     reservation: Reservation,
     state: Mutex<State>,
+    closing: Mutex<()>,
     is_started: AtomicBool,
     is_stopping: AtomicBool,
     carrier: AtomicU8,
@@ -120,6 +121,7 @@ impl Port {
             down_after_ms: settings.down_after_ms,
             reservation: reservation.clone(),
             state: Mutex::new(State { taken: vec![false; with.queues], is_closed: false }),
+            closing: Mutex::new(()),
             is_started: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             carrier: AtomicU8::new(Carrier::Never as u8),
@@ -315,21 +317,24 @@ impl Port {
 
     /// Stops and closes the port, if nobody has yet. Afterwards no driver touches memory of ours.
     pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        if std::mem::replace(&mut state.is_closed, true) {
+        let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut self.lock().is_closed, true) {
             return;
         }
         self.is_stopping.store(true, Ordering::SeqCst);
         self.wait_until_idle();
-        let _one = one_at_a_time();
         if !self.manners.unmaps_while_polled {
+            let _one = one_at_a_time();
             return self.id.close();
         }
-        // The driver's own end of a link and ours, at the same time, free the same memory twice.
+        // The driver's own end of a link and ours, at the same time, free the same memory twice. And what the interrupt
+        // thread has seen of descriptors that are closed now it would take for a word of those that are opened next: first it
+        // is let round.
         let is_held = gate::hold().is_ok();
-        self.id.close();
-        if std::mem::take(&mut *self.holds_gate.lock().unwrap_or_else(PoisonError::into_inner)) {
-            gate::release();
+        gate::pause();
+        {
+            let _one = one_at_a_time();
+            self.id.close();
         }
         if is_held {
             gate::release();
