@@ -4,6 +4,7 @@
 
 mod bench;
 mod core_args;
+mod devices;
 mod echo;
 mod grant;
 mod kv;
@@ -50,6 +51,8 @@ enum Command {
     TestClient(test::ClientArguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
+    /// Lists what this machine offers to run on, and why the rest is not to be had.
+    Devices(devices::Arguments),
     /// Opens what takes rights, for a service that has none.
     Grant(grant::Arguments),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(arguments),
         Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Devices(arguments) => devices::run(arguments),
         Command::Grant(arguments) => grant::run(arguments),
     };
     match result {
