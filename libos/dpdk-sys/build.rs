@@ -106,6 +106,8 @@ fn compile(flags: &[String], has_ring_pairs: bool) -> Result<(), String> {
             None => build.flag(flag),
         };
     }
+    // The interrupt handles of 22.11, which are stable since.
+    build.define("ALLOW_EXPERIMENTAL_API", None);
     if has_ring_pairs {
         build.define("MARGAY_RING_PAIRS", None);
     }

@@ -17,8 +17,9 @@ use libos_xdp::{BusyPoll, PacketSettings, PacketSocket, Port, Queues, Tap, TapSe
 use pdpix::{Network, WallTime};
 use serde::Deserialize;
 
+use crate::dpdk;
 use crate::network::BackendKind;
-use crate::settings::SettingsError;
+use crate::settings::{Settings, SettingsError};
 
 /// What the backends that move frames are told, beside the name of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -124,6 +125,7 @@ pub(crate) struct Frames {
     parsed: Parsed,
     cores: usize,
     port: Option<Arc<Port>>,
+    dpdk: Option<Arc<libos_dpdk::Port>>,
     secret: [u8; 16],
     host: Arc<Host>,
     /// What the first core's device is, once it is tried: nothing, if it could not be opened.
@@ -136,14 +138,10 @@ impl Frames {
     ///
     /// # Errors
     /// A sentence for whoever started this.
-    pub(crate) fn open(
-        kind: BackendKind,
-        settings: &FrameSettings,
-        cores: usize,
-        reservation: &Reservation,
-    ) -> Result<Frames, String> {
+    pub(crate) fn open(all: &Settings, reservation: &Reservation) -> Result<Frames, String> {
+        let (kind, settings, cores) = (all.network.backend, &all.frames, all.cores.count);
         let parsed = settings.parse().map_err(|error| error.to_string())?;
-        if settings.interface.is_empty() {
+        if settings.interface.is_empty() && kind != BackendKind::Dpdk {
             return Err("it needs to be told an interface (--interface IF)".into());
         }
         if parsed.addresses.is_empty() {
@@ -168,6 +166,11 @@ impl Frames {
             }
             _ => None,
         };
+        let dpdk = match kind {
+            BackendKind::Dpdk => Some(dpdk::open(&all.dpdk, cores, parsed.mac, settings.mtu, reservation)?),
+            _ => None,
+        };
+        notices.extend(dpdk.iter().flat_map(|port| port.notices().iter().cloned()));
         let mut secret = [0; 16];
         rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(|e| e.to_string())?;
         let host = Host::new(cores, secret, u64::from_le_bytes(secret[..8].try_into().unwrap_or_default()));
@@ -177,6 +180,7 @@ impl Frames {
             parsed,
             cores,
             port,
+            dpdk,
             secret,
             host,
             link: Default::default(),
@@ -252,6 +256,10 @@ impl Frames {
     fn device(&self, core: usize, heap: &Heap) -> Result<Option<Box<dyn Device>>, String> {
         if let Some(port) = &self.port {
             return self.queues(port, core, heap);
+        }
+        if let Some(port) = &self.dpdk {
+            let queue = (core < port.queues()).then(|| port.queue(core, heap.clone())).transpose();
+            return queue.map(|queue| queue.map(|queue| Box::new(queue) as _)).map_err(|error| error.to_string());
         }
         if core > 0 {
             return Ok(None);

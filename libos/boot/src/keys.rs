@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 38] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -34,6 +34,10 @@ const KEYS: [&str; 34] = [
     "storage.prepare",
     "storage.commit_delay_us",
     "storage.read_only",
+    "dpdk.port",
+    "dpdk.eal",
+    "dpdk.queues",
+    "dpdk.down_after_ms",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -98,6 +102,7 @@ mod tests {
                 "cores.pin" => "false",
                 "cores.count" | "seed" | "trace.entries" | "idle.spin_us" | "idle.gather_us" => "7",
                 "network.buffers" => "64",
+                "dpdk.queues" | "dpdk.down_after_ms" => "2",
                 "network.backend" => "epoll",
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",

@@ -10,7 +10,7 @@ use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::network::Networks;
+use crate::network::{BackendKind, Networks};
 use crate::settings::Settings;
 
 /// Why a service could not be started.
@@ -215,6 +215,10 @@ fn random_number() -> u128 {
 pub(crate) fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
     let heap_size = settings.heap_size();
     let plan = |source| Plan { heaps: settings.cores.count, heap_size, reserves: Reserves::usual(heap_size), source };
+    if settings.network.backend == BackendKind::Dpdk {
+        let reserved = crate::dpdk::reserve(settings, plan(Source::External));
+        return reserved.map_err(|why| ReserveError::Os(Source::External, std::io::Error::other(why)));
+    }
     match settings.memory.source.as_str() {
         "huge" => Reservation::new(plan(Source::Huge)),
         "memfd" => Reservation::new(plan(Source::Memfd)),

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod dpdk;
 mod frames;
 mod here;
 mod keys;
@@ -18,6 +19,7 @@ mod network;
 mod settings;
 mod storage;
 
+pub use dpdk::DpdkSettings;
 pub use frames::FrameSettings;
 pub use here::core_here;
 pub use launch::{LaunchError, Launched, launch};

@@ -341,3 +341,14 @@ void margay_close_and_remove(uint16_t port)
 	if (device != NULL)
 		rte_dev_remove(device);
 }
+
+int margay_on_interrupt(int fd, void (*call)(void *))
+{
+	struct rte_intr_handle *handle = rte_intr_instance_alloc(RTE_INTR_INSTANCE_F_PRIVATE);
+
+	if (handle == NULL)
+		return -ENOMEM;
+	if (rte_intr_fd_set(handle, fd) != 0 || rte_intr_type_set(handle, RTE_INTR_HANDLE_EXT) != 0)
+		return -EINVAL;
+	return rte_intr_callback_register(handle, call, NULL);
+}

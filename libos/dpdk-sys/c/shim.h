@@ -7,6 +7,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_interrupts.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -98,6 +99,8 @@ uint64_t margay_rss_hash_functions(void);
 int margay_link_is_up(uint16_t port);
 /* 1: registered now; 0: it was already; negative: it cannot be. */
 int margay_register_thread(void);
+/* Has `call` called on DPDK's interrupt thread whenever `fd` is readable. */
+int margay_on_interrupt(int fd, void (*call)(void *));
 /* Closes a stopped port, and takes its device away. */
 void margay_close_and_remove(uint16_t port);
 uint64_t margay_memzone_address(const struct rte_memzone *zone);

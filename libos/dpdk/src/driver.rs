@@ -18,6 +18,8 @@ pub(crate) struct Manners {
     pub ring_size: Option<u16>,
     /// It forgets buffers when its peer goes, and never gives them back.
     pub loses: bool,
+    /// Its link may come back after it was lost.
+    pub comes_back: bool,
     /// It unmaps memory on DPDK's own thread when its peer goes, whoever polls it then.
     pub unmaps_while_polled: bool,
 }
@@ -29,10 +31,11 @@ const USUAL: Manners = Manners {
     keeps: None,
     ring_size: None,
     loses: false,
+    comes_back: true,
     unmaps_while_polled: false,
 };
 
-/// For the driver that a port says it has.
+/// For this driver.
 pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
     let number = |name: &str| settings.argument(name).and_then(|text| text.parse::<u16>().ok());
     match driver {
@@ -43,13 +46,16 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
                 reaps_when_empty: is_zero_copy,
                 ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
                 loses: true,
+                comes_back: !is_zero_copy,
                 unmaps_while_polled: true,
                 ..USUAL
             }
         }
         "net_virtio_user" | "net_virtio" => {
             let size = number("queue_size").unwrap_or(256);
-            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), ..USUAL }
+            // As a client it connects once.
+            let comes_back = driver == "net_virtio" || settings.argument("server") == Some("1");
+            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
         }
         "net_af_xdp" => Manners { plain_pool: true, ..USUAL },
         "net_tap" | "net_tun" => Manners { no_offload: true, ..USUAL },

@@ -91,7 +91,8 @@ fn arguments(settings: &EalSettings) -> Result<Vec<String>, String> {
         if free_huge_pages() >= needed {
             arguments.extend(["--in-memory", "--single-file-segments"].map(String::from));
         } else {
-            arguments.push("--no-huge".into());
+            // Nothing in the file system that another process of ours would find in its way.
+            arguments.extend(["--no-huge", "--no-shconf"].map(String::from));
         }
         arguments.extend(["-m".into(), needed.div_ceil(1 << 20).to_string()]);
     }

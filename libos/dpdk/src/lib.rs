@@ -30,6 +30,8 @@ mod eal;
 #[cfg(has_dpdk)]
 mod ffi;
 #[cfg(has_dpdk)]
+mod gate;
+#[cfg(has_dpdk)]
 mod port;
 #[cfg(has_dpdk)]
 mod queue;

@@ -5,6 +5,8 @@
 //! on the other queues are silent. Before that every other queue is out of its calls to the driver: a queue says that it is in
 //! one ([`Port::enter`]), where there are several.
 
+use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +17,7 @@ use libos_net::{Link, Offloads};
 use crate::driver::{Manners, manners};
 use crate::ffi::{self, About, Configuration, PIECES_MAX, PortId};
 use crate::queue::Queue;
-use crate::{Eal, OpenError, PortSettings};
+use crate::{Eal, OpenError, PortSettings, gate};
 
 /// The longest IP packet, if nobody says.
 const MTU_USUAL: usize = 1500;
@@ -47,9 +49,15 @@ pub struct Port {
     down_after_ms: u64,
     reservation: Reservation,
     state: Mutex<State>,
+    closing: Mutex<()>,
     is_started: AtomicBool,
     is_stopping: AtomicBool,
     carrier: AtomicU8,
+    /// The interrupt thread is held for it (`gate.rs`).
+    holds_gate: Mutex<bool>,
+    /// What the driver's control socket is, while there is a link: something to do for the interrupt thread.
+    control: Mutex<Vec<RawFd>>,
+    socket_path: Option<PathBuf>,
     /// A queue is in a call to the driver. Empty: there is one queue, and nobody else who could stop the port.
     busy: Box<[AtomicBool]>,
     notices: Vec<String>,
@@ -73,6 +81,16 @@ impl Port {
         if !ffi::is_ours(reservation.base()) {
             return Err(OpenError::BadSettings("the heaps are not in DPDK's memory, which its ports send from".into()));
         }
+        let _one = one_at_a_time();
+        if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
+            // Before it is made: its second life would close somebody else's descriptor.
+            static IS_USED: AtomicBool = AtomicBool::new(false);
+            if IS_USED.swap(true, Ordering::Relaxed) {
+                return Err(OpenError::Unsupported(
+                    "memif's driver closes the descriptor of DPDK's memory in zero-copy mode: one such port in the life of a process".into(),
+                ));
+            }
+        }
         let id = PortId::find(&name).map_or_else(|| PortId::probe(&settings.device, &name), Ok).map_err(refused)?;
         let about = id.about().map_err(refused)?;
         let manners = manners(&about.driver, &settings);
@@ -80,10 +98,7 @@ impl Port {
         let rings = id.configure(&about, &with).map_err(refused)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
-            notices.push(format!(
-                "{name} has {} queues: cores without one send and receive through the first",
-                with.queues
-            ));
+            notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
         }
         let mac = settings.mac.unwrap_or(Mac(about.mac));
         let is_other = mac.0 != about.mac;
@@ -95,7 +110,9 @@ impl Port {
             gathers: if about.gathers { PIECES_MAX } else { 1 },
             external: true,
         };
-        Ok(Arc::new(Port {
+        let is_guarded = manners.unmaps_while_polled;
+        let several = with.queues > 1 || is_guarded;
+        let port = Arc::new(Port {
             id,
             about,
             manners,
@@ -104,18 +121,22 @@ impl Port {
             down_after_ms: settings.down_after_ms,
             reservation: reservation.clone(),
             state: Mutex::new(State { taken: vec![false; with.queues], is_closed: false }),
+            closing: Mutex::new(()),
             is_started: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             carrier: AtomicU8::new(Carrier::Never as u8),
-            busy: if with.queues > 1 {
-                (0..with.queues).map(|_| AtomicBool::new(false)).collect()
-            } else {
-                Box::default()
-            },
+            holds_gate: Mutex::new(false),
+            control: Mutex::default(),
+            socket_path: settings.argument("socket").map(PathBuf::from),
+            busy: if several { (0..with.queues).map(|_| AtomicBool::new(false)).collect() } else { Box::default() },
             with,
             notices,
             name,
-        }))
+        });
+        if is_guarded {
+            gate::guard(Arc::downgrade(&port));
+        }
+        Ok(port)
     }
 
     /// How many queues it has in each direction; each has to be somebody's, or the port is not started.
@@ -130,7 +151,13 @@ impl Port {
 
     /// Whether it has been started, and there is a link.
     pub fn is_up(&self) -> bool {
-        self.is_started() && !self.is_stopping.load(Ordering::Acquire) && self.id.is_up()
+        if !self.is_started() || self.is_stopping.load(Ordering::Acquire) {
+            return false;
+        }
+        if self.manners.unmaps_while_polled && self.carrier() != Carrier::Up {
+            gate::pause();
+        }
+        self.id.is_up()
     }
 
     /// Sets a queue up for the calling core, whose heap this is; the last one starts the port.
@@ -211,9 +238,20 @@ impl Port {
         }
     }
 
-    /// Looks where the link is.
-    pub(crate) fn look(&self) -> Carrier {
-        let carrier = match (self.is_started() && self.id.is_up(), self.carrier()) {
+    /// Looks where the link is. `is_due`: it is time for what else the interrupt thread may have to do.
+    pub(crate) fn look(&self, is_due: bool) -> Carrier {
+        if !self.manners.unmaps_while_polled {
+            return self.found(self.is_started() && self.id.is_up());
+        }
+        let is_waiting = || ffi::are_readable(&self.control());
+        if self.carrier() != Carrier::Up || is_due || is_waiting() {
+            gate::pause();
+        }
+        self.carrier()
+    }
+
+    fn found(&self, is_up: bool) -> Carrier {
+        let carrier = match (is_up, self.carrier()) {
             (true, _) => Carrier::Up,
             (false, Carrier::Never) => Carrier::Never,
             (false, _) => Carrier::Down,
@@ -222,13 +260,42 @@ impl Port {
         carrier
     }
 
+    fn control(&self) -> MutexGuard<'_, Vec<RawFd>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks where the link is, while no core is in a guarded driver. A link that is found is one that cannot go from under
+    /// us: the interrupt thread is held before it is said to be there.
+    pub(crate) fn look_guarded(&self) {
+        let state = self.lock();
+        let mut holds = self.holds_gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_up = !state.is_closed && self.is_started() && self.id.is_up();
+        if is_up && !*holds && gate::hold().is_ok() {
+            *holds = true;
+            is_up = self.id.is_up();
+            *self.control() = self.socket_path.as_deref().map(ffi::unix_sockets_at).unwrap_or_default();
+        }
+        is_up &= *holds;
+        if !is_up && std::mem::take(&mut *holds) {
+            gate::release();
+        }
+        self.found(is_up);
+    }
+
+    /// Until no core is in a call to the driver. A call takes microseconds; its core may have lost the processor in it.
+    pub(crate) fn wait_until_idle(&self) {
+        while self.busy.iter().any(|busy| busy.load(Ordering::SeqCst)) {
+            std::thread::yield_now();
+        }
+    }
+
     /// Before a call to the driver. False: it is being stopped, or is not started; make none.
     #[inline]
     pub(crate) fn enter(&self, queue: usize) -> bool {
         if let Some(busy) = self.busy.get(queue) {
-            // Sequentially consistent with `close`: one of the two sees the other.
+            // Sequentially consistent with `close` and `gate::pause`: one of the two sees the other.
             busy.store(true, Ordering::SeqCst);
-            if self.is_stopping.load(Ordering::SeqCst) {
+            if self.is_stopping.load(Ordering::SeqCst) || self.manners.unmaps_while_polled && gate::is_paused() {
                 busy.store(false, Ordering::Release);
                 return false;
             }
@@ -250,16 +317,28 @@ impl Port {
 
     /// Stops and closes the port, if nobody has yet. Afterwards no driver touches memory of ours.
     pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        if std::mem::replace(&mut state.is_closed, true) {
+        let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut self.lock().is_closed, true) {
             return;
         }
         self.is_stopping.store(true, Ordering::SeqCst);
-        // A call takes microseconds; its core may have lost the processor in it.
-        while self.busy.iter().any(|busy| busy.load(Ordering::SeqCst)) {
-            std::thread::yield_now();
+        self.wait_until_idle();
+        if !self.manners.unmaps_while_polled {
+            let _one = one_at_a_time();
+            return self.id.close();
         }
-        self.id.close();
+        // The driver's own end of a link and ours, at the same time, free the same memory twice. And what the interrupt
+        // thread has seen of descriptors that are closed now it would take for a word of those that are opened next: first it
+        // is let round.
+        let is_held = gate::hold().is_ok();
+        gate::pause();
+        {
+            let _one = one_at_a_time();
+            self.id.close();
+        }
+        if is_held {
+            gate::release();
+        }
     }
 }
 
@@ -275,6 +354,12 @@ impl std::fmt::Debug for Port {
     }
 }
 
+/// DPDK's drivers are not made for two threads that make or close their ports.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> Result<Configuration, OpenError> {
     let mtu = settings.mtu.unwrap_or(MTU_USUAL.min(about.mtu_max));
     if mtu > about.mtu_max || !(576..=65_000).contains(&mtu) {
@@ -282,7 +367,7 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         return Err(OpenError::BadSettings(why));
     }
     Ok(Configuration {
-        queues: settings.queues.clamp(1, about.queues_max.max(1)),
+        queues: if settings.only_if_it_spreads && !about.can_spread { 1 } else { settings.queues.clamp(1, about.queues_max.max(1)) },
         mtu,
         offload: settings.offload && !manners.no_offload,
         ring_size: settings.ring_size,

@@ -18,6 +18,8 @@ use crate::port::{Carrier, Port};
 
 /// How often it is looked whether the link is there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often DPDK's interrupt thread is let round, where it is held, though nothing is known of that it has to do.
+const SERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames built before they are handed to the ring.
 const BURST: usize = dpdk_sys::MARGAY_BURST_MAX as usize;
 
@@ -33,8 +35,11 @@ pub struct Queue {
     has_sent: bool,
     is_short_of_memory: bool,
     look_at: Instant,
+    serve_at: Instant,
     down_since: Option<Instant>,
     is_down: bool,
+    /// Whoever is connected has heard that the link is lost.
+    is_told: bool,
     counters: Counters,
     _registered: Registered,
     /// Its caches are this thread's.
@@ -51,8 +56,10 @@ impl Queue {
             has_sent: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
+            serve_at: Instant::ZERO,
             down_since: None,
             is_down: false,
+            is_told: false,
             counters: Counters::default(),
             _registered: Registered::this_thread(),
             _not_send: PhantomData,
@@ -78,21 +85,25 @@ impl Queue {
             return false;
         }
         self.look_at = now + LOOK_INTERVAL;
-        if !self.port.enter(self.queue) {
-            return false;
-        }
-        let before = self.port.carrier();
-        let carrier = if self.queue == 0 { self.port.look() } else { before };
-        self.port.leave(self.queue);
+        let carrier = if self.queue == 0 {
+            let is_due = now >= self.serve_at;
+            if is_due {
+                self.serve_at = now + SERVE_INTERVAL;
+            }
+            self.port.look(is_due)
+        } else {
+            self.port.carrier()
+        };
         if carrier != Carrier::Down {
             self.down_since = None;
+            self.is_told = false;
             return false;
         }
         let since = *self.down_since.get_or_insert_with(|| {
             self.counters.link_down += 1;
             now
         });
-        now >= since + Duration::from_millis(self.port.down_after_ms())
+        !self.is_told && now >= since + Duration::from_millis(self.port.down_after_ms())
     }
 
     /// Takes what the driver has, into our own memory.
@@ -143,11 +154,23 @@ impl Queue {
         !is_refused
     }
 
-    /// The port is gone for good: what is under way is dropped, as far as the driver lets go of it.
-    fn let_go(&mut self) {
-        self.is_down = true;
+    /// The link has been down for too long. Gives back what was under way, as far as the driver lets go of it: of a link that
+    /// does not come back it does when the port is closed.
+    fn lose(&mut self) -> Error {
         self.arrived.clear();
         self.counters.tx_dropped += self.sender().drop_kept() as u64;
+        if self.port.manners.comes_back {
+            self.is_told = true;
+            return Error::NetworkUnreachable;
+        }
+        self.is_down = true;
+        self.port.close();
+        if self.port.manners.loses {
+            self.sender().forget();
+        } else {
+            self.sender().sweep();
+        }
+        Error::NetworkDown
     }
 }
 
@@ -170,8 +193,7 @@ impl Device for Queue {
         if !self.arrived.is_empty() {
             self.take_arrived(into, room);
         } else if self.is_lost(now) {
-            self.let_go();
-            return Err(Error::NetworkDown);
+            return Err(self.lose());
         }
         Ok(())
     }

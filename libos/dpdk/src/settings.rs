@@ -21,6 +21,9 @@ pub struct PortSettings {
     pub device: String,
     /// Queues in each direction, at most as many as it has.
     pub queues: usize,
+    /// More than one queue only if the port spreads flows over its queues by itself: other ones bring what their other end
+    /// sends by the queue of the same number.
+    pub only_if_it_spreads: bool,
     /// Our address on the link. By default the port's; another takes promiscuous mode where the port cannot change its own.
     pub mac: Option<Mac>,
     /// The longest IP packet; `None`: 1500.
@@ -39,6 +42,7 @@ impl PortSettings {
         PortSettings {
             device: device.into(),
             queues: 1,
+            only_if_it_spreads: false,
             mac: None,
             mtu: None,
             ring_size: 512,

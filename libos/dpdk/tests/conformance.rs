@@ -5,7 +5,8 @@ mod ports;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libos_conformance::{Addresses, Can, End, LIMIT, Made, Memory, RealTime, Seat, Side, Subject, suite};
 use libos_dpdk::{Port, Queue};
@@ -42,6 +43,48 @@ struct Ends {
     wire: Wire,
     queues: usize,
     ports: [Option<Arc<Port>>; 2],
+    alone: Alone,
+}
+
+/// DPDK's interrupt thread may take what it heard of a descriptor for a word of another that has its number now: ports of
+/// one process are not opened while others are closed. So there is one subject at a time.
+type Alone = Rc<MutexGuard<'static, ()>>;
+
+fn alone() -> Alone {
+    static ONE: Mutex<()> = Mutex::new(());
+    Rc::new(ONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A device of such a subject.
+struct Only<D> {
+    device: D,
+    _alone: Alone,
+}
+
+impl<D: Device> Device for Only<D> {
+    fn link(&self) -> Link {
+        self.device.link()
+    }
+
+    fn receive(&mut self, now: Instant, into: &mut VecDeque<Received>, room: usize) -> Result<(), Error> {
+        self.device.receive(now, into, room)
+    }
+
+    fn transmit(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+        self.device.transmit(now, frames);
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.device.flush(now);
+    }
+
+    fn arm(&mut self, now: Instant) -> WakeOn {
+        self.device.arm(now)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.device.in_flight()
+    }
 }
 
 impl Ends {
@@ -53,17 +96,19 @@ impl Ends {
             None => self.ports[end].insert(self.wire.open(end, heap.reservation())?).clone(),
         };
         let queue = |queue| port.queue(queue, heap.clone()).map_err(|error| error.to_string());
+        let _alone = self.alone.clone();
         Ok(match (side, self.queues) {
-            (Side::CLIENT, 2) => Some(Box::new(Spread([queue(0)?, queue(1)?]))),
+            (Side::CLIENT, 2) => Some(Box::new(Only { device: Spread([queue(0)?, queue(1)?]), _alone })),
             (Side::SECOND, 1) => None,
-            (Side::SECOND, _) => Some(Box::new(queue(1)?)),
-            _ => Some(Box::new(queue(0)?)),
+            (Side::SECOND, _) => Some(Box::new(Only { device: queue(1)?, _alone })),
+            _ => Some(Box::new(Only { device: queue(0)?, _alone })),
         })
     }
 }
 
 fn subject(kind: Kind, queues: usize) -> Made {
-    let mut ends = Ends { wire: Wire::make(kind, queues)?, queues, ports: [None, None] };
+    let alone = alone();
+    let mut ends = Ends { wire: Wire::make(kind, queues)?, queues, ports: [None, None], alone };
     let mut server = Server { host: Host::new(2, [9; 16], 9), link: None };
     let mut reason = None;
     let addresses = Addresses {

@@ -108,7 +108,8 @@ pub trait Device {
     /// Appends what has arrived, at most `room` frames.
     ///
     /// # Errors
-    /// `NetworkDown`, once: the device is gone, and nothing will ever come.
+    /// `NetworkDown`, once: the device is gone, and nothing will ever come. `NetworkUnreachable`, once each time: the other
+    /// end of the link has been gone for so long that whoever is connected should hear of it; it may come back.
     fn receive(&mut self, now: Instant, into: &mut VecDeque<Received>, room: usize) -> Result<(), Error>;
 
     /// Takes from the front as many frames as it has room for, and leaves the rest.

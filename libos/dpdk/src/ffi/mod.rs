@@ -1,6 +1,7 @@
 //! All `unsafe` of this crate: the calls into libdpdk, and who owns what it gave.
 
 mod control;
+mod interrupts;
 mod receive;
 mod send;
 
@@ -11,6 +12,7 @@ use dpdk_sys as sys;
 use libos_mem::{Plan, Reservation, ReserveError};
 
 pub(crate) use control::{About, Configuration, PortId};
+pub(crate) use interrupts::{are_readable, on_interrupt, unix_sockets_at};
 pub(crate) use receive::{Arrived, HEADROOM, Receiver, Taken};
 pub(crate) use send::{Built, PIECES_MAX, Sender};
 

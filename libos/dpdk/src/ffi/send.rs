@@ -116,7 +116,8 @@ impl Sender {
         let offload = offload(&frame);
         if len <= SHORT_MAX {
             // SAFETY: `count` pieces, which are copied.
-            let built = unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
+            let built =
+                unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
             if !built.is_null() {
                 self.kept.push_back(built);
                 return Built::Copied(len);
@@ -132,8 +133,7 @@ impl Sender {
         }
         self.kept.push_back(built);
         let Frame { header, payload, .. } = frame;
-        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces)
-        {
+        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces) {
             self.held[described.entry as usize] = Some(piece);
             self.out.push_back(described.entry);
         }
@@ -222,6 +222,14 @@ impl Sender {
         self.kept.len()
     }
 
+    /// The port is closed, and its driver has forgotten what it had without a word: nobody reads it any more.
+    pub(crate) fn forget(&mut self) {
+        while let Some(entry) = self.out.pop_front() {
+            self.is_back(entry);
+            self.release(entry);
+        }
+    }
+
     /// Drops what was not sent.
     pub(crate) fn drop_kept(&mut self) -> usize {
         let count = self.kept.len();
@@ -235,10 +243,12 @@ impl Sender {
     /// `loses`: the driver forgets what it had when it is closed, and touches none of it.
     pub(crate) fn close(mut self, loses: bool) -> usize {
         self.drop_kept();
-        // SAFETY: pools of ours.
-        let missing = [(self.pool, self.pool_size), (self.short, self.short_size)]
-            .map(|(pool, size)| size.saturating_sub(unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) }));
-        if loses || self.out.is_empty() && missing == [0; 2] {
+        let is_whole = |pool: NonNull<_>, size| {
+            // SAFETY: a pool of ours.
+            unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) >= size }
+        };
+        let are_whole = is_whole(self.pool, self.pool_size) && is_whole(self.short, self.short_size);
+        if loses || self.out.is_empty() && are_whole {
             // SAFETY: the port that they were for is closed, so no callback can come.
             unsafe {
                 sys::rte_mempool_free(self.pool.as_ptr());

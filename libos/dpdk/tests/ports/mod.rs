@@ -58,6 +58,7 @@ pub fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
     }
 }
 
+#[allow(dead_code, reason = "not every test wants one")]
 pub fn reserve(heaps: usize, heap_size: usize) -> Opened<Reservation> {
     opened(eal()?.reserve(Plan { heaps, heap_size, reserves: Reserves::usual(heap_size), source: Source::External }))
 }
@@ -74,6 +75,7 @@ impl Wire {
     pub fn make(kind: Kind, queues: usize) -> Opened<Wire> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let eal = eal()?;
+        remove_stale();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}x{number}", std::process::id());
         let folder = std::env::temp_dir().join(format!("margay-dpdk-{name}"));
@@ -128,6 +130,7 @@ impl Wire {
     }
 
     /// Which end has to be there first: the one that listens.
+    #[allow(dead_code, reason = "as above")]
     pub fn first(&self) -> usize {
         usize::from(self.kind == Kind::Virtio)
     }
@@ -147,9 +150,14 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+/// Removes the folders of processes that are gone: those of this one are used until its ports are closed.
+fn remove_stale() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix("margay-dpdk-").and_then(|rest| rest.split('x').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
