@@ -11,10 +11,11 @@
 //!
 //! Each case ends with a look at the books: heap, tokens, queues and zombies are what they were before.
 //! What a kind of subject has not ([`Can`]) is skipped, and said: `SKIP name: reason`. README.md says how a new backend
-//! uses this. Not here: storage and remote memory queues, which come with their backends.
+//! uses this. [`block`] is the suite of block devices. Not here: remote memory queues, which come with their backends.
 
 #![forbid(unsafe_code)]
 
+pub mod block;
 #[allow(missing_docs, reason = "a case is named by the fact that it states")]
 pub mod cases;
 
