@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 33] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -23,6 +23,16 @@ const KEYS: [&str; 23] = [
     "frames.congestion",
     "frames.busy_poll_us",
     "frames.pcap",
+    "storage.dir",
+    "storage.device",
+    "storage.size",
+    "storage.engine",
+    "storage.direct",
+    "storage.flush",
+    "storage.discard",
+    "storage.prepare",
+    "storage.commit_delay_us",
+    "storage.read_only",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -90,7 +100,13 @@ mod tests {
                 "network.backend" => "epoll",
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",
-                "trace.dir" => "traces",
+                "trace.dir" | "storage.dir" | "storage.device" => "traces",
+                "storage.size" => "64MiB",
+                "storage.engine" => "thread",
+                "storage.flush" => "dsync",
+                "storage.direct" => "false",
+                "storage.discard" | "storage.prepare" | "storage.read_only" => "true",
+                "storage.commit_delay_us" => "50",
                 "frames.offload" => "true",
                 "frames.mtu" | "frames.busy_poll_us" => "1400",
                 "frames.address" => "10.0.0.2/24",

@@ -1,7 +1,7 @@
 //! From a configuration to a library OS per core.
 //!
 //! - [`Settings`]: a TOML file, then the environment, then flags; unknown keys are refused with the nearest known one.
-//! - [`launch()`]: reserves the memory, starts a thread per core, pins it, makes its networks, and runs a service on it;
+//! - [`launch()`]: reserves the memory, starts a thread per core, pins it, makes its networks and its storage, and runs a service on it;
 //!   SIGINT and SIGTERM stop it in order.
 //!
 //! This is the only crate that names every backend; only tools, tests of clusters and the C interface name this one.
@@ -13,6 +13,7 @@ mod keys;
 mod launch;
 mod network;
 mod settings;
+mod storage;
 
 pub use frames::FrameSettings;
 pub use launch::{LaunchError, Launched, launch};
@@ -20,3 +21,4 @@ pub use network::{BackendKind, backends};
 pub use settings::{
     CoreSettings, IdleSettings, MemorySettings, NetworkSettings, Settings, SettingsError, TraceSettings,
 };
+pub use storage::StorageSettings;

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use crate::frames::FrameSettings;
 use crate::keys;
 use crate::network::BackendKind;
+use crate::storage::StorageSettings;
 
 /// Why a configuration is not one.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// Our own stack, where the backend moves frames.
     pub frames: FrameSettings,
+    /// Where logs are.
+    pub storage: StorageSettings,
     /// What a core does when there is nothing to do.
     pub idle: IdleSettings,
     /// What is kept of what happened.
@@ -214,6 +217,7 @@ impl Settings {
         }
         self.zero_copy_min()?;
         self.frames.parse()?;
+        self.storage.check(self.cores.count)?;
         Ok(self)
     }
 
@@ -365,6 +369,9 @@ mod tests {
             ("network.buffers", "100"),
             ("network.buffer_size", "1"),
             ("network.zero_copy_min", "sometimes"),
+            ("storage.size", "1KiB"),
+            ("storage.engine", "steam"),
+            ("storage.flush", "never"),
         ] {
             let error = load(None, &[], &[(key, value)]).unwrap_err();
             assert!(matches!(error, SettingsError::BadValue { .. }), "{key}={value}: {error}");
