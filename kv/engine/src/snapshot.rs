@@ -307,6 +307,29 @@ impl Engine {
         self.end_snapshot()
     }
 
+    /// Makes the data anew from what a snapshot says of it. What has expired goes with it or not, as nobody can tell.
+    ///
+    /// # Errors
+    /// [`RdbError`]: there is not enough memory for a second copy of the data. Nothing has changed.
+    pub fn reload(&mut self) -> Result<(), RdbError> {
+        self.abort_snapshot();
+        let file = self.save().map_err(|Exhausted| RdbError::Exhausted)?;
+        let before: Vec<Table<Entry>> = self.databases.iter_mut().map(Database::take_all).collect();
+        let mut reader = Reader::new();
+        file.segments().iter().for_each(|buf| reader.feed(buf));
+        reader.finish();
+        let loaded = self.load(&mut reader, |_| true, None, usize::MAX);
+        if loaded.is_err() {
+            (0..DATABASES).for_each(|database| _ = self.flush(database));
+            for (database, table) in self.databases.iter_mut().zip(before) {
+                table.into_items().for_each(|entry| database.insert(entry));
+            }
+            return loaded.map(drop);
+        }
+        before.into_iter().for_each(|table| self.garbage.take_table(table));
+        Ok(())
+    }
+
     /// Loads the keys that come next in a file, about `budget` of them, if they are `mine`; whether more bytes are needed or
     /// it is over. A key that is there already is replaced. With a time, what has expired by then is left out.
     ///
