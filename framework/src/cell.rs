@@ -63,6 +63,8 @@ pub(crate) struct ActorCell<A: Actor> {
     bindings: RefCell<Vec<(BindingId, Coroutine<()>)>>,
     /// Unlike those, they go on while the service is being stopped: what is to be durable is answered.
     logs: RefCell<Vec<(LogId, [Coroutine<()>; 2])>>,
+    /// What it wants of its logs and was not told the end of: its sessions may still be answered.
+    pub(crate) logging: Cell<usize>,
 }
 
 /// What the system does with cells of any kind.
@@ -123,6 +125,7 @@ impl<A: Actor> ActorCell<A> {
             sessions: RefCell::default(),
             bindings: RefCell::default(),
             logs: RefCell::default(),
+            logging: Cell::new(0),
         }
     }
 
@@ -148,6 +151,11 @@ impl<A: Actor> ActorCell<A> {
             let Some(event) = self.mailbox.borrow_mut().pop_front() else { return };
             self.handle(system, event);
         }
+    }
+
+    /// Whether something may still come to it by itself: what it has asked its logs for.
+    pub(crate) fn expects(&self) -> bool {
+        self.logging.get() > 0 || self.has_mail()
     }
 
     /// Whether something waits to be handled.
@@ -274,9 +282,17 @@ impl<A: Actor> ActorCell<A> {
         self.logs.borrow_mut().push((log, pumps));
     }
 
+    /// It is about to be told the end of something that it wanted of a log.
+    pub(crate) fn log_ended(&self) {
+        self.logging.set(self.logging.get().saturating_sub(1));
+    }
+
     pub(crate) fn close_log(&self, log: LogId) {
         let gone = self.logs.borrow_mut().extract_if(.., |(id, _)| *id == log).collect::<Vec<_>>();
         gone.into_iter().flat_map(|(_, pumps)| pumps).for_each(|pump| pump.abort());
+        if self.logs.borrow().is_empty() {
+            self.logging.set(0);
+        }
     }
 
     pub(crate) fn own_session(&self, session: SessionId) {
@@ -351,6 +367,7 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         }
         let logs = std::mem::take(&mut *self.logs.borrow_mut());
         logs.into_iter().flat_map(|(_, pumps)| pumps).for_each(|pump| pump.abort());
+        self.logging.set(0);
         for session in std::mem::take(&mut *self.sessions.borrow_mut()) {
             system.abort_session(session);
         }

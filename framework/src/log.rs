@@ -140,6 +140,7 @@ pub(crate) fn open<A: Actor>(system: &System, cell: Rc<ActorCell<A>>, id: LogId,
         let mut turn = Turn::default();
         loop {
             let (ticket, result) = owner.next_durable().await;
+            told.log_ended();
             told.dispatch(&theirs, Event::Durable { log: id, ticket, result });
             if turn.is_over() {
                 theirs.libos().yield_now().await;
@@ -171,6 +172,7 @@ pub(crate) fn open<A: Actor>(system: &System, cell: Rc<ActorCell<A>>, id: LogId,
                 }
                 LogAct::Append(_) => continue,
             };
+            told.log_ended();
             told.dispatch(&theirs, event);
         }
     });
@@ -260,12 +262,14 @@ impl System {
                     },
                 );
             }
-            (Some(log), LogAct::Append(data)) => {
-                if let Err(error) = log.append(self, ticket, data) {
-                    cell.dispatch(self, Event::Durable { log: id, ticket, result: Err(error) });
-                }
+            (Some(log), LogAct::Append(data)) => match log.append(self, ticket, data) {
+                Ok(()) => cell.logging.set(cell.logging.get() + 1),
+                Err(error) => cell.dispatch(self, Event::Durable { log: id, ticket, result: Err(error) }),
+            },
+            (Some(log), what) => {
+                cell.logging.set(cell.logging.get() + 1);
+                log.ask(self, ticket, what);
             }
-            (Some(log), what) => log.ask(self, ticket, what),
         }
     }
 }

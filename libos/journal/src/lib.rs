@@ -3,9 +3,17 @@
 
 #![forbid(unsafe_code)]
 
+mod checksum;
+mod cursor;
+pub mod format;
+mod log;
 pub mod memory;
+mod mount;
+mod reader;
+mod recovery;
 mod settings;
 mod store;
 
+pub use log::Counters;
 pub use settings::{Format, Settings};
 pub use store::Store;

@@ -12,6 +12,7 @@ mod pingpong;
 mod relay;
 mod test;
 mod trace;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Command {
     Echo(echo::Arguments),
     /// A service that forwards datagrams to a target, and its answers back.
     Relay(relay::Arguments),
+    /// A log that is durable when it says so; and its client.
+    Wal(wal::Arguments),
     /// Asks a service at a given rate, and says how long its answers take.
     Load(load::Arguments),
     /// Measures round trips to an echo.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Kv(arguments) => kv::run(arguments),
         Command::Echo(arguments) => echo::run(arguments),
         Command::Relay(arguments) => relay::run(arguments),
+        Command::Wal(arguments) => wal::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
