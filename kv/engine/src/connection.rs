@@ -229,6 +229,12 @@ impl Connection {
         }
     }
 
+    /// Answers a request that was admitted, and that is not carried out for this reason.
+    #[cold]
+    pub fn refuse_now(&mut self, refusal: Refusal, request: &Request, host: &mut Host<'_>, out: &mut Output) {
+        self.refuse_with(&refusal.text(None, request), host, out);
+    }
+
     /// Answers a request that there was no memory to read.
     #[cold]
     pub fn refuse_unread(&mut self, errors: &mut ErrorCounts, out: &mut Output) {
