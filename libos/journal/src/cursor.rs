@@ -183,7 +183,12 @@ impl Store {
             _ => return Served::Waits,
         }
         let first_left = (log.descriptor.first_sequence, log.descriptor.first_position);
-        if !cursor.is_placed || cursor.reader.expected < first_left.0 {
+        let was_overtaken = cursor.is_placed && cursor.reader.expected < first_left.0;
+        if was_overtaken && matches!(cursor.ops.front(), Some(CursorOp::Read { .. })) {
+            return Served::Ended(Err(Error::NotFound));
+        }
+        // It may also stand at the end of an extent that is gone, before the record that is the first now.
+        if !cursor.is_placed || was_overtaken || cursor.reader.position < first_left.1 {
             cursor.is_placed = true;
             cursor.reader.go(first_left.1, first_left.0, 0);
         }
@@ -335,7 +340,8 @@ impl Store {
         let ground = self.logs[index].ground(&self.shared.layout);
         let (sequence, position) = self.logs[index].nearest(target, &self.shared.layout);
         let log = &mut self.logs[index];
-        if !(sequence..=target).contains(&log.locator.expected) {
+        let is_left = log.locator.position >= log.descriptor.first_position;
+        if !is_left || !(sequence..=target).contains(&log.locator.expected) {
             log.locator.go(position, sequence, 0);
         }
         loop {

@@ -333,7 +333,8 @@ impl Descriptor {
         }
     }
 
-    fn makes_sense(&self, layout: &Layout) -> bool {
+    /// Whether what it says can be.
+    pub(crate) fn makes_sense(&self, layout: &Layout) -> bool {
         let size = layout.extent_size;
         let Some(start) = self.extents_base.checked_mul(size) else { return false };
         let Some(end) = start.checked_add(self.extents.len() as u64 * size) else { return false };

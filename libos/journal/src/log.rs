@@ -172,6 +172,21 @@ pub(crate) struct Log {
     pub(crate) claimed: u64,
 }
 
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Log");
+        shown.field("name", &self.descriptor.name).field("state", &self.state).field("epoch", &self.descriptor.epoch);
+        shown
+            .field("next", &self.next_sequence)
+            .field("committed", &(self.committed_sequence, self.committed_position));
+        shown.field("tail", &self.tail).field("open", &self.open_len()).field("opened_at", &self.opened_at);
+        shown.field("extents_end", &self.persisted_end).field("extents", &self.descriptor.extents.len());
+        shown.field("batches", &self.batches).field("outbox", &self.outbox.len()).field("waiting", &self.waiting.len());
+        shown.field("update", &self.update.as_ref().map(|update| update.stage)).field("is_dirty", &self.is_dirty);
+        shown.field("locating", &self.locating).field("is_starved", &self.is_starved).finish()
+    }
+}
+
 impl Log {
     pub(crate) fn new(descriptor: Descriptor, good_copy: u32, shared: &Shared) -> Log {
         let size = shared.layout.extent_size;
@@ -322,7 +337,8 @@ impl Log {
     pub(crate) fn cut_front(&mut self, sequence: u64, position: u64, shared: &mut Shared) {
         let descriptor = &mut self.descriptor;
         (descriptor.first_sequence, descriptor.first_position) = (sequence, position);
-        if descriptor.mark_sequence < sequence {
+        // The mark may be before a skip that the record is behind.
+        if descriptor.mark_sequence < sequence || descriptor.mark_position < position {
             self.mark();
         }
         let base = position / shared.layout.extent_size;
@@ -624,7 +640,8 @@ impl Log {
 
     /// So many flushes are done (`u64::MAX`: the device needs none). Whether anything became durable.
     pub(crate) fn commit(&mut self, flushes: u64, now: Instant, mut end: impl FnMut(OpId, u32, u64)) -> bool {
-        let before = self.committed_sequence;
+        // A batch may be of a skip alone: it makes room, and ends nothing.
+        let before = self.committed_position;
         while let Some(batch) = self.batches.front()
             && batch.left == 0
             && batch.covered_by <= flushes
@@ -639,10 +656,10 @@ impl Log {
             end(pending.op, pending.handle, pending.sequence);
             self.pending.pop_front();
         }
-        if before != self.committed_sequence {
+        if before != self.committed_position {
             self.committed_at = now;
         }
-        before != self.committed_sequence
+        before != self.committed_position
     }
 
     /// What must hold at all times.

@@ -1,6 +1,7 @@
 //! Finding out what is on the device, and formatting one that is blank.
 //!
-//! Both superblocks are read, then every descriptor in both copies. A format writes in such an order that one which was cut
+//! First a flush: what a process before this one had written and not flushed may be in the device's cache, where it can be
+//! read, and is not durable; nothing is to be built on it. Then both superblocks are read, then every descriptor in both copies. A format writes in such an order that one which was cut
 //! short is either blank still, or complete.
 
 use std::collections::VecDeque;
@@ -15,6 +16,8 @@ use crate::store::{Store, Transfer};
 /// How far it is known what is on the device.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Mount {
+    /// What is read from now on is durable, when this flush is over.
+    Settling,
     /// Both superblocks are being read.
     Superblocks {
         left: u32,
@@ -51,7 +54,7 @@ pub(crate) type Copy = Result<Option<Descriptor>, Error>;
 
 impl Mount {
     pub(crate) fn begin() -> Mount {
-        Mount::Superblocks { left: 2, found: [Found::Unread; 2] }
+        Mount::Settling
     }
 
     /// Whether the step that is under way writes.
@@ -91,7 +94,15 @@ impl Shared {
 }
 
 impl Store {
-    pub(crate) fn start_mount(&mut self, geometry: Geometry) {
+    pub(crate) fn start_mount(&mut self) {
+        if self.io.want_flush() == 0 {
+            self.read_superblocks();
+        }
+    }
+
+    fn read_superblocks(&mut self) {
+        self.mount = Mount::Superblocks { left: 2, found: [Found::Unread; 2] };
+        let geometry = self.io.device.geometry();
         let meta = match unit_of(geometry).map(meta_of) {
             Ok(meta) if self.shared.transfer_max >= meta && self.shared.layout.device_size >= 2 * meta => meta,
             Ok(_) => return self.fail(Error::NoSpace),
@@ -107,6 +118,7 @@ impl Store {
     /// A step of the mount has come back. Flushes of it are steps, too (`u32::MAX`).
     pub(crate) fn on_mount(&mut self, step: u32, result: Result<(), Error>, read: Option<BufMut>) {
         match &mut self.mount {
+            Mount::Settling => self.read_superblocks(),
             Mount::Superblocks { left, found } => {
                 *left -= 1;
                 found[step as usize] = match (&result, &read) {

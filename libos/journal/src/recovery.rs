@@ -174,6 +174,11 @@ impl Log {
         let settings = &shared.settings;
         let window = (settings.budget + settings.write_max) as u64 + 2 * shared.layout.extent_size;
         self.descriptor.window = self.descriptor.window.max(window);
+        assert!(
+            self.descriptor.makes_sense(&shared.layout),
+            "a descriptor that nobody would read: {:?}",
+            self.descriptor
+        );
         self.is_dirty = false;
         self.update = Some(Update {
             descriptor: self.descriptor.clone(),

@@ -223,7 +223,7 @@ impl Store {
             now: Instant::ZERO,
             came_back: Vec::new(),
         };
-        store.start_mount(geometry);
+        store.start_mount();
         store
     }
 
@@ -355,7 +355,10 @@ impl Store {
     fn on_flushed(&mut self, result: Result<(), Error>) {
         self.shared.counters.flushes += 1;
         self.io.flushes_done += 1;
+        // A device that cannot be written to has nothing to flush.
+        let is_settled = self.mount == Mount::Settling && matches!(result, Err(Error::ReadOnly | Error::NotSupported));
         if let Err(error) = result
+            && !is_settled
             && !cfg!(margay_planted_bug = "ignore_a_flush_error")
         {
             // Nothing is known of what it was to make durable, and a second one would say nothing about it.
@@ -573,6 +576,16 @@ impl Store {
         let lba = self.shared.layout.extent(extent) / self.io.block_size;
         let block_count = self.shared.layout.extent_size / self.io.block_size;
         self.io.submit(Transfer::Discard { extent }, BlockOp::Discard { lba, block_count });
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Io { writes_in_flight, flush_wanted, flushes_submitted, flushes_done, backlog, transfers, .. } = &self.io;
+        let mut shown = f.debug_struct("Store");
+        shown.field("mount", &self.mount).field("free", &self.shared.pool.len());
+        shown.field("transfers", &transfers.len()).field("writes", writes_in_flight).field("backlog", &backlog.len());
+        shown.field("flushes", &(flush_wanted, flushes_submitted, flushes_done)).field("logs", &self.logs).finish()
     }
 }
 

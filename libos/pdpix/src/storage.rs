@@ -59,7 +59,8 @@ pub trait Storage {
     /// these come as the operation's result.
     ///
     /// The result of an operation may be `Io` (the log has failed for good, or this read), `Corrupt` (a durable record is
-    /// damaged; [`Storage::damage`] says which), `InvalidArgument` (a truncation beyond the end), `Canceled`.
+    /// damaged; [`Storage::damage`] says which), `NotFound` (the record at the cursor was truncated; a seek puts it elsewhere),
+    /// `InvalidArgument` (a truncation beyond the end), `Canceled`.
     fn submit(&mut self, h: Handle, op: OpId, what: LogOp) -> Result<Submitted, Error>;
 
     /// Asks for an end. An append that is on its way to the device completes; a read that is cancelled takes nothing.

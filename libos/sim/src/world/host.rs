@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use libos_mem::Heap;
 use libos_net::Crossing;
 use libos_runtime::{Core, Coroutine, LibOs};
-use pdpix::{Instant, Network};
+use pdpix::{Instant, Network, Storage};
 
 use super::CoreId;
 use crate::clock::HostClock;
+use crate::disk::SimDisk;
 use crate::frames::{Interface, SimDevice};
 
 /// What a host's cores have for a network.
@@ -49,6 +50,21 @@ pub struct Attached {
     pub crossing: Option<Crossing>,
 }
 
+/// Makes the storages of one core: for each core, when the host boots.
+pub type MakeStorages = Box<dyn FnMut(AttachedDisks) -> Vec<(String, Box<dyn Storage>)>>;
+
+/// What the storages of a core are made of.
+pub struct AttachedDisks {
+    /// The disks of the host. One core uses one; who uses which is the closure's to say.
+    pub disks: Vec<SimDisk>,
+    /// The core's memory.
+    pub heap: Heap,
+    /// Which core it is.
+    pub core: CoreId,
+    /// Chance, for this core alone; another one after each boot.
+    pub seed: u64,
+}
+
 pub(super) type Boot = Box<dyn FnMut(&LibOs)>;
 
 pub(super) struct Host {
@@ -56,6 +72,8 @@ pub(super) struct Host {
     pub(super) clock: HostClock,
     pub(super) cores: Vec<HostCore>,
     pub(super) net: HostNet,
+    pub(super) disks: Vec<SimDisk>,
+    pub(super) storages: MakeStorages,
     /// No core of it is stepped.
     pub(super) is_paused: bool,
     pub(super) boot: Boot,
