@@ -471,9 +471,7 @@ impl Shard {
     }
 
     fn note_finding(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
-        let Task { client, work: Work::Survey { ending, findings, awaited, .. }, muted, .. } =
-            &mut self.tasks[task as usize]
-        else {
+        let Task { work: Work::Survey { ending, findings, awaited, .. }, .. } = &mut self.tasks[task as usize] else {
             return;
         };
         findings.push(finding);

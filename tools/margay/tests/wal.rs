@@ -371,7 +371,8 @@ fn a_read_only_log_is_read_and_not_written() {
     assert!(std::fs::read(directory.0.join("core-0.log")).unwrap() == before, "reading has changed the file");
     // And where the file system refuses it: told with a sentence, or read if that is what is asked for.
     let script = "mount --bind $d $d && mount -o remount,bind,ro $d && exec \"$@\"";
-    let told = |more: &[&str]| in_mounts("wal_read_only_mount", script, &directory.0, &margay(&directory.0, "8MiB", more));
+    let told =
+        |more: &[&str]| in_mounts("wal_read_only_mount", script, &directory.0, &margay(&directory.0, "8MiB", more));
     let Some(command) = told(&[]) else { return };
     let output = Service::try_start(&command).err().expect("refused");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
