@@ -175,6 +175,10 @@ impl Reader {
 
     /// The next fetch that is due, if there is one.
     pub(crate) fn next_fetch(&mut self, ground: &Ground) -> Option<Fetch> {
+        if self.chunks.is_empty() {
+            // A chunk may be longer than an extent; what lies before this one may not be the log's any more.
+            self.fetch_at = self.fetch_at.max(self.position / ground.extent_size * ground.extent_size);
+        }
         // Who has just come here may want one record alone.
         let ahead =
             if self.grown == self.first && self.first < self.chunk_max { 1 } else { self.ahead.min(4 * self.grown) };

@@ -157,7 +157,10 @@ impl Store {
                 (Some(offset), Some(into)) => {
                     self.io.read(Transfer::Locator { log: index as u32, fetch }, offset, into);
                 }
-                (None, _) => self.logs[index].locator.refuse(fetch, Error::Corrupt),
+                (None, _) => {
+                    self.logs[index].locator.refuse(fetch, Error::Corrupt);
+                    return self.fail_log(index, Error::Corrupt);
+                }
                 (_, None) => {
                     self.logs[index].locator.refuse(fetch, Error::NoBuffers);
                     self.logs[index].is_starved = true;

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use libos_journal::inspect::{inspect, read_log};
 use libos_journal::{Format, Settings};
 use libos_sim::{DiskSettings, SimDisk};
 use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, Rng, Sga, Storage};
 use rig::{Rig, heap};
 
-const SEEDS: u64 = 250;
+const SEEDS: u64 = 500;
 
 /// What is known of a log without looking at the disk.
 #[derive(Default)]
@@ -256,10 +257,27 @@ impl Run {
         self.disk.change(|disk| {
             (disk.flush_errors, disk.write_errors, disk.read_errors, disk.full) = (0.0, 0.0, 0.0, 0.0);
         });
+        let outside = self.rng.chance(0.3).then(|| self.look_from_outside());
         self.rig = Rig::over(Box::new(self.disk.device()), self.settings.clone());
         self.open();
         (0..self.logs.len()).for_each(|log| self.verify(log));
+        let inside: Vec<(u64, u64)> = self.logs.iter().map(|model| (model.first, model.next)).collect();
+        assert!(outside.is_none_or(|outside| outside == inside), "the inspector and the store agree on what there is");
         self.faults = faults;
+    }
+
+    /// The first record of each log and the one behind its last, as the inspector finds them.
+    fn look_from_outside(&self) -> Vec<(u64, u64)> {
+        let contents = self.disk.contents();
+        let mut bytes = &contents[..];
+        let found = inspect(&mut bytes).unwrap();
+        let mut of = |log: usize| {
+            let info = found.logs.iter().find(|info| info.descriptor.name == Run::name(log)).expect("it is there");
+            let verdict = read_log(&mut bytes, &found.layout, &info.descriptor, |_| {}).unwrap();
+            assert_eq!(verdict.lost, [], "log {log}");
+            (verdict.first, verdict.next)
+        };
+        (0..self.logs.len()).map(&mut of).collect()
     }
 
     fn verify(&mut self, log: usize) {
@@ -412,6 +430,8 @@ fn sweep_damage_is_told_and_never_read() {
         run.rig = Rig::over(Box::new(NoDevice), run.settings.clone());
         run.disk.cut_power();
         run.under_way.clear();
+        let contents = run.disk.contents();
+        let inspected = inspect(&mut &contents[..]);
         run.rig = Rig::over(Box::new(run.disk.device()), run.settings.clone());
         run.faults = true;
         for log in 0..run.logs.len() {
@@ -427,6 +447,18 @@ fn sweep_damage_is_told_and_never_read() {
                                 let damage = run.rig.store.damage(h).expect("it knows where");
                                 assert_eq!(damage.sequence, sequence);
                                 assert!(damage.offset < size);
+                                let found = inspected.as_ref().unwrap();
+                                let is_it = |name: &str| name == Run::name(log);
+                                let info = found.logs.iter().find(|info| is_it(&info.descriptor.name)).unwrap();
+                                let records = &run.logs[log].records;
+                                let verdict = read_log(&mut &contents[..], &found.layout, &info.descriptor, |record| {
+                                    assert_eq!(
+                                        Some(record.payload),
+                                        records.get(&record.header.sequence).map(|r| &r[..])
+                                    );
+                                });
+                                let lost = verdict.unwrap().lost;
+                                assert_eq!(lost.first().map(|loss| loss.sequence), Some(sequence), "{lost:?}");
                                 told.set(told.get() + 1);
                                 break;
                             }

@@ -426,6 +426,9 @@ impl BlockDevice for SimBlockDevice {
         if self.under_way.len() >= self.disk.borrow().settings.depth {
             return Err((Error::NoBuffers, what));
         }
+        if let Err(error) = self.geometry().check(&what) {
+            return Err((error, what));
+        }
         let latency = self.disk.borrow_mut().latency(&what);
         let what = self.check(what)?;
         self.under_way.push(UnderWay { op, ends: self.now + latency, what });

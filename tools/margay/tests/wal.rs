@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use framework::Codec;
@@ -100,7 +101,10 @@ struct Client {
 
 impl Client {
     fn new(at: &str) -> Client {
-        let stream = TcpStream::connect(at).unwrap();
+        Client::over(TcpStream::connect(at).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         Client { stream, heap: Heap::alone(16 << 20).unwrap(), input: Input::new(), calls: 0 }
     }
@@ -183,11 +187,11 @@ impl Books {
     }
 }
 
-/// Appends, with several under way, until the service is gone or told to stop.
-fn append_until_it_ends(mut client: Client, name: String, seed: u64) -> Books {
+/// Appends, with several under way, until the service is gone. When `quiet` is set, it waits for answers only.
+fn append_until_it_ends(mut client: Client, name: String, seed: u64, quiet: &AtomicBool) -> Books {
     let (mut books, mut rng, mut open) = (Books::default(), Rng::new(seed), BTreeMap::new());
     for number in 0.. {
-        while open.len() >= 8 || (number == u64::MAX) {
+        while open.len() >= 8 || quiet.load(Ordering::Relaxed) {
             match client.answer() {
                 Some((id, Answer::Appended(sequence))) => {
                     let record = open.remove(&id).expect("a call of ours");
@@ -210,14 +214,16 @@ fn append_until_it_ends(mut client: Client, name: String, seed: u64) -> Books {
 }
 
 /// Several clients append until `end` has ended the service. What they know then.
-fn appended_until(service: Service, round: u32, end: impl FnOnce(Service)) -> Books {
+fn appended_until(service: Service, round: u32, end: impl FnOnce(Service, &AtomicBool)) -> Books {
+    let quiet = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..3)
         .map(|client| {
-            let (connection, name) = (service.client(), format!("r{round}c{client}"));
-            std::thread::spawn(move || append_until_it_ends(connection, name, u64::from(round * 7 + client)))
+            let (stream, name) = (TcpStream::connect(&service.at).unwrap(), format!("r{round}c{client}"));
+            let (seed, quiet) = (u64::from(round * 7 + client), quiet.clone());
+            std::thread::spawn(move || append_until_it_ends(Client::over(stream), name, seed, &quiet))
         })
         .collect();
-    end(service);
+    end(service, &quiet);
     let mut books = Books::default();
     clients.into_iter().for_each(|client| books.add(client.join().expect("a client's own checks")));
     books
@@ -237,7 +243,7 @@ fn what_was_acknowledged_is_there_after_kill_9_at_any_moment() {
         let service = Service::start(&directory.0, "64MiB", more);
         books.check(&service.client().all(), round);
         let after = Duration::from_micros(rng.range(0..=40_000));
-        books.add(appended_until(service, round, |service| {
+        books.add(appended_until(service, round, |service, _| {
             std::thread::sleep(after);
             service.end(rustix::process::Signal::KILL);
         }));
@@ -255,15 +261,16 @@ fn a_service_that_is_stopped_answers_what_it_has_taken() {
     let mut books = Books::default();
     for round in 0..3 {
         let service = Service::start(&directory.0, "64MiB", &[]);
-        books.add(appended_until(service, round, |service| {
+        books.add(appended_until(service, round, |service, quiet| {
             std::thread::sleep(Duration::from_millis(30));
+            // Who goes on sending to one that stops is reset, and loses what was on its way to him: TCP's doing.
+            quiet.store(true, Ordering::Relaxed);
             let (status, said) = service.end(rustix::process::Signal::TERM);
             assert!(status.success(), "{status}: {said}");
         }));
     }
     let found = Service::start(&directory.0, "64MiB", &[]).client().all();
     books.check(&found, 3);
-    // What is there and was not acknowledged had its answer lost: none, as sessions end after their answers.
     assert_eq!(found.len(), books.acknowledged.len(), "records are there whose clients were told nothing");
 }
 

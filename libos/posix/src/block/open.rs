@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pdpix::block::Geometry;
 use pdpix::{BlockDevice, Error, Heap};
@@ -268,13 +269,22 @@ fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<(Owne
     }
 }
 
-/// Two writers of one log would each overwrite what the other one has acknowledged.
+/// How long a process that was killed may still have the disk: what it has under way must end first.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Two writers of one log would each overwrite what the other one has acknowledged. The lock of a process that was killed
+/// goes when its last operation has ended, which is after the process is gone: so it also keeps us from reading while a
+/// dead process's writes are on their way.
 fn lock(fd: &OwnedFd, path: &Path, read_only: bool) -> Result<(), DiskError> {
     let how = if read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
-    match rustix::fs::flock(fd, how) {
-        Err(Errno::WOULDBLOCK) => Err(DiskError::Busy(path.into())),
-        // A file system without locks: whoever uses it must know what he does.
-        _ => Ok(()),
+    let begun = std::time::Instant::now();
+    loop {
+        match rustix::fs::flock(fd, how) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::WOULDBLOCK) => return Err(DiskError::Busy(path.into())),
+            // A file system without locks: whoever uses it must know what he does.
+            _ => return Ok(()),
+        }
     }
 }
 

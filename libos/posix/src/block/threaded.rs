@@ -105,9 +105,6 @@ impl BlockDevice for ThreadedDisk {
     }
 
     fn poll(&mut self, _: Instant, room: usize, done: &mut Vec<BlockDone>) {
-        if self.bell.armed.swap(false, Ordering::Relaxed) {
-            let _ = rustix::io::read(&self.bell.event, &mut [0u8; 8]);
-        }
         let mut given = 0;
         while given < room
             && let Some((index, result)) = self.next_answer()
@@ -120,11 +117,17 @@ impl BlockDevice for ThreadedDisk {
                 }
             }
         }
+        // Not before something came: who has armed us polls once more before it sleeps.
+        if given > 0 && self.bell.armed.swap(false, Ordering::Relaxed) {
+            let _ = rustix::io::read(&self.bell.event, &mut [0u8; 8]);
+        }
     }
 
     fn flush_submissions(&mut self, _: Instant) {}
 
     fn arm(&mut self, _: Instant) -> Wake {
+        // From before, or from a thread that was late: what it was about is looked for below.
+        let _ = rustix::io::read(&self.bell.event, &mut [0u8; 8]);
         if self.transfers.is_empty() {
             return Wake { deadline: None, on: WakeOn::Descriptor(self.bell.event.as_raw_fd()) };
         }

@@ -97,6 +97,13 @@ impl UringDisk {
         }
     }
 
+    #[cold]
+    fn disarm(&mut self) {
+        self.armed = false;
+        self.ring.completion().disable_eventfd();
+        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+    }
+
     fn enter(&mut self) {
         let submission = self.ring.submission();
         if !submission.is_empty() || submission.taskrun() || submission.cq_overflow() {
@@ -144,12 +151,13 @@ impl BlockDevice for UringDisk {
         if self.transfers.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.armed) {
-            self.ring.completion().disable_eventfd();
-            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
-        }
         self.enter();
+        let before = done.len();
         self.take(room, done);
+        // Not before something came: who has armed us polls once more before it sleeps.
+        if self.armed && done.len() > before {
+            self.disarm();
+        }
     }
 
     fn flush_submissions(&mut self, _: Instant) {
