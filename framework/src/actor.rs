@@ -3,9 +3,11 @@
 use std::any::Any;
 use std::marker::PhantomData;
 
+use pdpix::storage::Damage;
 use pdpix::{Endpoint, Error};
 
 use crate::carry::Carry;
+use crate::log::{LogId, Record};
 use crate::outbox::Outbox;
 use crate::session::{Closed, SessionId};
 use crate::system::System;
@@ -65,6 +67,59 @@ pub enum Event<M> {
     Up(ActorId),
     /// A watched actor is gone.
     Down(ActorId),
+    /// A record that was in a log when it was opened.
+    Record {
+        /// Which log.
+        log: LogId,
+        /// The record.
+        record: Record,
+    },
+    /// A log is open, and all that was in it was told.
+    LogReady {
+        /// Which log.
+        log: LogId,
+        /// The number of the first record that is left.
+        first: u64,
+        /// The number that the next one will have, as far as this actor has not appended any meanwhile.
+        next: u64,
+    },
+    /// A log could not be opened, recovered or replayed.
+    LogFailed {
+        /// Which log.
+        log: LogId,
+        /// Why.
+        error: Error,
+        /// What is lost, if it is damaged.
+        damage: Option<Damage>,
+    },
+    /// What was appended is durable; or it is not, or nobody knows.
+    Durable {
+        /// Which log.
+        log: LogId,
+        /// What [`Outbox::append`] gave.
+        ticket: Ticket,
+        /// The record's number. `NoSpace`, `Overflow` and `NoBuffers`: nothing was written. `Io`: the log has failed for
+        /// good, and whether the record will be there after a restart is not known.
+        result: Result<u64, Error>,
+    },
+    /// What was to be read of a log.
+    Read {
+        /// Which log.
+        log: LogId,
+        /// What [`Outbox::read_log`] gave.
+        ticket: Ticket,
+        /// The records; none at the end of what is durable.
+        result: Result<Vec<Record>, Error>,
+    },
+    /// A log was truncated.
+    Truncated {
+        /// Which log.
+        log: LogId,
+        /// What [`Outbox::truncate_log`] gave.
+        ticket: Ticket,
+        /// The first record that is left.
+        result: Result<u64, Error>,
+    },
     /// The service is being stopped: the last chance to say something.
     Stopping,
 }

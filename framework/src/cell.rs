@@ -17,6 +17,7 @@ use slab::Slab;
 
 use crate::actor::{Actor, ActorId, Answer, AskError, BindingId, Event, Ticket};
 use crate::effects::{Effects, Notice};
+use crate::log::LogId;
 use crate::outbox::{Ground, Outbox};
 use crate::session::SessionId;
 use crate::supervise::{Policy, Record};
@@ -60,6 +61,10 @@ pub(crate) struct ActorCell<A: Actor> {
     record: RefCell<Record>,
     sessions: RefCell<Vec<SessionId>>,
     bindings: RefCell<Vec<(BindingId, Coroutine<()>)>>,
+    /// Unlike those, they go on while the service is being stopped: what is to be durable is answered.
+    logs: RefCell<Vec<(LogId, [Coroutine<()>; 2])>>,
+    /// What it wants of its logs and was not told the end of: its sessions may still be answered.
+    pub(crate) logging: Cell<usize>,
 }
 
 /// What the system does with cells of any kind.
@@ -119,6 +124,8 @@ impl<A: Actor> ActorCell<A> {
             record: RefCell::default(),
             sessions: RefCell::default(),
             bindings: RefCell::default(),
+            logs: RefCell::default(),
+            logging: Cell::new(0),
         }
     }
 
@@ -144,6 +151,11 @@ impl<A: Actor> ActorCell<A> {
             let Some(event) = self.mailbox.borrow_mut().pop_front() else { return };
             self.handle(system, event);
         }
+    }
+
+    /// Whether something may still come to it by itself: what it has asked its logs for.
+    pub(crate) fn expects(&self) -> bool {
+        self.logging.get() > 0 || self.has_mail()
     }
 
     /// Whether something waits to be handled.
@@ -182,6 +194,10 @@ impl<A: Actor> ActorCell<A> {
         match returned {
             Ok(()) => {
                 system.apply(self.id.get(), &mut effects);
+                if !effects.logged.is_empty() {
+                    let acts = effects.logged.drain(..);
+                    acts.for_each(|(log, ticket, what)| system.act_on_log(self, log, ticket, what));
+                }
                 system.put_effects(effects);
             }
             Err(_) => {
@@ -262,6 +278,23 @@ impl<A: Actor> ActorCell<A> {
         gone.into_iter().for_each(|(_, pump)| pump.abort());
     }
 
+    pub(crate) fn own_log(&self, log: LogId, pumps: [Coroutine<()>; 2]) {
+        self.logs.borrow_mut().push((log, pumps));
+    }
+
+    /// It is about to be told the end of something that it wanted of a log.
+    pub(crate) fn log_ended(&self) {
+        self.logging.set(self.logging.get().saturating_sub(1));
+    }
+
+    pub(crate) fn close_log(&self, log: LogId) {
+        let gone = self.logs.borrow_mut().extract_if(.., |(id, _)| *id == log).collect::<Vec<_>>();
+        gone.into_iter().flat_map(|(_, pumps)| pumps).for_each(|pump| pump.abort());
+        if self.logs.borrow().is_empty() {
+            self.logging.set(0);
+        }
+    }
+
     pub(crate) fn own_session(&self, session: SessionId) {
         self.sessions.borrow_mut().push(session);
     }
@@ -332,6 +365,9 @@ impl<A: Actor> AnyCell for ActorCell<A> {
         for (_, pump) in std::mem::take(&mut *self.bindings.borrow_mut()) {
             pump.abort();
         }
+        let logs = std::mem::take(&mut *self.logs.borrow_mut());
+        logs.into_iter().flat_map(|(_, pumps)| pumps).for_each(|pump| pump.abort());
+        self.logging.set(0);
         for session in std::mem::take(&mut *self.sessions.borrow_mut()) {
             system.abort_session(session);
         }

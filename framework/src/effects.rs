@@ -12,6 +12,7 @@ use pdpix::{Endpoint, Sga};
 use crate::actor::{ActorId, AskError, BindingId, Event, Refused, ReplyTo, Ticket};
 use crate::carry::Carry;
 use crate::cell::AnyCell;
+use crate::log::{LogAct, LogId};
 use crate::session::Entry;
 use crate::system::System;
 
@@ -33,6 +34,10 @@ pub(crate) struct Effects {
     pub(crate) asked: Vec<Ticket>,
     /// Through which binding, to whom, what.
     pub(crate) datagrams: Vec<(BindingId, Endpoint, Sga)>,
+    /// Logs to be opened, before anything is done to them.
+    pub(crate) opened: Vec<Act>,
+    /// To be done to logs of the actor's own, in order.
+    pub(crate) logged: Vec<(LogId, Ticket, LogAct)>,
     pub(crate) timers_set: Vec<TimerKey>,
     pub(crate) timers_cancelled: Vec<TimerKey>,
     /// Answers for actors of this core.

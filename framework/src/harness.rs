@@ -27,6 +27,7 @@ use pdpix::{Endpoint, Heap, Input, Instant, Rng, Sga, WallTime};
 use crate::actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Event, ReplyTo, Ticket};
 use crate::codec::{Codec, CodecError};
 use crate::effects::Effects;
+use crate::log::{LogAct, LogId, LogSettings};
 use crate::message_queue::Datagram;
 use crate::outbox::{Ground, Outbox};
 use crate::session::{Closed, Session, SessionId, SessionTable};
@@ -90,6 +91,10 @@ pub(crate) struct Recorder<A: Actor> {
     listeners: Vec<(BindingId, Endpoint, AddSession, MakeDecode<A::Message>)>,
     datagram_bindings: Vec<(BindingId, Endpoint, WrapDatagram<A>)>,
     datagrams: VecDeque<(BindingId, Endpoint, Sga)>,
+    logs: Vec<(LogId, String, LogSettings)>,
+    appended: VecDeque<(LogId, Ticket, Sga)>,
+    logs_read: VecDeque<(LogId, Ticket, u64, usize)>,
+    truncated: VecDeque<(LogId, Ticket, u64)>,
     bindings: u32,
     connecting: VecDeque<(SessionId, Endpoint)>,
     closed: VecDeque<(SessionId, bool)>,
@@ -190,6 +195,27 @@ impl<A: Actor> Recorder<A> {
         self.datagram_bindings.retain(|(id, ..)| *id != binding);
     }
 
+    pub(crate) fn open_log(&mut self, name: &str, settings: LogSettings) -> LogId {
+        let id = LogId(self.new_binding().0);
+        self.logs.push((id, name.to_owned(), settings));
+        id
+    }
+
+    pub(crate) fn act_on_log(&mut self, log: LogId, what: LogAct) -> Ticket {
+        self.asks += 1;
+        let ticket = Ticket(1 << 63 | self.asks);
+        match what {
+            LogAct::Append(data) => self.appended.push_back((log, ticket, data)),
+            LogAct::Read { from, records_max, .. } => self.logs_read.push_back((log, ticket, from, records_max)),
+            LogAct::Truncate(before) => self.truncated.push_back((log, ticket, before)),
+        }
+        ticket
+    }
+
+    pub(crate) fn log_closed(&mut self, log: LogId) {
+        self.logs.retain(|(id, ..)| *id != log);
+    }
+
     pub(crate) fn close(&mut self, session: SessionId, abort: bool) {
         self.closed.push_back((session, abort));
     }
@@ -260,6 +286,10 @@ impl<A: Actor> Harness<A> {
             listeners: Vec::new(),
             datagram_bindings: Vec::new(),
             datagrams: VecDeque::new(),
+            logs: Vec::new(),
+            appended: VecDeque::new(),
+            logs_read: VecDeque::new(),
+            truncated: VecDeque::new(),
             bindings: 0,
             connecting: VecDeque::new(),
             closed: VecDeque::new(),
@@ -376,6 +406,26 @@ impl<A: Actor> Harness<A> {
     /// The next datagram that it sent.
     pub fn take_datagram(&mut self) -> Option<(BindingId, Endpoint, Sga)> {
         self.recorder.datagrams.pop_front()
+    }
+
+    /// The logs that it has open, by name. Their events ([`Event::LogReady`], [`Event::Durable`] and so on) are the test's.
+    pub fn logs(&self) -> &[(LogId, String, LogSettings)] {
+        &self.recorder.logs
+    }
+
+    /// The next record that it appended.
+    pub fn take_appended(&mut self) -> Option<(LogId, Ticket, Sga)> {
+        self.recorder.appended.pop_front()
+    }
+
+    /// The next reading that it asked for: from which record on, and how many at most.
+    pub fn take_log_read(&mut self) -> Option<(LogId, Ticket, u64, usize)> {
+        self.recorder.logs_read.pop_front()
+    }
+
+    /// The next truncation that it asked for: the first record to be left.
+    pub fn take_truncated(&mut self) -> Option<(LogId, Ticket, u64)> {
+        self.recorder.truncated.pop_front()
     }
 
     /// Where it wants to connect to: the sessions wait for [`Harness::opened`].

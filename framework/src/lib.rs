@@ -6,7 +6,8 @@
 //!
 //! - [`System`]: the actors of one core. [`Address`]: where a message goes; on another core as well ([`Carry`]).
 //! - Bindings: [`Outbox::listen`] and [`Outbox::connect`] tie an actor to streams; each connection is a [`Session`] with a
-//!   [`Codec`]. [`Outbox::bind_datagrams`] and [`System::bind_queue`] tie it to queues of messages.
+//!   [`Codec`]. [`Outbox::bind_datagrams`] and [`System::bind_queue`] tie it to queues of messages. [`Outbox::open_log`]
+//!   ties it to a log: what it appends is told to be durable, and replayed when it starts again.
 //! - [`Policy`]: what happens when a handler panics. [`Task`]: a long conversation as an `async fn`.
 //! - [`rpc`]: calls with deadlines, retries at most once, cancellation, and load shedding.
 //!
@@ -24,6 +25,7 @@ mod cell;
 mod codec;
 mod effects;
 mod harness;
+mod log;
 mod message_queue;
 mod outbox;
 mod registry;
@@ -38,6 +40,7 @@ pub use actor::{Actor, ActorId, Address, Answer, AskError, BindingId, Event, Ref
 pub use carry::Carry;
 pub use codec::{Codec, CodecError, Framed, Raw};
 pub use harness::{Asked, Harness, Sent};
+pub use log::{LogId, LogSettings, Record};
 pub use message_queue::{Datagram, DatagramSettings};
 pub use outbox::Outbox;
 pub use session::{Closed, OnEnd, Session, SessionId, SessionSettings};

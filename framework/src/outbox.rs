@@ -15,6 +15,7 @@ use crate::cell::ActorCell;
 use crate::codec::Codec;
 use crate::effects::{Effects, Remote, RemoteAnswer, RemoteMail};
 use crate::harness::Recorder;
+use crate::log::{self, LogAct, LogId, LogSettings};
 use crate::message_queue::{self, Datagram, DatagramSettings};
 use crate::session::{self, Serving, Session, SessionId, SessionSettings};
 use crate::supervise::Policy;
@@ -298,6 +299,61 @@ impl<'a, A: Actor> Outbox<'a, A> {
         }
     }
 
+    /// Opens a log. Its records come as [`Event::Record`](crate::Event), then `LogReady`; or `LogFailed`. It may be appended
+    /// to at once.
+    pub fn open_log(&mut self, name: &str, settings: LogSettings) -> LogId {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.open_log(name, settings),
+            Ground::System { system, cell } => {
+                let (id, cell, name) = (LogId(system.new_binding().0), Rc::clone(cell), name.to_owned());
+                // Before anything that is done to it in this event.
+                self.effects().opened.push(Box::new(move |system| log::open(system, cell, id, &name, settings)));
+                id
+            }
+        }
+    }
+
+    /// Appends a record: answered by [`Event::Durable`](crate::Event) with this ticket. Appends of one actor are numbered
+    /// in their order.
+    #[inline]
+    pub fn append(&mut self, log: LogId, record: impl Into<Sga>) -> Ticket {
+        self.act_on_log(log, LogAct::Append(record.into()))
+    }
+
+    /// Reads the records from number `from` on, or from the first that is left: not more than `records_max`, and none after
+    /// `bytes_max` bytes. Answered by [`Event::Read`](crate::Event).
+    pub fn read_log(&mut self, log: LogId, from: u64, records_max: usize, bytes_max: usize) -> Ticket {
+        self.act_on_log(log, LogAct::Read { from, records_max, bytes_max })
+    }
+
+    /// Frees all records before number `before`. Answered by [`Event::Truncated`](crate::Event) when that is durable.
+    pub fn truncate_log(&mut self, log: LogId, before: u64) -> Ticket {
+        self.act_on_log(log, LogAct::Truncate(before))
+    }
+
+    /// Gives a log up. What was appended becomes durable, and is not told any more.
+    pub fn close_log(&mut self, log: LogId) {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.log_closed(log),
+            Ground::System { cell, .. } => {
+                let cell = Rc::clone(cell);
+                self.effects().control.push(Box::new(move |_| cell.close_log(log)));
+            }
+        }
+    }
+
+    #[inline]
+    fn act_on_log(&mut self, log: LogId, what: LogAct) -> Ticket {
+        match &mut self.ground {
+            Ground::Harness(recorder) => recorder.act_on_log(log, what),
+            Ground::System { system, .. } => {
+                let ticket = system.new_log_ticket();
+                self.effects().logged.push((log, ticket, what));
+                ticket
+            }
+        }
+    }
+
     /// Writes a message to a session. False if it is over.
     #[inline]
     pub fn write<C: Codec>(&mut self, session: Session<C>, item: C::Out) -> bool {
@@ -362,6 +418,30 @@ impl<'a, A: Actor> Outbox<'a, A> {
         match &mut self.ground {
             Ground::Harness(recorder) => recorder.pause(session, false),
             Ground::System { system, .. } => system.resume_session(session),
+        }
+    }
+
+    /// Sends nothing more to a session until [`Outbox::release`]: what is written to it gathers, in its order, what this
+    /// handler has written included. Its messages come as ever.
+    #[inline]
+    pub fn hold(&mut self, session: SessionId) {
+        let sessions = match &self.ground {
+            Ground::Harness(recorder) => recorder.sessions(),
+            // At once, since the session is about to push; harmless if the handler panics, as its owner then ends.
+            Ground::System { system, .. } => system.sessions(),
+        };
+        sessions.borrow().hold(session, true);
+    }
+
+    /// Sends what has gathered for a session that was held.
+    #[inline]
+    pub fn release(&mut self, session: SessionId) {
+        match &self.ground {
+            Ground::Harness(recorder) => _ = recorder.sessions().borrow().hold(session, false),
+            Ground::System { system, .. } => {
+                let coroutine = system.sessions().borrow().hold(session, false);
+                coroutine.into_iter().for_each(|coroutine| system.libos().wake(coroutine));
+            }
         }
     }
 

@@ -332,7 +332,7 @@ impl Conversation {
     /// Pushes what was written, if nothing is being pushed.
     #[inline]
     fn send(&mut self, system: &System) -> Result<(), Closed> {
-        if self.push.is_some() {
+        if self.push.is_some() || self.entry.held.get() {
             return Ok(());
         }
         let written = {
@@ -395,8 +395,8 @@ impl Conversation {
 
     #[cold]
     fn wants_at_the_end<A: Actor, C: Codec>(&mut self, serving: &Serving<A, C>, idle: bool) -> Want {
-        // An actor that has mail may find something of this session's in it, and answer.
-        let over = if serving.cell.has_mail() { Want::Turn } else { Want::End };
+        // An actor that has mail may find something of this session's in it, and answer; as when a record is durable.
+        let over = if serving.cell.expects() { Want::Turn } else { Want::End };
         match self.entry.close.get() {
             Close::Now => Want::End,
             Close::Flushed if idle => Want::End,

@@ -16,6 +16,7 @@ use crate::actor::{Actor, ActorId, Address, AskError, BindingId, Refused, Ticket
 use crate::cell::{ActorCell, AnyCell};
 use crate::codec::Codec;
 use crate::effects::{Arrival, Bounce, Effects, News, Notice};
+use crate::log::{Log, LogId};
 use crate::message_queue::Port;
 use crate::registry::Registry;
 use crate::session::{Entry, SessionId, SessionTable};
@@ -98,6 +99,8 @@ struct Inner {
     bindings: Cell<u32>,
     /// Datagram bindings, with the coroutines that pop them.
     ports: RefCell<Vec<(Rc<Port>, Option<CoroutineId>)>>,
+    logs: RefCell<Vec<Rc<Log>>>,
+    log_tickets: Cell<u64>,
     rng: RefCell<Rng>,
     counters: Counters,
     stopping: Cell<Option<i32>>,
@@ -125,6 +128,8 @@ impl System {
             registry: RefCell::new(Registry::new(libos.seed())),
             bindings: Cell::new(0),
             ports: RefCell::default(),
+            logs: RefCell::default(),
+            log_tickets: Cell::new(0),
             rng: RefCell::new(libos.fork_rng()),
             counters: Counters::default(),
             stopping: Cell::new(None),
@@ -406,6 +411,32 @@ impl System {
         }
     }
 
+    pub(crate) fn add_log(&self, log: Rc<Log>) {
+        self.0.logs.borrow_mut().push(log);
+    }
+
+    pub(crate) fn remove_log(&self, id: LogId) {
+        self.0.logs.borrow_mut().retain(|log| log.id != id);
+    }
+
+    /// Whether there are logs, and whether something was appended to one that is not known to be durable.
+    pub(crate) fn logs_state(&self) -> (bool, bool) {
+        let logs = self.0.logs.borrow();
+        (!logs.is_empty(), logs.iter().any(|log| log.is_appending()))
+    }
+
+    pub(crate) fn log(&self, id: LogId) -> Option<Rc<Log>> {
+        self.0.logs.borrow().iter().find(|log| log.id == id).cloned()
+    }
+
+    /// Of another kind than those of questions.
+    #[inline]
+    pub(crate) fn new_log_ticket(&self) -> Ticket {
+        let number = self.0.log_tickets.get() + 1;
+        self.0.log_tickets.set(number);
+        Ticket(1 << 63 | number)
+    }
+
     pub(crate) fn new_binding(&self) -> BindingId {
         self.0.bindings.set(self.0.bindings.get() + 1);
         BindingId(self.0.bindings.get())
@@ -445,6 +476,7 @@ impl System {
     }
 
     fn apply_more(&self, me: ActorId, effects: &mut Effects) {
+        effects.opened.drain(..).for_each(|open| open(self));
         for cell in effects.mail.drain(..) {
             self.enqueue(cell);
         }

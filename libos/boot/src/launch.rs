@@ -1,4 +1,4 @@
-//! Starting: memory, threads, processors, networks; and stopping in order.
+//! Starting: memory, threads, processors, networks, storages; and stopping in order.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, mpsc};
@@ -10,7 +10,7 @@ use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::network::Networks;
+use crate::network::{BackendKind, Networks};
 use crate::settings::Settings;
 
 /// Why a service could not be started.
@@ -30,6 +30,9 @@ pub enum LaunchError {
     /// The network.
     #[error("cannot open the {0} network: {1}")]
     Network(&'static str, String),
+    /// The storage.
+    #[error("cannot open the storage: {0}")]
+    Storage(String),
     /// The system.
     #[error("cannot start: {0}")]
     Os(#[from] std::io::Error),
@@ -45,6 +48,8 @@ pub struct Launched {
     pub notices: Vec<String>,
     /// Which backend carries its network.
     pub network: String,
+    /// How its storage is reached (`io_uring, O_DIRECT`); `None`: it has none.
+    pub storage: Option<String>,
 }
 
 /// What each thread needs to begin.
@@ -158,7 +163,7 @@ fn run_core(
 }
 
 pub(crate) fn make_core(
-    kit: Kit,
+    mut kit: Kit,
     settings: &Settings,
     networks: &Networks,
     heap: &Heap,
@@ -166,6 +171,15 @@ pub(crate) fn make_core(
     let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
     let network = networks.make(settings, kit.heap_index, seed, heap, kit.rings);
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
+    let opened = settings.storage.open(kit.heap_index, settings.cores.count, random_number(), heap);
+    let opened = opened.map_err(LaunchError::Storage)?;
+    let (mut storages, mut storage) = (Vec::new(), None);
+    if let Some(opened) = opened {
+        storages.push((opened.name, opened.storage));
+        storage = Some(opened.how);
+        // The other cores' are the same.
+        kit.notices.extend(opened.notices.into_iter().filter(|_| kit.heap_index == 0));
+    }
     let trace = match &settings.trace.dir {
         None => Trace::off(),
         Some(dir) => {
@@ -177,12 +191,13 @@ pub(crate) fn make_core(
     let cores = kit.ports.cores();
     let parts = CoreParts {
         networks: vec![(name.clone(), network)],
+        storages,
         idle: settings.idle_policy(),
         seed,
         trace,
         ..CoreParts::new(heap.clone(), Box::new(KernelClock), kit.ports)
     };
-    Ok(Launched { core: Core::new(parts), cores, notices: kit.notices, network: name })
+    Ok(Launched { core: Core::new(parts), cores, notices: kit.notices, network: name, storage })
 }
 
 /// A seed that nobody can guess: from the addresses and the time that std's hasher is seeded with, which is the system's
@@ -192,9 +207,18 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
+/// A number that no other store has.
+fn random_number() -> u128 {
+    u128::from(random_seed()) << 64 | u128::from(random_seed())
+}
+
 pub(crate) fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
     let heap_size = settings.heap_size();
     let plan = |source| Plan { heaps: settings.cores.count, heap_size, reserves: Reserves::usual(heap_size), source };
+    if settings.network.backend == BackendKind::Dpdk {
+        let reserved = crate::dpdk::reserve(settings, plan(Source::External));
+        return reserved.map_err(|why| ReserveError::Os(Source::External, std::io::Error::other(why)));
+    }
     match settings.memory.source.as_str() {
         "huge" => Reservation::new(plan(Source::Huge)),
         "memfd" => Reservation::new(plan(Source::Memfd)),

@@ -1,7 +1,7 @@
 //! From a configuration to a library OS per core.
 //!
 //! - [`Settings`]: a TOML file, then the environment, then flags; unknown keys are refused with the nearest known one.
-//! - [`launch()`]: reserves the memory, starts a thread per core, pins it, makes its networks, and runs a service on it;
+//! - [`launch()`]: reserves the memory, starts a thread per core, pins it, makes its networks and its storage, and runs a service on it;
 //!   SIGINT and SIGTERM stop it in order.
 //!
 //! - [`core_here()`]: a core on the calling thread, for a program that has threads of its own.
@@ -10,13 +10,16 @@
 
 #![forbid(unsafe_code)]
 
+mod dpdk;
 mod frames;
 mod here;
 mod keys;
 mod launch;
 mod network;
 mod settings;
+mod storage;
 
+pub use dpdk::DpdkSettings;
 pub use frames::FrameSettings;
 pub use here::core_here;
 pub use launch::{LaunchError, Launched, launch};
@@ -24,3 +27,4 @@ pub use network::{BackendKind, backends};
 pub use settings::{
     CoreSettings, IdleSettings, MemorySettings, NetworkSettings, Settings, SettingsError, TraceSettings,
 };
+pub use storage::StorageSettings;

@@ -11,10 +11,12 @@
 //!
 //! Each case ends with a look at the books: heap, tokens, queues and zombies are what they were before.
 //! What a kind of subject has not ([`Can`]) is skipped, and said: `SKIP name: reason`. README.md says how a new backend
-//! uses this. Not here: storage and remote memory queues, which come with their backends.
+//! uses this. [`block`] is the suite of block devices, `storage_suite!` that of storage queues. Not here: remote memory queues,
+//! which come with their backends.
 
 #![forbid(unsafe_code)]
 
+pub mod block;
 #[allow(missing_docs, reason = "a case is named by the fact that it states")]
 pub mod cases;
 
@@ -25,12 +27,14 @@ mod real_time;
 mod run;
 mod scene;
 pub mod sleeping;
+#[allow(missing_docs, reason = "a case is named by the fact that it states")]
+pub mod storage;
 mod subject;
 
 pub use cores::{Cores, Stage};
 pub use flow::{Flow, Reader, Writer};
 pub use pattern::Pattern;
-pub use real_time::{Addresses, RealTime, Seat};
+pub use real_time::{Addresses, Memory, RealTime, Seat};
 pub use run::{Case, Made, run, run_on, say};
 pub use scene::{LIMIT, Pair, Scene, Skip, Verdict};
 pub use subject::{Arrival, Books, Can, End, Ended, Queue, Side, Subject, Token};

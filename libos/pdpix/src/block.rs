@@ -31,10 +31,55 @@ pub struct Geometry {
     pub discards: bool,
 }
 
+impl Geometry {
+    /// Bytes on the device.
+    pub fn size(&self) -> u64 {
+        self.block_count * u64::from(self.block_size)
+    }
+
+    /// Whether an operation is one for this device: what each device asks before it does anything.
+    ///
+    /// # Errors
+    /// `InvalidArgument`: nothing at all or no whole blocks, outside the device, longer than a transfer can be, a buffer
+    /// that is not aligned or a read's that is not empty, more segments than the device gathers.
+    pub fn check(&self, op: &BlockOp) -> Result<(), Error> {
+        let fits = match op {
+            BlockOp::Flush => true,
+            BlockOp::Discard { lba, block_count } => *block_count > 0 && self.holds(*lba, *block_count),
+            BlockOp::Read { lba, into } => {
+                into.is_empty() && self.is_aligned(into.as_ptr()) && self.is_transfer(*lba, into.capacity())
+            }
+            BlockOp::Write { lba, from } => {
+                let segments = from.segments();
+                segments.len() <= usize::from(self.gathers.max(1))
+                    && (self.gathers > 1 || segments.iter().all(|segment| self.is_aligned(segment.as_ptr())))
+                    && self.is_transfer(*lba, from.len())
+            }
+        };
+        if fits { Ok(()) } else { Err(Error::InvalidArgument) }
+    }
+
+    fn is_aligned(&self, at: *const u8) -> bool {
+        (at as usize).is_multiple_of(self.align.max(1) as usize)
+    }
+
+    fn is_transfer(&self, lba: u64, len: usize) -> bool {
+        let block_size = self.block_size as usize;
+        let block_count = (len / block_size) as u64;
+        len.is_multiple_of(block_size)
+            && (1..=u64::from(self.transfer_max)).contains(&block_count)
+            && self.holds(lba, block_count)
+    }
+
+    fn holds(&self, lba: u64, block_count: u64) -> bool {
+        lba.checked_add(block_count).is_some_and(|end| end <= self.block_count)
+    }
+}
+
 /// An operation on a device.
 #[derive(Debug)]
 pub enum BlockOp {
-    /// Fills `into` to its capacity, a whole number of blocks.
+    /// Fills `into`, which is empty, to its capacity, a whole number of blocks.
     Read {
         /// First block.
         lba: u64,

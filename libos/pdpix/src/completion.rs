@@ -48,6 +48,16 @@ pub enum Outcome<Q> {
         /// Sequence number of the record.
         sequence: u64,
     },
+    /// The cursor of a log stands before this record, which may not have been written yet.
+    Sought {
+        /// Its sequence number.
+        sequence: u64,
+    },
+    /// This is the first record that the log keeps.
+    Truncated {
+        /// Its sequence number.
+        sequence: u64,
+    },
     /// What the remote word was before the atomic operation.
     Old(u64),
 }
@@ -157,6 +167,19 @@ impl Completion {
     pub fn accepted(self) -> Result<(Qd, Endpoint), Error> {
         match self.result? {
             Outcome::Accepted { queue, peer } => Ok((queue, peer)),
+            _ => Err(Error::InvalidArgument),
+        }
+    }
+
+    /// The number of the record that was appended, that the cursor stands before, or that is the first left.
+    ///
+    /// # Errors
+    /// The operation's; `InvalidArgument` if it was none on a log that gives a number.
+    pub fn sequence(self) -> Result<u64, Error> {
+        match self.result? {
+            Outcome::Appended { sequence } | Outcome::Sought { sequence } | Outcome::Truncated { sequence } => {
+                Ok(sequence)
+            }
             _ => Err(Error::InvalidArgument),
         }
     }

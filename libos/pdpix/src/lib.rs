@@ -26,7 +26,7 @@ mod time;
 mod token;
 mod wheel;
 
-pub use block::BlockDevice;
+pub use block::{BlockDevice, BlockDone, BlockOp, Geometry};
 pub use completion::{Completion, Completions, Done, Outcome, Popped, Submitted};
 pub use conduit::Conduit;
 pub use error::Error;
@@ -36,7 +36,7 @@ pub use options::SocketOptions;
 pub use remote::RemoteMemory;
 pub use rng::Rng;
 pub use sga::Sga;
-pub use storage::Storage;
+pub use storage::{Damage, LogOp, OpenMode, Storage};
 pub use stream::{Input, Output, OutputMark};
 pub use time::{Instant, WallTime};
 pub use token::{Generation, QToken, Qd};

@@ -1,4 +1,5 @@
-//! Kernel sockets: TCP and UDP over IPv4 and IPv6, without root and without raised limits.
+//! What the kernel has: sockets, TCP and UDP over IPv4 and IPv6, without root and without raised limits; and files and
+//! disks as block devices ([`block`]).
 //!
 //! - [`EpollNetwork`]: direct non-blocking calls, and epoll for what would block. Runs everywhere.
 //! - [`UringNetwork`]: direct calls for sends; io_uring for what would block: multishot accept, multishot receive into
@@ -17,6 +18,7 @@
 //!
 //! Try it: `cargo run --release -p margay -- echo --backend epoll`, and in another shell `socat - TCP:127.0.0.1:7007`.
 
+pub mod block;
 mod driver;
 mod epoll;
 mod ffi;

@@ -144,14 +144,15 @@ impl LibOs {
                 ends.into_iter().for_each(|(op, end)| self.complete(op, end.map(Outcome::Popped)));
                 Ok(())
             }
-            Kind::Attached(_) => Err(Error::NotSupported),
+            Kind::Attached(_) | Kind::Log { .. } => Err(Error::NotSupported),
             &mut Kind::Socket { network, handle, .. } => {
                 self.0.networks.borrow_mut()[network as usize].network.finish(handle)
             }
         }
     }
 
-    /// Gives the queue up: what is pending ends `Canceled`, what was pushed to a socket is still sent.
+    /// Gives the queue up: what is pending ends `Canceled`, what was pushed to a socket is still sent, and what was pushed to
+    /// a log is written and ends as it does.
     ///
     /// # Errors
     /// `BadDescriptor`, also for the second time.
@@ -161,6 +162,9 @@ impl LibOs {
         match kind {
             Kind::Socket { network, handle, .. } => {
                 self.0.networks.borrow_mut()[network as usize].network.close(handle);
+            }
+            Kind::Log { storage, handle } => {
+                self.0.storages.borrow_mut()[storage as usize].storage.close(handle);
             }
             Kind::Memory(queue) => {
                 let (ops, attached) = queue.close();

@@ -8,13 +8,13 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use libos_mem::Heap;
-use pdpix::{Completions, Error, Generation, Instant, Network, Rng, Seed, WakeOn, Wheel};
+use pdpix::{Completions, Error, Generation, Instant, Network, Rng, Seed, Storage, Wake, WakeOn, Wheel};
 
 use crate::clock::Clock;
 use crate::counters::{Counters, count};
 use crate::doorbell::Doorbell;
 use crate::idle::{self, DESCRIPTORS_MAX, Idle, IdlePolicy, Rest};
-use crate::libos::{Inner, LibOs, NamedNetwork};
+use crate::libos::{Inner, LibOs, NamedNetwork, NamedStorage};
 use crate::mesh::Ports;
 use crate::queue::QueueTable;
 use crate::scheduler::Scheduler;
@@ -35,6 +35,8 @@ pub struct CoreParts {
     pub ports: Ports,
     /// Named networks, the default one first.
     pub networks: Vec<(String, Box<dyn Network>)>,
+    /// Named storages, the default one first.
+    pub storages: Vec<(String, Box<dyn Storage>)>,
     /// What it does when there is nothing to do.
     pub idle: IdlePolicy,
     /// All its chance: random numbers, and the order of its maps.
@@ -46,13 +48,14 @@ pub struct CoreParts {
 }
 
 impl CoreParts {
-    /// Parts with the usual idle policy, without networks and trace.
+    /// Parts with the usual idle policy, without networks, storages and trace.
     pub fn new(heap: Heap, clock: Box<dyn Clock>, ports: Ports) -> CoreParts {
         CoreParts {
             heap,
             clock,
             ports,
             networks: Vec::new(),
+            storages: Vec::new(),
             idle: IdlePolicy::default(),
             seed: 0,
             trace: Trace::off(),
@@ -95,12 +98,14 @@ impl Core {
     /// Puts a core together. It belongs to the calling thread.
     ///
     /// # Panics
-    /// If there are more networks than a core can sleep on (15).
+    /// If there are more networks and storages than a core can sleep on (15).
     pub fn new(parts: CoreParts) -> Core {
-        assert!(parts.networks.len() < DESCRIPTORS_MAX, "too many networks for one core");
+        let devices = parts.networks.len() + parts.storages.len();
+        assert!(devices < DESCRIPTORS_MAX, "too many networks and storages for one core");
         let doorbell = parts.ports.doorbell().clone();
         let now = parts.clock.now();
         let networks = parts.networks.into_iter().map(|(name, network)| NamedNetwork { name, network });
+        let storages = parts.storages.into_iter().map(|(name, storage)| NamedStorage { name, storage });
         let inner = Inner {
             heap: parts.heap,
             now: Cell::new(now),
@@ -113,6 +118,7 @@ impl Core {
             tokens: RefCell::new(TokenTable::new(parts.ports.core(), parts.generation_bits)),
             queues: RefCell::new(QueueTable::default()),
             networks: RefCell::new(networks.collect()),
+            storages: RefCell::new(storages.collect()),
             completions: Cell::new(Completions::new()),
             timers: RefCell::new(Wheel::new(now)),
             ports: RefCell::new(parts.ports),
@@ -176,13 +182,12 @@ impl Core {
         let deadline = inner.timers.borrow().next_deadline();
         let now = inner.now.get();
         let (mut busy, mut deadline) = (busy || inner.scheduler.has_ready() || self.libos.has_core_work(), deadline);
-        for named in inner.networks.borrow_mut().iter_mut() {
-            let wake = named.network.arm(now);
+        inner.arm(now, |wake| {
             busy |= wake.on == WakeOn::Now;
             // One that cannot say is looked at after a nap.
             let nap = (wake.on == WakeOn::Nap).then(|| now + inner.idle.next_nap());
             deadline = earlier(earlier(deadline, wake.deadline), nap);
-        }
+        });
         Step { busy, deadline }
     }
 }
@@ -196,16 +201,33 @@ impl Drop for Core {
         drop(receiver);
         let open = inner.queues.borrow().all();
         open.into_iter().for_each(|qd| _ = self.libos.close(qd));
-        // Networks are told to close; what they still had to send is sent as far as they take it now.
-        let now = inner.clock.now();
-        for named in inner.networks.borrow_mut().iter_mut() {
-            named.network.flush(now);
-        }
+        // Devices are told to close; what they still had to send or write goes out as far as they take it now.
+        inner.flush_devices(inner.clock.now());
         inner.ports.borrow_mut().flush();
         inner.networks.borrow_mut().clear();
+        inner.storages.borrow_mut().clear();
         inner.heap.exchange_returns();
         // Whom it sent something since its last pass, a neighbour that sleeps, is to be woken for it.
         inner.ports.borrow_mut().flush();
+    }
+}
+
+impl Inner {
+    /// Rings every doorbell for what was submitted in this pass.
+    #[inline]
+    fn flush_devices(&self, now: Instant) {
+        for named in self.networks.borrow_mut().iter_mut() {
+            named.network.flush(now);
+        }
+        for named in self.storages.borrow_mut().iter_mut() {
+            named.storage.flush(now);
+        }
+    }
+
+    /// Asks every device to wake us, and tells how each will.
+    fn arm(&self, now: Instant, mut tell: impl FnMut(Wake)) {
+        self.networks.borrow_mut().iter_mut().for_each(|named| tell(named.network.arm(now)));
+        self.storages.borrow_mut().iter_mut().for_each(|named| tell(named.storage.arm(now)));
     }
 }
 
@@ -220,12 +242,10 @@ impl LibOs {
         inner.in_pass.set(true);
         inner.heap.exchange_returns();
         let messages = if inner.cores > 1 { self.take_core_messages(BURST_MAX) } else { 0 };
-        let ended = self.poll_networks(now);
+        let ended = self.poll_devices(now);
         let timers = if inner.timers.borrow_mut().is_due(now) { self.fire_timers(now) } else { 0 };
         let ran = inner.scheduler.run();
-        for named in inner.networks.borrow_mut().iter_mut() {
-            named.network.flush(now);
-        }
+        inner.flush_devices(now);
         if inner.cores > 1 {
             if !inner.stalled.borrow().is_empty() {
                 self.retry_stalled();
@@ -257,7 +277,7 @@ impl LibOs {
     /// Bursts grow only when there is a queue (adaptive batching, IX OSDI'14). A call of its own, so that a profile shows
     /// what it takes from frames to runnable coroutines.
     #[inline(never)]
-    fn poll_networks(&self, now: Instant) -> usize {
+    fn poll_devices(&self, now: Instant) -> usize {
         let inner = &*self.0;
         let mut ended = 0;
         let mut full = false;
@@ -271,6 +291,18 @@ impl LibOs {
             // With nothing borrowed: an end may wake somebody who begins something.
             while let Some(done) = completions.pop() {
                 self.complete_from(index as u8, done.op, done.result);
+            }
+            inner.completions.set(completions);
+        }
+        let storages = inner.storages.borrow().len();
+        for index in 0..storages {
+            let mut completions = inner.completions.take();
+            completions.set_room(inner.burst.get());
+            inner.storages.borrow_mut()[index].storage.poll(now, &mut completions);
+            full |= completions.room() == 0;
+            ended += completions.len();
+            while let Some(done) = completions.pop() {
+                self.complete_from_storage(done.op, done.result);
             }
             inner.completions.set(completions);
         }
@@ -323,8 +355,7 @@ impl LibOs {
             descriptors[count_of] = descriptor;
             count_of += 1;
         }
-        for named in inner.networks.borrow_mut().iter_mut() {
-            let wake = named.network.arm(inner.now.get());
+        inner.arm(inner.now.get(), |wake| {
             ends = earlier(ends, wake.deadline);
             match wake.on {
                 WakeOn::Now => now_busy = true,
@@ -335,7 +366,7 @@ impl LibOs {
                 WakeOn::Nap => nap = true,
                 WakeOn::Nothing => {}
             }
-        }
+        });
         // Once more, now that everybody would wake us: what came before that is seen here.
         let looks = !cfg!(margay_planted_bug = "no_second_look");
         if looks && (now_busy || self.pass() || inner.scheduler.has_ready() || self.has_core_work() || enough()) {

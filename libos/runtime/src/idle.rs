@@ -102,8 +102,9 @@ impl Idle {
     }
 }
 
-/// Sleeps until one of `descriptors` is readable or `timeout` has passed (`None`: for ever).
-pub(crate) fn sleep(descriptors: &[RawFd], timeout: Option<Duration>) {
+/// Sleeps until one of `descriptors` is readable or `timeout` has passed (`None`: for ever), as a core does. The descriptors
+/// are those of backends (`WakeOn::Descriptor`) that outlive the call.
+pub fn sleep(descriptors: &[RawFd], timeout: Option<Duration>) {
     let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
     let mut polled = [const { None }; DESCRIPTORS_MAX];
     for (slot, &descriptor) in polled.iter_mut().zip(descriptors) {

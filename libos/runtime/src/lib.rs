@@ -7,7 +7,7 @@
 //! Always: nothing is shared between cores but rings and doorbells; a user's call never blocks but in `wait*`; in the
 //! steady state no operation allocates. Nothing here names a backend.
 //!
-//! Source: Demikernel (SOSP'21) §4 and §5. Not here: storage and remote memory queues (they come with their backends).
+//! Source: Demikernel (SOSP'21) §4 and §5. Not here: remote memory queues (they come with their backends).
 
 mod buf_rings;
 mod carried;
@@ -30,6 +30,7 @@ mod queue;
 mod returned;
 mod ring;
 mod scheduler;
+mod storage;
 mod sync;
 mod token;
 mod trace;
@@ -42,7 +43,7 @@ pub use clock::{Clock, KernelClock};
 pub use core::{Core, CoreParts, Step, Stopper};
 pub use counters::CounterReading;
 pub use future::{Coroutine, CoroutineId, Redeem, Sleep};
-pub use idle::{IdlePolicy, Patience};
+pub use idle::{IdlePolicy, Patience, sleep as sleep_on};
 pub use interrupt::Interrupter;
 pub use libos::{CoreReceiver, LibOs};
 pub use mesh::{MeshKind, Ports, QueueAddress, mesh};

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use libos_mem::{BufMut, Heap};
-use pdpix::{Completions, Error, Instant, Network, Qd, Rng, Seed, WallTime, Wheel};
+use pdpix::{Completions, Error, Instant, Network, Qd, Rng, Seed, Storage, WallTime, Wheel};
 
 use crate::clock::Clock;
 use crate::counters::{CounterReading, Counters};
@@ -29,6 +29,11 @@ pub(crate) struct NamedNetwork {
     pub(crate) network: Box<dyn Network>,
 }
 
+pub(crate) struct NamedStorage {
+    pub(crate) name: String,
+    pub(crate) storage: Box<dyn Storage>,
+}
+
 pub(crate) struct Inner {
     pub(crate) heap: Heap,
     pub(crate) clock: Box<dyn Clock>,
@@ -43,7 +48,8 @@ pub(crate) struct Inner {
     pub(crate) tokens: RefCell<TokenTable>,
     pub(crate) queues: RefCell<QueueTable>,
     pub(crate) networks: RefCell<Vec<NamedNetwork>>,
-    /// The list that networks fill, out while one does.
+    pub(crate) storages: RefCell<Vec<NamedStorage>>,
+    /// The list that networks and storages fill, out while one does.
     pub(crate) completions: Cell<Completions>,
     pub(crate) timers: RefCell<Wheel<Waiter>>,
     pub(crate) ports: RefCell<Ports>,

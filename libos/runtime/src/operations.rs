@@ -3,7 +3,7 @@
 //! An operation on a socket goes to its network; one on a memory queue is done here. What is over at once has its token
 //! complete from the start, or, for who asks by `begin_*`, none at all.
 
-use pdpix::{Endpoint, Error, Handle, Op, OpId, Outcome, Popped, QToken, Qd, Sga, SocketKind, Submitted};
+use pdpix::{Endpoint, Error, Handle, LogOp, Op, OpId, Outcome, Popped, QToken, Qd, Sga, SocketKind, Submitted};
 
 use crate::counters::count;
 use crate::libos::LibOs;
@@ -98,6 +98,11 @@ impl LibOs {
                 let len = sga.len();
                 self.submit(qd, OpKind::Push, len, Op::Push(sga))
             }
+            Kind::Log { .. } => {
+                drop(queues);
+                let len = sga.len();
+                self.submit_to_log(qd, OpKind::Push, len, LogOp::Append(sga))
+            }
         }
     }
 
@@ -172,6 +177,10 @@ impl LibOs {
             Kind::Socket { .. } => {
                 drop(queues);
                 self.submit(qd, OpKind::Pop, len_max, Op::Pop { len_max })
+            }
+            Kind::Log { .. } => {
+                drop(queues);
+                self.submit_to_log(qd, OpKind::Pop, len_max, LogOp::Read { len_max })
             }
         }
     }
@@ -315,6 +324,8 @@ impl LibOs {
             OpKind::Pop => self.note(Event::Pop, qt.raw(), len as u64),
             OpKind::Accept => self.note(Event::Accept, qt.raw(), u64::from(qd.raw())),
             OpKind::Connect => self.note(Event::Connect, qt.raw(), u64::from(qd.raw())),
+            OpKind::Seek => self.note(Event::Seek, qt.raw(), len as u64),
+            OpKind::Truncate => self.note(Event::Truncate, qt.raw(), len as u64),
         }
     }
 

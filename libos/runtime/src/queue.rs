@@ -16,6 +16,8 @@ use crate::returned::Returned;
 pub(crate) enum Kind {
     /// A handle of a network.
     Socket { network: u8, handle: Handle, socket: SocketKind },
+    /// A handle of a storage: a log, with a cursor.
+    Log { storage: u8, handle: Handle },
     /// In memory, on this core.
     Memory(Box<MemoryQueue>),
     /// The sending end of a memory queue of another core.

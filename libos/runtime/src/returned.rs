@@ -9,12 +9,13 @@
 
 use std::collections::VecDeque;
 
-use pdpix::{Error, Op, OpId, Outcome, Popped, QToken, Qd, SocketKind, Submitted};
+use pdpix::{Error, LogOp, Op, OpId, Outcome, Popped, QToken, Qd, SocketKind, Submitted};
 
 use crate::counters::count;
 use crate::libos::LibOs;
 use crate::memory_queue::{self, Taken};
 use crate::queue::{Kind, Queue};
+use crate::storage::of_log;
 use crate::token::{OpKind, OpResult};
 use crate::trace::Event;
 
@@ -27,6 +28,8 @@ pub(crate) struct Returned {
     items: VecDeque<Outcome<Qd>>,
     /// Operations that the backend was asked to end, and has not ended yet.
     unsettled: usize,
+    /// So many of those are of before a seek: what they bring is not what comes next.
+    outdated: usize,
     /// Operations that wait here, oldest first.
     parked: VecDeque<Parked>,
 }
@@ -46,7 +49,7 @@ impl LibOs {
         let (_, kind) = self.0.tokens.borrow().of_op(op);
         let mut queues = self.0.queues.borrow_mut();
         if let OpKind::Pop | OpKind::Accept = kind
-            && let Ok(queue @ Queue { kind: Kind::Socket { .. }, .. }) = queues.get(qd)
+            && let Ok(queue @ Queue { kind: Kind::Socket { .. } | Kind::Log { .. }, .. }) = queues.get(qd)
         {
             let returned = self.returned(queue, kind);
             match returned.parked.iter().position(|parked| parked.op == op) {
@@ -135,8 +138,10 @@ impl LibOs {
             parked.in_backend = false;
         }
         returned.unsettled -= 1;
+        let outdated = returned.outdated > 0;
+        returned.outdated -= usize::from(outdated);
         // A fault will be told to the next operation by the backend.
-        let brought = result.is_ok() && !cfg!(margay_planted_bug = "pop_loses_on_cancel");
+        let brought = result.is_ok() && !outdated && !cfg!(margay_planted_bug = "pop_loses_on_cancel");
         if let Ok(outcome) = result
             && brought
         {
@@ -204,6 +209,18 @@ impl LibOs {
         returned.items.into_iter().for_each(|outcome| self.discard(Ok(outcome)));
     }
 
+    /// The cursor of a log is put elsewhere: what has returned, or will, is not what the next pop asks for.
+    pub(crate) fn forget_returned(&self, qd: Qd) {
+        if self.0.returned.get() == 0 {
+            return;
+        }
+        if let Ok(Queue { kind: Kind::Log { .. }, returned: Some(returned) }) = self.0.queues.borrow_mut().get(qd) {
+            returned.items.clear();
+            returned.outdated = returned.unsettled;
+        }
+        self.settle(qd);
+    }
+
     /// What nobody will ever take.
     #[cold]
     pub(crate) fn discard(&self, result: OpResult) {
@@ -218,7 +235,7 @@ impl LibOs {
             self.0.returned.set(self.0.returned.get() + 1);
         }
         queue.returned.get_or_insert_with(|| {
-            Box::new(Returned { kind, items: VecDeque::new(), unsettled: 0, parked: VecDeque::new() })
+            Box::new(Returned { kind, items: VecDeque::new(), unsettled: 0, outdated: 0, parked: VecDeque::new() })
         })
     }
 
@@ -234,7 +251,7 @@ impl LibOs {
                 continue;
             }
             let in_backend = match of {
-                Kind::Socket { .. } => {
+                Kind::Socket { .. } | Kind::Log { .. } => {
                     asked.push(op);
                     returned.unsettled += 1;
                     true
@@ -248,10 +265,18 @@ impl LibOs {
             returned.parked.push_back(Parked { op, in_backend });
         }
         returned.parked.make_contiguous().sort_by_key(|parked| tokens.sequence_of(parked.op));
-        if let &mut Kind::Socket { network, handle, .. } = of {
-            drop((tokens, queues));
-            let networks = &mut self.0.networks.borrow_mut();
-            asked.into_iter().for_each(|op| networks[network as usize].network.cancel(handle, op));
+        match *of {
+            Kind::Socket { network, handle, .. } => {
+                drop((tokens, queues));
+                let networks = &mut self.0.networks.borrow_mut();
+                asked.into_iter().for_each(|op| networks[network as usize].network.cancel(handle, op));
+            }
+            Kind::Log { storage, handle } => {
+                drop((tokens, queues));
+                let storages = &mut self.0.storages.borrow_mut();
+                asked.into_iter().for_each(|op| storages[storage as usize].storage.cancel(handle, op));
+            }
+            Kind::Memory(_) | Kind::Attached(_) => {}
         }
     }
 
@@ -314,6 +339,16 @@ impl LibOs {
                         let result = self.adopt(network, socket, result);
                         self.complete_here(op, result);
                     }
+                    Err(refused) => self.complete_here(op, Err(refused)),
+                }
+            }
+            &mut Kind::Log { storage, handle } => {
+                drop(queues);
+                let what = LogOp::Read { len_max };
+                let submitted = self.0.storages.borrow_mut()[storage as usize].storage.submit(handle, op, what);
+                match submitted {
+                    Ok(Submitted::Pending) => {}
+                    Ok(Submitted::Done(result)) => self.complete_here(op, of_log(result)),
                     Err(refused) => self.complete_here(op, Err(refused)),
                 }
             }

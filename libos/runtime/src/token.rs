@@ -19,6 +19,8 @@ pub(crate) enum OpKind {
     Connect,
     Push,
     Pop,
+    Seek,
+    Truncate,
 }
 
 /// Who is to be told.

@@ -53,10 +53,16 @@ pub enum Event {
     PushAtOnce,
     /// A pop was over at once, without a token: queue, most bytes.
     PopAtOnce,
+    /// A seek was submitted: token, sequence number.
+    Seek,
+    /// A truncation was submitted: token, sequence number.
+    Truncate,
+    /// A log was opened: queue, storage.
+    OpenLog,
 }
 
 impl Event {
-    const ALL: [Event; 19] = [
+    const ALL: [Event; 22] = [
         Event::Empty,
         Event::Push,
         Event::Pop,
@@ -76,6 +82,9 @@ impl Event {
         Event::Mark,
         Event::PushAtOnce,
         Event::PopAtOnce,
+        Event::Seek,
+        Event::Truncate,
+        Event::OpenLog,
     ];
 
     fn from_number(number: u16) -> Option<Event> {

@@ -164,6 +164,10 @@ impl LibOs {
                 drop(queues);
                 return self.0.networks.borrow_mut()[network as usize].network.cancel(handle, op);
             }
+            &mut Kind::Log { storage, handle } => {
+                drop(queues);
+                return self.0.storages.borrow_mut()[storage as usize].storage.cancel(handle, op);
+            }
             Kind::Memory(memory) => memory.cancel(op),
             Kind::Attached(attached) => {
                 let before = attached.waiting.len();
@@ -187,8 +191,10 @@ impl LibOs {
         self.0.queues.borrow().len()
     }
 
-    /// Closed sockets whose buffers a device still holds.
+    /// Closed sockets and logs whose buffers a device still holds.
     pub fn zombies(&self) -> usize {
-        self.0.networks.borrow().iter().map(|named| named.network.zombies()).sum()
+        let networks: usize = self.0.networks.borrow().iter().map(|named| named.network.zombies()).sum();
+        let storages: usize = self.0.storages.borrow().iter().map(|named| named.storage.zombies()).sum();
+        networks + storages
     }
 }

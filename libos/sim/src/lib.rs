@@ -8,6 +8,8 @@
 //! - [`SimDevice`]: frames, under whatever is made of them ([`NetKind`]): hosts have interfaces, in switches or joined to each
 //!   other, over lines with every fault that [`libos_net::Line`] knows; cards with rings, that read and write memory at
 //!   seeded times. Hosts pause, crash and boot again.
+//! - [`SimDisk`]: sectors, a cache that a power cut loses in any part, and all faults of disks, under whatever storages are
+//!   made of them ([`World::add_host_with_disks`]). Crashes and restarts of its host leave it.
 //! - [`sweep!`]: a test's body over many seeds. A failure prints the one command that makes it again:
 //!   `MARGAY_SEED=0x... cargo test -p CRATE TEST`.
 //!
@@ -55,11 +57,12 @@
 //! # }
 //! ```
 //!
-//! To run a `framework::System` on a core, make it in the boot closure of [`World::add_host`]. Not here: disks.
+//! To run a `framework::System` on a core, make it in the boot closure of [`World::add_host`].
 
 #![forbid(unsafe_code)]
 
 mod clock;
+mod disk;
 mod fabric;
 mod frames;
 mod network;
@@ -68,9 +71,10 @@ mod sweep;
 mod trace;
 mod world;
 
+pub use disk::{DiskCounters, DiskSettings, SimBlockDevice, SimDisk};
 pub use frames::{Interface, LineId, Plug, PortCounters, SimDevice, SwitchId};
 pub use network::SimNetwork;
 pub use settings::Settings;
 #[doc(hidden)]
 pub use sweep::{Place, run_sweep};
-pub use world::{Attached, CoreId, HostId, MakeNetwork, NetKind, Turn, World};
+pub use world::{Attached, AttachedDisks, CoreId, HostId, MakeNetwork, MakeStorages, NetKind, Turn, World};

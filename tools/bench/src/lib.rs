@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod demi;
 pub mod hop;
 pub mod local;

@@ -4,14 +4,17 @@
 
 mod bench;
 mod core_args;
+mod devices;
 mod echo;
 mod grant;
+mod journal;
 mod kv;
 mod load;
 mod pingpong;
 mod relay;
 mod test;
 mod trace;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -37,6 +40,8 @@ enum Command {
     Echo(echo::Arguments),
     /// A service that forwards datagrams to a target, and its answers back.
     Relay(relay::Arguments),
+    /// A log that is durable when it says so; and its client.
+    Wal(wal::Arguments),
     /// Asks a service at a given rate, and says how long its answers take.
     Load(load::Arguments),
     /// Measures round trips to an echo.
@@ -50,6 +55,10 @@ enum Command {
     TestClient(test::ClientArguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
+    /// Looks at a device of logs, offline and read-only.
+    Journal(journal::Arguments),
+    /// Lists what this machine offers to run on, and why the rest is not to be had.
+    Devices(devices::Arguments),
     /// Opens what takes rights, for a service that has none.
     Grant(grant::Arguments),
 }
@@ -59,12 +68,15 @@ fn main() -> ExitCode {
         Command::Kv(arguments) => kv::run(arguments),
         Command::Echo(arguments) => echo::run(arguments),
         Command::Relay(arguments) => relay::run(arguments),
+        Command::Wal(arguments) => wal::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Pingpong(arguments) => pingpong::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
+        Command::Devices(arguments) => devices::run(arguments),
         Command::Grant(arguments) => grant::run(arguments),
     };
     match result {

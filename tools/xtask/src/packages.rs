@@ -17,7 +17,8 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 12] = [
+const PACKAGES: [Package; 13] = [
+    Package { name: "fio", probe: &["fio", "--version"], serves: "a log on a disk, beside fio," },
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
     // Debian's module is for Debian's Python, whatever else is in the path.

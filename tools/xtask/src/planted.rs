@@ -18,7 +18,7 @@ struct Planted {
     words: &'static str,
 }
 
-const BUGS: [Planted; 15] = [
+const BUGS: [Planted; 20] = [
     Planted {
         bug: "lost_wakeup",
         flags: "--cfg loom",
@@ -70,6 +70,31 @@ const BUGS: [Planted; 15] = [
     Planted { bug: "wrap_off_by_one", flags: "", words: "-p libos-net --test scripts -- --exact wrap_theirs" },
     Planted { bug: "black_hole_ignored", flags: "", words: "-p libos-net --test scripts -- --exact mtu_black_hole" },
     Planted { bug: "freed_before_ack", flags: "", words: "-p libos-net --test scripts -- --exact rto_restarts" },
+    Planted {
+        bug: "acknowledge_before_flush",
+        flags: "",
+        words: "-p libos-journal --test sweep sweep_power_cuts_and_kills_lose_nothing_that_was_acknowledged",
+    },
+    Planted {
+        bug: "crc_without_payload",
+        flags: "",
+        words: "-p libos-journal --test sweep sweep_power_cuts_and_kills_lose_nothing_that_was_acknowledged",
+    },
+    Planted {
+        bug: "skip_the_epoch",
+        flags: "",
+        words: "-p libos-journal --test sweep sweep_power_cuts_and_kills_lose_nothing_that_was_acknowledged",
+    },
+    Planted {
+        bug: "reuse_before_truncate_is_durable",
+        flags: "",
+        words: "-p libos-journal --test sweep sweep_a_full_device_reuses_nothing_too_early",
+    },
+    Planted {
+        bug: "ignore_a_flush_error",
+        flags: "",
+        words: "-p libos-journal --test sweep sweep_errors_of_the_disk_fail_the_log_and_lose_nothing_that_was_acknowledged",
+    },
 ];
 
 pub fn run() -> Result<bool> {

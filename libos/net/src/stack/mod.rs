@@ -465,6 +465,18 @@ impl Stack {
         self.ip.outbound().clear();
     }
 
+    /// Whoever is at the other end of the link has gone, perhaps not for ever: every connection is over, and whoever listens
+    /// goes on.
+    pub(crate) fn lose_link(&mut self, done: &mut Completions) {
+        let all: Vec<u32> = self.sockets.iter().map(|(i, _)| i as u32).collect();
+        for i in all {
+            if let Some(fate) = self.with_tcb(i, |tcb, cx| tcb.abort(Error::NetworkDown, cx)) {
+                self.after(i, fate, done);
+            }
+        }
+        self.ip.outbound().clear();
+    }
+
     /// The process ends: every connection is reset, and its ports are given back.
     pub(crate) fn abort_all(&mut self) {
         let all: Vec<u32> = self.sockets.iter().map(|(i, _)| i as u32).collect();

@@ -4,6 +4,7 @@ use libos_net::{LineCounters, LineSettings};
 
 use super::host::HostNet;
 use super::{CoreId, HostId, World};
+use crate::disk::SimDisk;
 use crate::frames::{LineId, PortCounters, SwitchId};
 
 // Hosts.
@@ -51,8 +52,21 @@ impl World {
         self.hosts[id.0].is_paused = false;
     }
 
-    /// A host stops in the middle of everything: its peers are told nothing, its memory is gone.
+    /// A host stops in the middle of everything: its peers are told nothing, its memory is gone, and what its disks had not
+    /// been told to flush, in any part.
     pub fn crash(&mut self, id: HostId) {
+        self.end_processes(id);
+        self.hosts[id.0].disks.iter().for_each(SimDisk::cut_power);
+    }
+
+    /// The processes of a host are killed, and the machine goes on: its peers are told nothing (which is the worst that can
+    /// be), its memory is gone, and its disks have all that was handed to them.
+    pub fn kill(&mut self, id: HostId) {
+        self.note("kill", id, id);
+        self.end_processes(id);
+    }
+
+    fn end_processes(&mut self, id: HostId) {
         self.fabric.borrow_mut().crash(id.0);
         if let HostNet::Frames(port, _) = self.hosts[id.0].net {
             self.frames.borrow_mut().crash(port);

@@ -17,12 +17,13 @@ use libos_runtime::{Core, CoreParts, IdlePolicy, LibOs, MeshKind, buf_rings, mes
 use pdpix::{Endpoint, Instant, Network, Rng};
 
 use crate::clock::HostClock;
+use crate::disk::{DiskSettings, SimDisk};
 use crate::fabric::Fabric;
 use crate::frames::{FrameNet, SimDevice, SwitchId};
 use crate::network::SimNetwork;
 use crate::settings::Settings;
 use crate::trace::WorldTrace;
-pub use host::{Attached, MakeNetwork, NetKind};
+pub use host::{Attached, AttachedDisks, MakeNetwork, MakeStorages, NetKind};
 use host::{Host, HostCore, HostNet, Task};
 
 /// Names a host of a world.
@@ -123,6 +124,22 @@ impl World {
         cores: usize,
         boot: impl FnMut(&LibOs) + 'static,
     ) -> HostId {
+        self.add_host_with_disks(net, Vec::new(), Box::new(|_| Vec::new()), name, cores, boot)
+    }
+
+    /// A host with disks, and what makes storages of them for each of its cores, when it boots.
+    ///
+    /// # Panics
+    /// If the system gives no memory.
+    pub fn add_host_with_disks(
+        &mut self,
+        net: NetKind,
+        disks: Vec<DiskSettings>,
+        storages: MakeStorages,
+        name: &str,
+        cores: usize,
+        boot: impl FnMut(&LibOs) + 'static,
+    ) -> HostId {
         let id = HostId(self.hosts.len());
         let numbers: Vec<usize> = {
             let mut fabric = self.fabric.borrow_mut();
@@ -140,7 +157,12 @@ impl World {
         let of_number = |number| HostCore { number, core: None, heap: None, due: true, deadline: None };
         let cores = numbers.into_iter().map(of_number).collect();
         let clock = HostClock { world: self.clock.clone(), origin: Duration::from_micros(self.rng.below(1 << 40)) };
-        self.hosts.push(Host { name: name.to_string(), clock, cores, net, is_paused: false, boot: Box::new(boot) });
+        // Its chance is its own, as that of frames is.
+        let chance = |i: usize| Rng::new(self.seed ^ u64::from_le_bytes(*b"platters") ^ (id.0 << 8 | i) as u64);
+        let disks = disks.into_iter().enumerate().map(|(i, settings)| SimDisk::new(settings, chance(i)));
+        let disks: Vec<SimDisk> = disks.inspect(|disk| disk.trace_to(self.trace.clone())).collect();
+        let (name, boot) = (name.to_string(), Box::new(boot));
+        self.hosts.push(Host { name, clock, cores, net, disks, storages, is_paused: false, boot });
         self.boot(id);
         id
     }
@@ -203,8 +225,15 @@ impl World {
                     }),
                 }),
             };
+            let storages = (host.storages)(AttachedDisks {
+                disks: host.disks.clone(),
+                heap: heap.clone(),
+                core: id.core(index),
+                seed: Rng::new(seed ^ 1).next_u64(),
+            });
             let parts = CoreParts {
                 networks: vec![("sim".to_string(), network)],
+                storages,
                 idle: IdlePolicy::Stepped,
                 seed,
                 ..CoreParts::new(heap.clone(), Box::new(host.clock.clone()), ports)
@@ -264,6 +293,11 @@ impl World {
     /// Its IPv6 address.
     pub fn address_v6(&self, host: HostId) -> IpAddr {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.0 as u16 + 1))
+    }
+
+    /// A disk of a host.
+    pub fn disk(&self, host: HostId, index: usize) -> SimDisk {
+        self.hosts[host.0].disks[index].clone()
     }
 
     /// The address of its interface, where it has one. No two differ in less than four bits: a flipped one makes no host into

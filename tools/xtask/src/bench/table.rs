@@ -186,6 +186,12 @@ pub const BENCHMARKS: &[Benchmark] = &[
         )
     },
     Benchmark { peer: Some("net_stream_kernel"), ..row("net_stream_xsk", "ours to ours over AF_XDP", "Gbit/s", NET) },
+    lossy(
+        "net_lossy_to_kernel",
+        "one stream at 100 Mbit/s, 10 ms and 1 % loss, ours to the kernel, beside Linux CUBIC",
+    ),
+    lossy("net_lossy_from_kernel", "the same, the kernel to ours"),
+    lossy("simulator_lossy", "the same in the simulator, ours to ours"),
     Benchmark {
         target: AtLeast(200_000.0),
         ..row("simulator_tcp_packets", "TCP packets of our stack through the simulator", "packets/s", SIMULATOR)
@@ -195,6 +201,10 @@ pub const BENCHMARKS: &[Benchmark] = &[
         ..row("simulator_messages", "messages of 64 B directly at the contract through it", "messages/s", SIMULATOR)
     },
 ];
+
+const fn lossy(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { peer: Some("net_lossy_kernel"), target: AtLeastPeer(1.0), ..row(name, what, "Mbit/s", NET) }
+}
 
 const fn alloc(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
     Benchmark { target: AtMost(10.0), ..beside(name, what, peer) }

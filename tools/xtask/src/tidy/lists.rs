@@ -24,7 +24,7 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-conformance", to: &["libos-runtime"], why: "one suite for all backends knows none of them" },
     Arrows {
         from: "libos-boot",
-        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp"],
+        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-journal"],
         why: "it puts backends together",
     },
     Arrows { from: "libos-demi", to: &["libos-boot"], why: "it is a face of what boot puts together" },
@@ -44,7 +44,7 @@ pub const ANYTHING: &[&str] = &["*"];
 
 /// Crates that tests may use besides.
 pub const FOR_TESTS: &[&str] =
-    &["libos-sim", "libos-conformance", "libos-runtime", "libos-mem", "pdpix", "kv-differential"];
+    &["libos-sim", "libos-conformance", "libos-runtime", "libos-journal", "libos-mem", "pdpix", "kv-differential"];
 
 /// Arrows of tests alone: from whom, to whom. A client and its server are tried against each other in the simulator.
 pub const ARROWS_OF_TESTS: &[(&str, &str)] = &[("kv-server", "kv-client"), ("kv-client", "kv-server")];

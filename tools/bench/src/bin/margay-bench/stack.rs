@@ -8,7 +8,7 @@ use crate::instructions::Callgrind;
 use crate::{result, skip};
 
 /// The function of the runtime that gets from frames to runnable coroutines.
-const FRAMES_TO_COROUTINES: &str = "poll_networks*";
+const FRAMES_TO_COROUTINES: &str = "poll_devices*";
 
 /// What is counted in instructions: its name, its kernel, and the function in which it happens.
 const COUNTED: [(&str, &str, &str); 7] = [

@@ -1,0 +1,675 @@
+//! One log: its extents, the page that is being filled, the batches that are under way, and what is durable of it.
+//!
+//! A log is a line of bytes, and a *position* a place in it, which is never used again. Extents carry it piece by piece.
+//! Records are put into the open page; a page that goes to the device is a *batch*: it begins at a write unit, is padded to
+//! one, and stays in its extent. Batches become durable in their order, whatever the order in which the device writes.
+//!
+//! Always: `first_position <= committed_position <= tail`, and all of these but the first are write units.
+//! Nothing is put where the descriptor on the device does not yet name the extent. What was accepted has its space.
+
+use std::collections::VecDeque;
+
+use libos_mem::{CopyPath, PUSH_COPY_MAX};
+use pdpix::storage::Damage;
+use pdpix::{BufMut, Error, Heap, Instant, OpId, Sga};
+
+use crate::checksum::{copy_summed, sum};
+use crate::format::{Descriptor, Extent, HEADER_LEN, Layout, RecordHeader, RecordKind, stride};
+use crate::reader::{Ground, Reader, extent_end};
+use crate::settings::Settings;
+
+/// A place of the sparse index is noted every so many bytes.
+const INDEX_GRAIN: u64 = 64 << 10;
+const INDEX_MAX: usize = 4096;
+
+/// What all logs of a store share.
+pub(crate) struct Shared {
+    pub(crate) layout: Layout,
+    /// What every checksum begins with.
+    pub(crate) seed: u32,
+    pub(crate) settings: Settings,
+    pub(crate) heap: Heap,
+    /// Segments of any length and alignment that a write may have; 1: one aligned buffer.
+    pub(crate) gathers: usize,
+    pub(crate) align: usize,
+    /// Bytes of the longest transfer.
+    pub(crate) transfer_max: u64,
+    /// Extents that no log has.
+    pub(crate) pool: VecDeque<u32>,
+    /// Some log's descriptor is lost: its extents are not known, and so none is given away.
+    pub(crate) is_frozen: bool,
+    pub(crate) counters: Counters,
+}
+
+/// What a store has done. Bytes copied are the heap's to count ([`CopyPath::Push`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Counters {
+    pub records: u64,
+    pub bytes: u64,
+    pub bytes_copied: u64,
+    pub bytes_gathered: u64,
+    pub bytes_padding: u64,
+    pub batches: u64,
+    pub flushes: u64,
+    pub descriptors: u64,
+    pub discards: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Its descriptor was read.
+    Known,
+    /// Its records are being read, from the mark on.
+    Scanning,
+    /// The end was found; is there proof that more was durable?
+    Probing,
+    /// Its new epoch is being written.
+    Raising,
+    Ready,
+    Failed(Error),
+}
+
+/// An append in a page or a batch.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) op: OpId,
+    pub(crate) handle: u32,
+    pub(crate) sequence: u64,
+}
+
+/// An append that waits for room.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) op: OpId,
+    pub(crate) handle: u32,
+    pub(crate) sga: Sga,
+}
+
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// Where the next one begins.
+    next: u64,
+    last_sequence: u64,
+    /// Writes that have not come back.
+    left: u32,
+    /// Once they are all back: the flush that covers them.
+    covered_by: u64,
+}
+
+/// A write that is to be submitted.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) batch: u64,
+    /// On the device.
+    pub(crate) offset: u64,
+    pub(crate) sga: Sga,
+}
+
+/// A change of the descriptor that is under way: one copy, a flush, the other copy, a flush.
+#[derive(Debug)]
+pub(crate) struct Update {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) bytes: Vec<u8>,
+    /// 0 or 1: how many copies are there.
+    pub(crate) copies: u32,
+    pub(crate) stage: Stage,
+    /// Extents that are free when it is durable.
+    pub(crate) freed: Vec<u32>,
+    pub(crate) truncated: Vec<(OpId, u32, u64)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    ToWrite,
+    Writing,
+    /// The flush that covers it.
+    ToFlush(u64),
+}
+
+pub(crate) struct Log {
+    pub(crate) state: State,
+    /// As it is to be on the device.
+    pub(crate) descriptor: Descriptor,
+    /// Up to here the descriptor on the device names the extents.
+    persisted_end: u64,
+    /// Which copy of the descriptor is right: the other one is written first.
+    pub(crate) good_copy: u32,
+    pub(crate) is_dirty: bool,
+    pub(crate) update: Option<Update>,
+    pub(crate) freeing: Vec<u32>,
+    pub(crate) truncating: Vec<(OpId, u32, u64)>,
+    /// Truncations that look for their record.
+    pub(crate) locating: VecDeque<(OpId, u32, u64)>,
+    pub(crate) locator: Reader,
+    pub(crate) is_writable: bool,
+    pub(crate) next_sequence: u64,
+    pub(crate) committed_sequence: u64,
+    pub(crate) committed_position: u64,
+    /// Where the open batch begins.
+    tail: u64,
+    /// Where everything accepted fits, however it is padded.
+    reserved: u64,
+    page: Option<BufMut>,
+    /// What the open batch has before the page's own bytes.
+    pieces: Sga,
+    pieces_len: u64,
+    /// When the open batch got its first record.
+    pub(crate) opened_at: Option<Instant>,
+    batches: VecDeque<Batch>,
+    first_batch: u64,
+    pub(crate) outbox: VecDeque<Outgoing>,
+    pending: VecDeque<Pending>,
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Memory was short when something was to be placed.
+    pub(crate) is_starved: bool,
+    pub(crate) committed_at: Instant,
+    index: Vec<(u64, u64)>,
+    index_grain: u64,
+    pub(crate) damage: Option<Damage>,
+    /// The end that recovery found: proof is looked for from here on.
+    pub(crate) cut_at: u64,
+    pub(crate) claimed: u64,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Log");
+        shown.field("name", &self.descriptor.name).field("state", &self.state).field("epoch", &self.descriptor.epoch);
+        shown
+            .field("next", &self.next_sequence)
+            .field("committed", &(self.committed_sequence, self.committed_position));
+        shown.field("tail", &self.tail).field("open", &self.open_len()).field("opened_at", &self.opened_at);
+        shown.field("extents_end", &self.persisted_end).field("extents", &self.descriptor.extents.len());
+        shown.field("batches", &self.batches).field("outbox", &self.outbox.len()).field("waiting", &self.waiting.len());
+        shown.field("update", &self.update.as_ref().map(|update| update.stage)).field("is_dirty", &self.is_dirty);
+        shown.field("locating", &self.locating).field("is_starved", &self.is_starved).finish()
+    }
+}
+
+impl Log {
+    pub(crate) fn new(descriptor: Descriptor, good_copy: u32, shared: &Shared) -> Log {
+        let size = shared.layout.extent_size;
+        let persisted_end = (descriptor.extents_base + descriptor.extents.len() as u64) * size;
+        let (sequence, position) = (descriptor.mark_sequence, descriptor.mark_position);
+        Log {
+            state: State::Known,
+            descriptor,
+            persisted_end,
+            good_copy,
+            is_dirty: false,
+            update: None,
+            freeing: Vec::new(),
+            truncating: Vec::new(),
+            locating: VecDeque::new(),
+            locator: shared.reader(),
+            is_writable: false,
+            next_sequence: sequence,
+            committed_sequence: sequence - 1,
+            committed_position: position,
+            tail: position,
+            reserved: position,
+            page: None,
+            pieces: Sga::new(),
+            pieces_len: 0,
+            opened_at: None,
+            batches: VecDeque::new(),
+            first_batch: 0,
+            outbox: VecDeque::new(),
+            pending: VecDeque::new(),
+            waiting: VecDeque::new(),
+            is_starved: false,
+            committed_at: Instant::ZERO,
+            index: Vec::new(),
+            index_grain: INDEX_GRAIN,
+            damage: None,
+            cut_at: 0,
+            claimed: 0,
+        }
+    }
+
+    pub(crate) fn extents_end(&self, layout: &Layout) -> u64 {
+        (self.descriptor.extents_base + self.descriptor.extents.len() as u64) * layout.extent_size
+    }
+
+    /// Where a position is on the device. `None`: its extent was freed.
+    pub(crate) fn offset(&self, position: u64, layout: &Layout) -> Option<u64> {
+        let ordinal = (position / layout.extent_size).checked_sub(self.descriptor.extents_base)?;
+        let extent = self.descriptor.extents.get(ordinal as usize)?;
+        Some(layout.extent(extent.number) + position % layout.extent_size)
+    }
+
+    /// What may be read: everything durable.
+    pub(crate) fn ground(&self, layout: &Layout) -> Ground {
+        Ground::new(self.descriptor.log, layout, self.committed_position)
+    }
+
+    /// Recovery has found the end: the log goes on in the next unit.
+    pub(crate) fn end_at(&mut self, position: u64, next_sequence: u64, layout: &Layout) {
+        let position = position.next_multiple_of(layout.unit);
+        self.next_sequence = next_sequence;
+        self.committed_sequence = next_sequence - 1;
+        (self.committed_position, self.tail, self.reserved) = (position, position, position);
+    }
+
+    /// Nothing older is to be taken for a record from here on.
+    pub(crate) fn raise_epoch(&mut self) {
+        self.descriptor.epoch += 1;
+        self.mark();
+    }
+
+    /// Recovery is to begin here from now on.
+    pub(crate) fn mark(&mut self) {
+        self.descriptor.mark_epoch = self.descriptor.epoch;
+        self.descriptor.mark_sequence = self.committed_sequence + 1;
+        self.descriptor.mark_position = self.committed_position;
+        self.is_dirty = true;
+    }
+
+    /// Whether more is durable than the mark says, and nothing is under way.
+    pub(crate) fn is_unmarked(&self) -> bool {
+        self.state == State::Ready
+            && self.is_writable
+            && self.descriptor.mark_sequence != self.committed_sequence + 1
+            && self.pending.is_empty()
+            && self.waiting.is_empty()
+            && self.update.is_none()
+            && !self.is_dirty
+    }
+
+    /// Appends that have not ended.
+    pub(crate) fn take_unended(&mut self) -> Vec<(OpId, u32)> {
+        let pending = self.pending.drain(..).map(|pending| (pending.op, pending.handle));
+        let mut all: Vec<_> = pending.collect();
+        all.extend(self.waiting.drain(..).map(|waiting| (waiting.op, waiting.handle)));
+        all
+    }
+
+    /// Lets go of everything that was to be written.
+    pub(crate) fn drop_pages(&mut self) {
+        self.page = None;
+        self.pieces = Sga::new();
+        self.pieces_len = 0;
+        self.opened_at = None;
+        self.outbox.clear();
+        self.batches.clear();
+    }
+}
+
+// Space.
+impl Log {
+    /// Sees to it that a record of so much payload has its space, wherever padding will put it.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    #[inline]
+    pub(crate) fn reserve(&mut self, len: usize, shared: &mut Shared) -> Result<(), Error> {
+        let (size, unit) = (shared.layout.extent_size, shared.layout.unit);
+        // With nothing in line, everything that was accepted has its place.
+        let placed = (self.tail + self.open_len()).next_multiple_of(unit);
+        let from = if self.waiting.is_empty() { placed } else { self.reserved };
+        let end = (from + stride(len)).next_multiple_of(unit);
+        let start = if end > extent_end(from, size) { from.next_multiple_of(size) } else { from };
+        let end = (start + stride(len)).next_multiple_of(unit);
+        let missing = end.saturating_sub(self.extents_end(&shared.layout));
+        if missing > 0 {
+            self.grow(missing.div_ceil(size) as usize, shared)?;
+        } else if self.extents_end(&shared.layout) - end < size / 2 && shared.pool.len() > 1 {
+            // Before it is needed, as its descriptor takes two flushes.
+            let _ = self.grow(1, shared);
+        }
+        self.reserved = end;
+        Ok(())
+    }
+
+    #[cold]
+    pub(crate) fn grow(&mut self, count: usize, shared: &mut Shared) -> Result<(), Error> {
+        if shared.is_frozen || shared.pool.len() < count {
+            return Err(Error::NoSpace);
+        }
+        let taken = shared.pool.drain(..count).map(|number| Extent { number, first_sequence: 0 });
+        self.descriptor.extents.extend(taken);
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    /// The first record kept is this one: whole extents before it are to be freed.
+    pub(crate) fn cut_front(&mut self, sequence: u64, position: u64, shared: &mut Shared) {
+        let descriptor = &mut self.descriptor;
+        (descriptor.first_sequence, descriptor.first_position) = (sequence, position);
+        // The mark may be before a skip that the record is behind.
+        if descriptor.mark_sequence < sequence || descriptor.mark_position < position {
+            self.mark();
+        }
+        let base = position / shared.layout.extent_size;
+        let count = (base - self.descriptor.extents_base) as usize;
+        let freed = self.descriptor.extents.drain(..count).map(|extent| extent.number);
+        if cfg!(margay_planted_bug = "reuse_before_truncate_is_durable") {
+            shared.pool.extend(freed);
+        } else {
+            self.freeing.extend(freed);
+        }
+        self.descriptor.extents_base = base;
+        self.index.retain(|&(at, _)| at >= sequence);
+        self.is_dirty = true;
+    }
+
+    /// The descriptor on the device is this one.
+    pub(crate) fn on_persisted(&mut self, descriptor: &Descriptor, layout: &Layout) {
+        self.persisted_end = (descriptor.extents_base + descriptor.extents.len() as u64) * layout.extent_size;
+    }
+}
+
+// Placing.
+impl Log {
+    /// Whether an append may be placed at once, or has to stand in line.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == State::Ready && self.waiting.is_empty()
+    }
+
+    /// Puts a record into the open page. False: it has to wait.
+    pub(crate) fn place(&mut self, op: OpId, handle: u32, sga: &mut Sga, shared: &mut Shared, now: Instant) -> bool {
+        let (size, len) = (shared.layout.extent_size, sga.len());
+        let need = stride(len);
+        loop {
+            let open = self.open_len();
+            let at = self.tail + open;
+            let end = if open == 0 { extent_end(at, size) } else { extent_end(at - 1, size) };
+            if at + need > end {
+                // Not in this extent.
+                if open == 0 && end - at == size {
+                    return false; // longer than an extent: refused before
+                }
+                if self.persisted_end < end || !self.skip(end - at, shared) {
+                    return false;
+                }
+                self.close(Some(end), shared);
+                continue;
+            }
+            if at + need > self.persisted_end {
+                return false;
+            }
+            if at + need - self.committed_position > shared.settings.budget as u64 && at > self.committed_position {
+                return false;
+            }
+            if open > 0 && open + need > shared.settings.write_max as u64 {
+                self.close(None, shared);
+                continue;
+            }
+            let by_reference = self.goes_by_reference(sga, shared);
+            let in_page = if by_reference { HEADER_LEN as u64 } else { need };
+            if !self.has_room(in_page, shared) {
+                if self.open_len() > 0 && !self.gathers(shared) {
+                    self.close(None, shared);
+                    continue;
+                }
+                if !self.turn_page(in_page, shared) {
+                    self.is_starved = true;
+                    return false;
+                }
+            }
+            self.put_record(op, handle, sga, by_reference, shared);
+            self.opened_at.get_or_insert(now);
+            return true;
+        }
+    }
+
+    /// Bytes in the open batch.
+    #[inline]
+    pub(crate) fn open_len(&self) -> u64 {
+        self.pieces_len + self.page.as_ref().map_or(0, |page| page.len() as u64)
+    }
+
+    fn gathers(&self, shared: &Shared) -> bool {
+        shared.gathers > 2 && self.pieces.segments().len() + 3 < shared.gathers
+    }
+
+    fn goes_by_reference(&self, sga: &Sga, shared: &Shared) -> bool {
+        shared.gathers > 2
+            && sga.len() > PUSH_COPY_MAX
+            && self.pieces.segments().len() + sga.segments().len() + 3 < shared.gathers
+    }
+
+    /// Whether so many bytes fit into the page, with what it takes to end the batch.
+    #[inline]
+    fn has_room(&self, len: u64, shared: &Shared) -> bool {
+        self.page.as_ref().is_some_and(|page| page.room() as u64 >= len + shared.layout.unit)
+    }
+
+    /// A new page with room for so many bytes. What the old one had becomes a piece.
+    fn turn_page(&mut self, len: u64, shared: &Shared) -> bool {
+        let size = (len + shared.layout.unit).max(shared.settings.write_max as u64) as usize;
+        let align = shared.align.max(shared.layout.unit as usize);
+        let Ok(page) = shared.heap.alloc_aligned(size, align) else { return false };
+        if !self.end_piece() {
+            return false;
+        }
+        self.page = Some(page);
+        true
+    }
+
+    /// What the page has becomes a piece of the batch.
+    fn end_piece(&mut self) -> bool {
+        let Some(page) = &mut self.page else { return true };
+        let len = page.len();
+        if len == 0 {
+            return true;
+        }
+        let piece = page.split_to(len);
+        self.pieces_len += len as u64;
+        self.pieces.push(piece).is_ok()
+    }
+
+    fn header(&self, kind: RecordKind, len: usize) -> RecordHeader {
+        RecordHeader {
+            kind,
+            len: len as u32,
+            sequence: self.next_sequence,
+            epoch: self.descriptor.epoch,
+            log: self.descriptor.log,
+            committed: self.committed_sequence,
+        }
+    }
+
+    fn put_record(&mut self, op: OpId, handle: u32, sga: &mut Sga, by_reference: bool, shared: &mut Shared) {
+        let len = sga.len();
+        let position = self.tail + self.open_len();
+        let (header, mut crc) = self.header(RecordKind::Data, len).encode(shared.seed);
+        let page = self.page.as_mut().expect("a page with room");
+        let at = page.len();
+        page.put(&header);
+        if by_reference {
+            crc = sga.segments().iter().fold(crc, |crc, segment| sum(crc, segment));
+            page[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+            self.gather(std::mem::take(sga), shared);
+        } else {
+            crc = sga.segments().iter().fold(crc, |crc, segment| copy_summed(page, segment, crc));
+            page[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+            let padded = page.len() + (stride(len) as usize - HEADER_LEN - len);
+            page.resize(padded, 0);
+            shared.counters.bytes_copied += len as u64;
+            shared.heap.count_copied(CopyPath::Push, len);
+            // Nobody else needs it: its memory is free for the next one.
+            drop(std::mem::take(sga));
+        }
+        self.note_place(position, shared.layout.extent_size);
+        self.pending.push_back(Pending { op, handle, sequence: self.next_sequence });
+        self.next_sequence += 1;
+        shared.counters.records += 1;
+        shared.counters.bytes += len as u64;
+    }
+
+    /// The payload goes by reference, behind the header in the page.
+    fn gather(&mut self, sga: Sga, shared: &mut Shared) {
+        let len = sga.len();
+        shared.counters.bytes_gathered += len as u64;
+        let mut ended = self.end_piece();
+        for segment in sga {
+            self.pieces_len += segment.len() as u64;
+            ended &= self.pieces.push(segment).is_ok();
+        }
+        if !ended {
+            // A list that could not grow has lost a part of the batch.
+            self.state = State::Failed(Error::NoBuffers);
+        }
+        if let Some(page) = &mut self.page {
+            page.resize(page.len() + (stride(len) as usize - HEADER_LEN - len), 0);
+        }
+    }
+
+    /// Says, in the page, that the log goes on in the next extent.
+    fn skip(&mut self, rest: u64, shared: &mut Shared) -> bool {
+        if rest < HEADER_LEN as u64 {
+            return true;
+        }
+        // A page is of whole units, so there is room for the padding.
+        let fits = self.page.as_ref().is_some_and(|page| page.room() >= HEADER_LEN);
+        if !fits && !self.turn_page(HEADER_LEN as u64, shared) {
+            self.is_starved = true;
+            return false;
+        }
+        let (mut header, crc) = self.header(RecordKind::Skip, 0).encode(shared.seed);
+        header[..4].copy_from_slice(&crc.to_le_bytes());
+        self.page.as_mut().expect("a page with room").put(&header);
+        true
+    }
+
+    /// Notes where a record is, now and then, and in which extent it is the first.
+    #[inline]
+    fn note_place(&mut self, position: u64, extent_size: u64) {
+        self.note_record(self.next_sequence, position, extent_size);
+    }
+
+    /// The same for a record that recovery has found.
+    #[inline]
+    pub(crate) fn note_record(&mut self, sequence: u64, position: u64, extent_size: u64) {
+        if position.is_multiple_of(extent_size) {
+            let ordinal = (position / extent_size - self.descriptor.extents_base) as usize;
+            self.descriptor.extents[ordinal].first_sequence = sequence;
+        }
+        if self.index.last().is_none_or(|&(_, last)| position >= last + self.index_grain) {
+            self.index.push((sequence, position));
+            if self.index.len() > INDEX_MAX {
+                let mut at = 0;
+                self.index.retain(|_| (at += 1, at % 2 == 1).1);
+                self.index_grain *= 2;
+            }
+        }
+    }
+
+    /// The last place before or at a record that is known: its number, and its position.
+    pub(crate) fn nearest(&self, sequence: u64, layout: &Layout) -> (u64, u64) {
+        let descriptor = &self.descriptor;
+        let mut best = (descriptor.first_sequence, descriptor.first_position);
+        for (i, extent) in descriptor.extents.iter().enumerate() {
+            if extent.first_sequence > best.0 && extent.first_sequence <= sequence {
+                best = (extent.first_sequence, (descriptor.extents_base + i as u64) * layout.extent_size);
+            }
+        }
+        let upto = self.index.partition_point(|&(at, _)| at <= sequence);
+        match upto.checked_sub(1).map(|i| self.index[i]) {
+            Some(place) if place.0 > best.0 => place,
+            _ => best,
+        }
+    }
+
+    /// The open batch is complete: it goes to the outbox, and the next one begins behind it, or at `next`.
+    pub(crate) fn close(&mut self, next: Option<u64>, shared: &mut Shared) {
+        self.opened_at = None;
+        let len = self.open_len();
+        if len == 0 {
+            self.tail = next.unwrap_or(self.tail);
+            return;
+        }
+        let padded = len.next_multiple_of(shared.layout.unit);
+        shared.counters.bytes_padding += padded - len;
+        shared.counters.batches += 1;
+        if let Some(page) = &mut self.page {
+            page.resize(page.len() + (padded - len) as usize, 0);
+        }
+        if !self.end_piece() || self.pieces.len() as u64 != padded {
+            self.state = State::Failed(Error::NoBuffers);
+            return;
+        }
+        let sga = std::mem::take(&mut self.pieces);
+        self.pieces_len = 0;
+        let start = self.tail;
+        self.tail = next.unwrap_or(start + padded);
+        let number = self.first_batch + self.batches.len() as u64;
+        let left = self.put_out(number, start, sga, shared);
+        let last_sequence = self.next_sequence - 1;
+        self.batches.push_back(Batch { next: self.tail, last_sequence, left, covered_by: 0 });
+        // Pages begin at units; where a unit is less than what the device wants, each batch has its own.
+        if self.page.as_ref().is_some_and(|page| page.room() < 2 * shared.layout.unit as usize)
+            || shared.align as u64 > shared.layout.unit
+        {
+            self.page = None;
+        }
+    }
+
+    /// Puts the writes of a batch into the outbox, no longer than the device takes them; says how many there are.
+    fn put_out(&mut self, batch: u64, start: u64, mut sga: Sga, shared: &Shared) -> u32 {
+        let mut offset = self.offset(start, &shared.layout).expect("a batch lies in an extent of its log");
+        let mut count = 0;
+        while !sga.is_empty() {
+            let len = (sga.len() as u64).min(shared.transfer_max);
+            let Ok(part) = sga.split_to(len as usize) else {
+                self.state = State::Failed(Error::NoBuffers);
+                return count;
+            };
+            self.outbox.push_back(Outgoing { batch, offset, sga: part });
+            offset += len;
+            count += 1;
+        }
+        count
+    }
+}
+
+// Durability.
+impl Log {
+    /// A write of a batch has come back, and the flush that is submitted next covers it.
+    pub(crate) fn on_written(&mut self, number: u64, covered_by: u64) {
+        let Some(batch) = number.checked_sub(self.first_batch).and_then(|i| self.batches.get_mut(i as usize)) else {
+            return;
+        };
+        batch.left -= 1;
+        if batch.left == 0 {
+            batch.covered_by = covered_by;
+        }
+    }
+
+    /// So many flushes are done (`u64::MAX`: the device needs none). Whether anything became durable.
+    pub(crate) fn commit(&mut self, flushes: u64, now: Instant, mut end: impl FnMut(OpId, u32, u64)) -> bool {
+        // A batch may be of a skip alone: it makes room, and ends nothing.
+        let before = self.committed_position;
+        while let Some(batch) = self.batches.front()
+            && batch.left == 0
+            && batch.covered_by <= flushes
+        {
+            (self.committed_sequence, self.committed_position) = (batch.last_sequence, batch.next);
+            self.batches.pop_front();
+            self.first_batch += 1;
+        }
+        while let Some(pending) = self.pending.front()
+            && pending.sequence <= self.committed_sequence
+        {
+            end(pending.op, pending.handle, pending.sequence);
+            self.pending.pop_front();
+        }
+        if before != self.committed_position {
+            self.committed_at = now;
+        }
+        before != self.committed_position
+    }
+
+    /// What must hold at all times.
+    pub(crate) fn check(&self, layout: &Layout) {
+        let descriptor = &self.descriptor;
+        assert!(descriptor.first_position <= self.committed_position, "{:?}", descriptor);
+        assert!(self.committed_position <= self.tail);
+        assert!(self.tail + self.open_len() <= self.extents_end(layout), "placed outside of its extents");
+        assert!(self.tail.is_multiple_of(layout.unit) && self.committed_position.is_multiple_of(layout.unit));
+        assert!(self.committed_sequence < self.next_sequence);
+        assert!(self.pending.len() as u64 <= self.next_sequence - 1 - self.committed_sequence);
+    }
+}

@@ -1,0 +1,712 @@
+//! The logs of one device: a [`Storage`] over a [`BlockDevice`].
+//!
+//! - `mount.rs` finds out what is on the device, or formats it; `recovery.rs` brings a log to life; `cursor.rs` serves pops,
+//!   seeks and truncations; here are the contract, what comes back from the device, and group commit.
+//!
+//! Always: one flush of ours is under way at a time, and it covers what had come back when it was submitted. What a failed
+//! flush was to make durable is never taken for durable again: all logs of the store have failed. A write that failed fails
+//! its log. Nothing is reused before what freed it is durable.
+//!
+//! Bounds: `budget` bytes of each log are not durable; `waiting_max` appends stand in line.
+
+use std::collections::VecDeque;
+
+use pdpix::storage::Damage;
+use pdpix::{
+    BlockDevice, BlockDone, BlockOp, BufMut, Completions, Error, Handle, Heap, Instant, LogOp, OpId, OpenMode, Outcome,
+    Sga, Storage, Submitted, Wake, WakeOn,
+};
+use slab::Slab;
+
+use crate::cursor::{Cursor, CursorOp};
+use crate::format::NAME_MAX;
+use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
+use crate::mount::Mount;
+use crate::reader::{Fetch, Reader};
+use crate::settings::Settings;
+
+/// The most that comes back from the device at one poll.
+const BURST: usize = 256;
+/// A flush is not held back for other writes once so many bytes wait for it.
+const UNCOVERED_MAX: u64 = 1 << 20;
+/// The most handles.
+const HANDLES_MAX: usize = 1 << 16;
+
+/// What an operation of the device is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Transfer {
+    /// A step of the mount.
+    Mount(u32),
+    /// A part of a batch.
+    Batch {
+        log: u32,
+        batch: u64,
+        len: u64,
+    },
+    /// A copy of a log's descriptor.
+    Descriptor {
+        log: u32,
+    },
+    Flush,
+    /// The extent is free when it is over.
+    Discard {
+        extent: u32,
+    },
+    /// For a handle's reader.
+    Cursor {
+        handle: u32,
+        fetch: Fetch,
+    },
+    /// For a log's own reader: recovery, or who looks for the place of a truncation.
+    Locator {
+        log: u32,
+        fetch: Fetch,
+    },
+}
+
+/// An operation that has ended.
+struct End {
+    op: OpId,
+    /// The handle that counts it.
+    handle: u32,
+    result: Result<Outcome<Handle>, Error>,
+}
+
+/// All logs on one block device.
+pub struct Store {
+    pub(crate) io: Io,
+    pub(crate) shared: Shared,
+    pub(crate) mount: Mount,
+    pub(crate) logs: Vec<Log>,
+    pub(crate) handles: Slab<Cursor>,
+    ends: VecDeque<End>,
+    pub(crate) now: Instant,
+    came_back: Vec<BlockDone>,
+}
+
+/// The device, and what is under way on it.
+pub(crate) struct Io {
+    pub(crate) device: Box<dyn BlockDevice>,
+    transfers: Slab<Transfer>,
+    /// What the device had no room for.
+    backlog: VecDeque<(OpId, BlockOp)>,
+    /// What it refused, as if it had ended.
+    refused: Vec<BlockDone>,
+    pub(crate) block_size: u64,
+    pub(crate) needs_flush: bool,
+    pub(crate) discards: bool,
+    flushes_submitted: u64,
+    flushes_done: u64,
+    flush_wanted: bool,
+    /// Bytes written, and not covered by a flush that was submitted.
+    uncovered: u64,
+    writes_in_flight: usize,
+}
+
+impl Io {
+    pub(crate) fn submit(&mut self, transfer: Transfer, what: BlockOp) {
+        if matches!(what, BlockOp::Write { .. }) {
+            self.writes_in_flight += 1;
+        }
+        let op = OpId(self.transfers.insert(transfer) as u64);
+        if self.backlog.is_empty() {
+            self.hand_over(op, what);
+        } else {
+            self.backlog.push_back((op, what));
+        }
+    }
+
+    fn hand_over(&mut self, op: OpId, what: BlockOp) {
+        match self.device.submit(op, what) {
+            Ok(()) => {}
+            Err((Error::NoBuffers, what)) => self.backlog.push_front((op, what)),
+            Err((error, what)) => {
+                let read = if let BlockOp::Read { into, .. } = what { Some(into) } else { None };
+                self.refused.push(BlockDone { op, result: Err(error), read });
+            }
+        }
+    }
+
+    /// Tries again what the device had no room for.
+    fn retry(&mut self) {
+        for _ in 0..self.backlog.len() {
+            let before = self.backlog.len();
+            let Some((op, what)) = self.backlog.pop_front() else { return };
+            self.hand_over(op, what);
+            if self.backlog.len() == before {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn write(&mut self, transfer: Transfer, offset: u64, from: Sga) {
+        self.submit(transfer, BlockOp::Write { lba: offset / self.block_size, from });
+    }
+
+    pub(crate) fn read(&mut self, transfer: Transfer, offset: u64, into: BufMut) {
+        self.submit(transfer, BlockOp::Read { lba: offset / self.block_size, into });
+    }
+
+    /// A write has come back: the number of the flush that will cover it; 0, if none is needed.
+    pub(crate) fn want_flush(&mut self) -> u64 {
+        if !self.needs_flush || cfg!(margay_planted_bug = "acknowledge_before_flush") {
+            return 0;
+        }
+        self.flush_wanted = true;
+        self.flushes_submitted + 1
+    }
+
+    pub(crate) fn flushes_done(&self) -> u64 {
+        self.flushes_done
+    }
+
+    /// Whether a batch waits for its flush, or for the writes before it.
+    fn is_committing(&self) -> bool {
+        self.needs_flush
+            && (self.flushes_submitted > self.flushes_done || self.flush_wanted || self.writes_in_flight > 0)
+    }
+
+    fn flush_if_due(&mut self) -> bool {
+        let is_due = self.flush_wanted
+            && self.flushes_submitted == self.flushes_done
+            && (self.writes_in_flight == 0 || self.uncovered >= UNCOVERED_MAX);
+        if is_due {
+            self.flush_wanted = false;
+            self.uncovered = 0;
+            self.flushes_submitted += 1;
+            self.submit(Transfer::Flush, BlockOp::Flush);
+        }
+        is_due
+    }
+}
+
+impl Shared {
+    pub(crate) fn reader(&self) -> Reader {
+        let chunk = (self.settings.read_ahead as u64).min(self.transfer_max);
+        let chunk = 1 << chunk.max(512).ilog2();
+        Reader::new(self.layout.unit, chunk, 4 * chunk)
+    }
+
+    /// Memory that a read fills whole. `None`: there is none now.
+    pub(crate) fn read_memory(&self, len: u64) -> Option<BufMut> {
+        let memory = self.heap.alloc_aligned(len as usize, self.align.max(512)).ok()?;
+        (memory.capacity() as u64 == len).then_some(memory)
+    }
+}
+
+impl Store {
+    /// Takes a device. What is on it is found out as it is polled; `heap` is the core's, for pages and for what is read.
+    pub fn new(device: Box<dyn BlockDevice>, heap: Heap, settings: Settings) -> Store {
+        let geometry = device.geometry();
+        let block_size = geometry.block_size as u64;
+        let io = Io {
+            device,
+            transfers: Slab::new(),
+            backlog: VecDeque::new(),
+            refused: Vec::new(),
+            block_size,
+            needs_flush: geometry.volatile_cache,
+            discards: geometry.discards,
+            flushes_submitted: 0,
+            flushes_done: 0,
+            flush_wanted: false,
+            uncovered: 0,
+            writes_in_flight: 0,
+        };
+        let mut store = Store {
+            io,
+            shared: Shared::new(geometry, heap, settings),
+            mount: Mount::begin(),
+            logs: Vec::new(),
+            handles: Slab::new(),
+            ends: VecDeque::new(),
+            now: Instant::ZERO,
+            came_back: Vec::new(),
+        };
+        store.start_mount();
+        store
+    }
+
+    /// What it has done.
+    pub fn store_counters(&self) -> Counters {
+        self.shared.counters
+    }
+
+    /// An operation has ended; its handle counts it until it is told.
+    pub(crate) fn end(&mut self, op: OpId, handle: u32, result: Result<Outcome<Handle>, Error>) {
+        self.ends.push_back(End { op, handle, result });
+    }
+
+    /// What must hold at all times; for tests and the simulator.
+    pub fn check(&self) {
+        if self.mount == Mount::Ready {
+            self.logs.iter().for_each(|log| log.check(&self.shared.layout));
+            let owned: usize = self.logs.iter().map(|log| log.descriptor.extents.len()).sum();
+            assert!(
+                owned + self.shared.pool.len() <= self.shared.layout.extent_count as usize,
+                "an extent is twice there"
+            );
+        }
+    }
+}
+
+// Failure.
+impl Store {
+    /// The log has failed for good.
+    pub(crate) fn fail_log(&mut self, index: usize, why: Error) {
+        let log = &mut self.logs[index];
+        log.state = State::Failed(why);
+        log.drop_pages();
+        let mut ended = log.take_unended();
+        if let Some(update) = log.update.take() {
+            ended.extend(update.truncated.into_iter().map(|(op, handle, _)| (op, handle)));
+        }
+        log.is_dirty = false;
+        ended.extend(log.truncating.drain(..).map(|(op, handle, _)| (op, handle)));
+        ended.extend(log.locating.drain(..).map(|(op, handle, _)| (op, handle)));
+        ended.into_iter().for_each(|(op, handle)| self.end(op, handle, Err(why)));
+        for handle in self.handles_of(index) {
+            self.fail_cursor(handle, why);
+        }
+    }
+
+    /// Everything has failed for good.
+    pub(crate) fn fail(&mut self, why: Error) {
+        self.mount = Mount::Failed(why);
+        for index in 0..self.logs.len() {
+            if !matches!(self.logs[index].state, State::Failed(_)) {
+                self.fail_log(index, why);
+            }
+        }
+        let unnamed: Vec<u32> =
+            self.handles.iter().filter(|(_, c)| c.log.is_none()).map(|(key, _)| key as u32).collect();
+        unnamed.into_iter().for_each(|handle| self.fail_cursor(handle, why));
+    }
+
+    pub(crate) fn handles_of(&self, index: usize) -> Vec<u32> {
+        self.handles.iter().filter(|(_, cursor)| cursor.log == Some(index)).map(|(key, _)| key as u32).collect()
+    }
+}
+
+// What comes back from the device.
+impl Store {
+    fn take_in(&mut self) {
+        self.io.retry();
+        let mut came_back = std::mem::take(&mut self.came_back);
+        came_back.append(&mut self.io.refused);
+        self.io.device.poll(self.now, BURST, &mut came_back);
+        for done in came_back.drain(..) {
+            self.on_done(done);
+        }
+        self.came_back = came_back;
+    }
+
+    fn on_done(&mut self, done: BlockDone) {
+        let BlockDone { op, result, read } = done;
+        let Some(transfer) = self.io.transfers.try_remove(op.0 as usize) else { return };
+        match transfer {
+            Transfer::Mount(step) => {
+                self.io.writes_in_flight -= usize::from(self.mount.writes());
+                self.on_mount(step, result, read);
+            }
+            Transfer::Batch { log, batch, len } => {
+                self.io.writes_in_flight -= 1;
+                match result {
+                    Ok(()) => {
+                        self.io.uncovered += len;
+                        let covered_by = self.io.want_flush();
+                        self.logs[log as usize].on_written(batch, covered_by);
+                        self.commit(log as usize);
+                    }
+                    Err(error) => self.fail_log(log as usize, error),
+                }
+            }
+            Transfer::Descriptor { log } => {
+                self.io.writes_in_flight -= 1;
+                match result {
+                    Ok(()) => {
+                        let covered_by = self.io.want_flush();
+                        if let Some(update) = &mut self.logs[log as usize].update {
+                            update.stage = Stage::ToFlush(covered_by);
+                        }
+                        self.go_on_with_update(log as usize);
+                    }
+                    Err(error) => self.fail_log(log as usize, error),
+                }
+            }
+            Transfer::Flush => self.on_flushed(result),
+            Transfer::Discard { extent } => {
+                // Whether it worked or not: nobody needs what is there.
+                self.shared.pool.push_back(extent);
+            }
+            Transfer::Cursor { handle, fetch } => {
+                if let Some(cursor) = self.handles.get_mut(handle as usize) {
+                    cursor.reader.on_data(fetch, result, read);
+                    self.serve(handle);
+                }
+            }
+            Transfer::Locator { log, fetch } => {
+                self.logs[log as usize].locator.on_data(fetch, result, read);
+                self.go_on(log as usize);
+            }
+        }
+    }
+
+    fn on_flushed(&mut self, result: Result<(), Error>) {
+        self.shared.counters.flushes += 1;
+        self.io.flushes_done += 1;
+        // A device that cannot be written to has nothing to flush.
+        let is_settled = self.mount == Mount::Settling && matches!(result, Err(Error::ReadOnly | Error::NotSupported));
+        if let Err(error) = result
+            && !is_settled
+            && !cfg!(margay_planted_bug = "ignore_a_flush_error")
+        {
+            // Nothing is known of what it was to make durable, and a second one would say nothing about it.
+            return self.fail(error);
+        }
+        if self.mount != Mount::Ready {
+            return self.on_mount(u32::MAX, Ok(()), None);
+        }
+        for index in 0..self.logs.len() {
+            self.commit(index);
+            self.go_on_with_update(index);
+        }
+    }
+
+    /// Ends the appends that are durable now.
+    fn commit(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        if log.state != State::Ready {
+            return;
+        }
+        let ends = &mut self.ends;
+        let became = log.commit(self.io.flushes_done, self.now, |op, handle, sequence| {
+            ends.push_back(End { op, handle, result: Ok(Outcome::Appended { sequence }) });
+        });
+        if became {
+            self.place_waiting(index);
+        }
+    }
+}
+
+// Appending.
+impl Store {
+    fn append(&mut self, h: Handle, op: OpId, mut sga: Sga) -> Result<Submitted, Error> {
+        let cursor = self.handles.get_mut(h.0 as usize).ok_or(Error::BadDescriptor)?;
+        if sga.is_empty() {
+            return Err(Error::InvalidArgument);
+        }
+        if !cursor.is_writable {
+            return Err(Error::ReadOnly);
+        }
+        let Some(index) = cursor.log else {
+            return cursor.stand_in_line(CursorOp::Append { op, sga }, self.shared.settings.waiting_max);
+        };
+        let log = &mut self.logs[index];
+        match log.state {
+            State::Failed(why) => return Err(why),
+            _ if log.damage.is_some() => return Err(Error::Corrupt),
+            _ if sga.len() as u64 > self.shared.layout.payload_max() => return Err(Error::Overflow),
+            _ => {}
+        }
+        if log.waiting.len() >= self.shared.settings.waiting_max {
+            return Err(Error::NoBuffers);
+        }
+        if log.state == State::Ready {
+            log.reserve(sga.len(), &mut self.shared)?;
+        }
+        cursor.outstanding += 1;
+        if !(log.is_open() && log.place(op, h.0, &mut sga, &mut self.shared, self.now)) {
+            log.waiting.push_back(Waiting { op, handle: h.0, sga });
+            self.keep_descriptor(index);
+        }
+        self.look_for_failure(index);
+        Ok(Submitted::Pending)
+    }
+
+    /// Places what stood in line, as far as there is room.
+    pub(crate) fn place_waiting(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        if log.state != State::Ready {
+            return;
+        }
+        log.is_starved = false;
+        while let Some(mut first) = log.waiting.pop_front() {
+            if !log.place(first.op, first.handle, &mut first.sga, &mut self.shared, self.now) {
+                log.waiting.push_front(first);
+                break;
+            }
+        }
+        self.look_for_failure(index);
+    }
+
+    /// The log is ready: what came meanwhile gets its space, or is told that there is none.
+    pub(crate) fn admit_waiting(&mut self, index: usize) {
+        let waiting = std::mem::take(&mut self.logs[index].waiting);
+        for one in waiting {
+            let log = &mut self.logs[index];
+            let admitted = match log.damage {
+                Some(_) => Err(Error::Corrupt),
+                None if one.sga.len() as u64 > self.shared.layout.payload_max() => Err(Error::Overflow),
+                None => log.reserve(one.sga.len(), &mut self.shared),
+            };
+            match admitted {
+                Ok(()) => log.waiting.push_back(one),
+                Err(error) => self.end(one.op, one.handle, Err(error)),
+            }
+        }
+        self.place_waiting(index);
+    }
+
+    fn look_for_failure(&mut self, index: usize) {
+        if let State::Failed(why) = self.logs[index].state
+            && self.logs[index].open_len() > 0
+        {
+            self.fail_log(index, why);
+        }
+    }
+
+    /// Sends what is to be sent, at the end of a pass.
+    fn write_out(&mut self) {
+        let is_committing = self.io.is_committing();
+        let delay = self.shared.settings.commit_delay;
+        for index in 0..self.logs.len() {
+            let log = &mut self.logs[index];
+            if log.state != State::Ready {
+                continue;
+            }
+            // What comes while a commit is under way shares the next one.
+            if let Some(opened) = log.opened_at
+                && !is_committing
+                && self.now >= opened + delay
+            {
+                log.close(None, &mut self.shared);
+            }
+            while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
+                let len = sga.len() as u64;
+                self.io.write(Transfer::Batch { log: index as u32, batch, len }, offset, sga);
+            }
+            self.keep_descriptor(index);
+            self.look_for_failure(index);
+        }
+        self.io.flush_if_due();
+    }
+}
+
+// Descriptors.
+impl Store {
+    /// Begins to write a log's descriptor, if it has changed and is not being written.
+    pub(crate) fn keep_descriptor(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        if !log.is_dirty || log.update.is_some() || matches!(log.state, State::Failed(_)) {
+            return;
+        }
+        log.begin_update(&self.shared);
+        self.go_on_with_update(index);
+    }
+
+    /// The next step of the change of a log's descriptor.
+    fn go_on_with_update(&mut self, index: usize) {
+        loop {
+            let log = &mut self.logs[index];
+            let Some(update) = &mut log.update else { return };
+            match update.stage {
+                Stage::Writing => return,
+                Stage::ToWrite => {
+                    // The right copy is the last to be written.
+                    let copy = if update.copies == 0 { 1 - log.good_copy } else { log.good_copy };
+                    let offset = self.shared.layout.descriptor(update.descriptor.slot, copy);
+                    let align = self.shared.align.max(512);
+                    let Ok(mut page) = self.shared.heap.alloc_aligned(update.bytes.len(), align) else {
+                        log.is_starved = true;
+                        return;
+                    };
+                    page.put(&update.bytes);
+                    update.stage = Stage::Writing;
+                    self.shared.counters.descriptors += 1;
+                    self.io.write(Transfer::Descriptor { log: index as u32 }, offset, Sga::from(page.freeze()));
+                    return;
+                }
+                Stage::ToFlush(covered_by) if covered_by > self.io.flushes_done() => return,
+                Stage::ToFlush(_) => {
+                    update.copies += 1;
+                    update.stage = Stage::ToWrite;
+                    if update.copies == 2 {
+                        self.on_persisted(index);
+                        self.keep_descriptor_later(index);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A second change may have come meanwhile.
+    fn keep_descriptor_later(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        if log.is_dirty && log.update.is_none() && !matches!(log.state, State::Failed(_)) {
+            log.begin_update(&self.shared);
+            // Written by the next pass's `write_out`, which finds it to be written.
+            self.go_on_with_update(index);
+        }
+    }
+
+    /// The descriptor is durable, in both copies.
+    fn on_persisted(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        let Some(update) = log.update.take() else { return };
+        log.on_persisted(&update.descriptor, &self.shared.layout);
+        for extent in update.freed {
+            self.free(extent);
+        }
+        for (op, handle, sequence) in update.truncated {
+            self.end(op, handle, Ok(Outcome::Truncated { sequence }));
+        }
+        if self.logs[index].state == State::Raising {
+            self.on_raised(index);
+        }
+        self.place_waiting(index);
+    }
+
+    fn free(&mut self, extent: u32) {
+        if !self.io.discards {
+            return self.shared.pool.push_back(extent);
+        }
+        self.shared.counters.discards += 1;
+        let lba = self.shared.layout.extent(extent) / self.io.block_size;
+        let block_count = self.shared.layout.extent_size / self.io.block_size;
+        self.io.submit(Transfer::Discard { extent }, BlockOp::Discard { lba, block_count });
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Io { writes_in_flight, flush_wanted, flushes_submitted, flushes_done, backlog, transfers, .. } = &self.io;
+        let mut shown = f.debug_struct("Store");
+        shown.field("mount", &self.mount).field("free", &self.shared.pool.len());
+        shown.field("transfers", &transfers.len()).field("writes", writes_in_flight).field("backlog", &backlog.len());
+        shown.field("flushes", &(flush_wanted, flushes_submitted, flushes_done)).field("logs", &self.logs).finish()
+    }
+}
+
+impl Storage for Store {
+    fn open(&mut self, name: &str, mode: OpenMode) -> Result<Handle, Error> {
+        if name.is_empty() || name.len() > NAME_MAX {
+            return Err(Error::InvalidArgument);
+        }
+        if let Mount::Failed(why) = self.mount {
+            return Err(why);
+        }
+        if self.handles.len() >= HANDLES_MAX {
+            return Err(Error::TooManyQueues);
+        }
+        let log = match self.mount {
+            Mount::Ready => Some(self.resolve(name, mode)?),
+            _ => None,
+        };
+        let key = self.handles.insert(Cursor::new(name, mode, log, self.shared.reader()));
+        if let Some(index) = log {
+            self.wake_log(index, mode);
+        }
+        Ok(Handle(key as u32))
+    }
+
+    fn submit(&mut self, h: Handle, op: OpId, what: LogOp) -> Result<Submitted, Error> {
+        match what {
+            LogOp::Append(sga) => self.append(h, op, sga),
+            LogOp::Read { len_max: 0 } => Err(Error::InvalidArgument),
+            LogOp::Read { len_max } => self.submit_to_cursor(h, CursorOp::Read { op, len_max }),
+            LogOp::Seek(target) => self.submit_to_cursor(h, CursorOp::Seek { op, target, begun: false }),
+            LogOp::Truncate(target) => self.submit_to_cursor(h, CursorOp::Truncate { op, target }),
+        }
+    }
+
+    fn cancel(&mut self, h: Handle, op: OpId) {
+        if let Some(cursor) = self.handles.get_mut(h.0 as usize) {
+            let before = cursor.ops.len();
+            cursor.ops.retain(|waiting| waiting.op() != op);
+            let mut was_there = before != cursor.ops.len();
+            if let Some(index) = cursor.log
+                && let Some(at) = self.logs[index].waiting.iter().position(|waiting| waiting.op == op)
+            {
+                self.logs[index].waiting.remove(at);
+                was_there = true;
+            }
+            if was_there {
+                self.end(op, h.0, Err(Error::Canceled));
+                self.serve(h.0);
+            }
+        }
+    }
+
+    fn close(&mut self, h: Handle) {
+        let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
+        cursor.is_closed = true;
+        cursor.reader.rest();
+        // What was appended stays in line, though the log is not yet known.
+        let (appends, others) = std::mem::take(&mut cursor.ops).into_iter().partition(CursorOp::is_append);
+        cursor.ops = appends;
+        let others: VecDeque<CursorOp> = others;
+        others.into_iter().for_each(|waiting| self.end(waiting.op(), h.0, Err(Error::Canceled)));
+        self.bury(h.0);
+    }
+
+    fn damage(&self, h: Handle) -> Option<Damage> {
+        let index = self.handles.get(h.0 as usize)?.log?;
+        self.logs[index].damage.or(self.handles[h.0 as usize].damage)
+    }
+
+    fn poll(&mut self, now: Instant, done: &mut Completions) {
+        self.now = now;
+        self.take_in();
+        for index in 0..self.logs.len() {
+            if self.logs[index].is_starved {
+                self.place_waiting(index);
+                self.go_on(index);
+                self.go_on_with_update(index);
+            }
+            if self.logs[index].is_unmarked() && now >= self.logs[index].committed_at + self.shared.settings.mark_delay
+            {
+                self.logs[index].mark();
+            }
+        }
+        while done.room() > 0
+            && let Some(End { op, handle, result }) = self.ends.pop_front()
+        {
+            done.push(op, result);
+            if let Some(cursor) = self.handles.get_mut(handle as usize) {
+                cursor.outstanding -= 1;
+                if cursor.is_closed {
+                    self.bury(handle);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.now = now;
+        self.io.retry();
+        self.write_out();
+        self.io.device.flush_submissions(now);
+    }
+
+    fn arm(&mut self, now: Instant) -> Wake {
+        let mut wake = self.io.device.arm(now);
+        let settings = &self.shared.settings;
+        let held = self.logs.iter().filter_map(|log| log.opened_at).map(|opened| opened + settings.commit_delay);
+        let unmarked = self.logs.iter().filter(|log| log.is_unmarked());
+        let due =
+            held.filter(|_| !self.io.is_committing()).chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
+        wake.deadline = wake.deadline.into_iter().chain(due).min();
+        if !self.ends.is_empty() || !self.io.refused.is_empty() {
+            wake.on = WakeOn::Now;
+        } else if self.logs.iter().any(|log| log.is_starved) && wake.on == WakeOn::Nothing {
+            wake.on = WakeOn::Nap;
+        }
+        wake
+    }
+
+    fn zombies(&self) -> usize {
+        self.handles.iter().filter(|(_, cursor)| cursor.is_closed).count()
+    }
+}

@@ -1,0 +1,181 @@
+//! What a log takes: on a disk, with many appends under way or one, through the calls of a core; and without any device.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use libos_journal::{Format, Settings, Store};
+use libos_mem::Heap;
+use libos_posix::block::{DiskEngine, DiskSettings, Durable, MemoryDisk, open_disk};
+use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, MeshKind, Patience, mesh};
+use pdpix::{Completions, Handle, LogOp, OpId, OpenMode, Sga, Storage, Submitted};
+
+/// Bytes of a record with its header.
+pub const RECORD: usize = 4096;
+/// Bytes of a record's header (docs/journal.md).
+const HEADER: usize = 32;
+
+/// How a log on a disk is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRun {
+    /// Appends under way.
+    pub depth: usize,
+    /// Appends in all.
+    pub count: u64,
+    /// Bytes of the file.
+    pub size: u64,
+    /// How a write becomes durable.
+    pub durable: Durable,
+    /// io_uring, or a thread.
+    pub engine: DiskEngine,
+    /// The core never sleeps.
+    pub spins: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct LogFigures {
+    /// Records a second.
+    pub rate: f64,
+    /// Microseconds from push to durable: the median, and the hundredth that is longest.
+    pub p50_us: f64,
+    /// See there.
+    pub p99_us: f64,
+}
+
+/// Appends records to a new log in the file `path`, which is written whole before.
+///
+/// # Errors
+/// The disk's, or the log's.
+pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
+    let heap = Heap::alone(256 << 20).map_err(|error| error.to_string())?;
+    let _ = std::fs::remove_file(path);
+    let settings = DiskSettings {
+        size: Some(run.size),
+        prepare: true,
+        durable: run.durable,
+        engine: run.engine,
+        ..DiskSettings::new(path)
+    };
+    let opened = open_disk(&settings, &heap).map_err(|error| error.to_string())?;
+    let store =
+        Store::new(opened.device, heap.clone(), Settings { format: Some(Format::new(1)), ..Settings::default() });
+    let ports = mesh(1, MeshKind::Threads).map_err(|error| error.to_string())?.remove(0);
+    let storages: Vec<(String, Box<dyn Storage>)> = vec![("disk".into(), Box::new(store))];
+    let idle = if run.spins { IdlePolicy::Spin } else { IdlePolicy::Adaptive(Patience::default()) };
+    let core = Core::new(CoreParts { storages, idle, ..CoreParts::new(heap.clone(), Box::new(KernelClock), ports) });
+    let libos = core.libos().clone();
+    let qd = libos.create("log", None).map_err(|error| error.to_string())?;
+    let mut record = heap.alloc(RECORD).map_err(|error| error.to_string())?;
+    record.resize(RECORD - HEADER, 0x5a);
+    let record = record.freeze();
+
+    let (left, done, failed) = (Rc::new(Cell::new(run.count)), Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+    let nanos = Rc::new(RefCell::new(Vec::with_capacity(run.count as usize)));
+    let begun = Rc::new(Cell::new(Instant::now()));
+    for _ in 0..run.depth {
+        let (libos, record) = (libos.clone(), record.clone());
+        let (left, done, failed, nanos, begun) =
+            (left.clone(), done.clone(), failed.clone(), nanos.clone(), begun.clone());
+        core.libos().spawn(async move {
+            // The log is made and open when the first operation on it ends.
+            if let Ok(qt) = libos.seek(qd, 0) {
+                let _ = libos.redeem(qt).await;
+            }
+            if nanos.borrow().is_empty() {
+                begun.set(Instant::now());
+            }
+            while left.get() > 0 {
+                left.set(left.get() - 1);
+                let start = Instant::now();
+                let pushed = match libos.push(qd, Sga::from(record.clone())) {
+                    Ok(qt) => libos.redeem(qt).await.and_then(|completion| completion.sequence()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = pushed {
+                    failed.set(Some(error));
+                    libos.stop();
+                }
+                nanos.borrow_mut().push(start.elapsed().as_nanos() as f64);
+                done.set(done.get() + 1);
+            }
+            if done.get() == run.count {
+                libos.stop();
+            }
+        });
+    }
+    core.run();
+    let elapsed = begun.get().elapsed();
+    drop(core);
+    let _ = std::fs::remove_file(path);
+    if let Some(error) = failed.get() {
+        return Err(error.to_string());
+    }
+    let mut nanos = nanos.take();
+    nanos.sort_by(f64::total_cmp);
+    let at = |quantile: f64| nanos[(nanos.len() as f64 * quantile) as usize] / 1e3;
+    Ok(LogFigures { rate: run.count as f64 / elapsed.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) })
+}
+
+/// Nanoseconds that an append of 64 B takes, in memory: from `submit` to its `Done`, 64 at a time.
+///
+/// # Panics
+/// If the log refuses.
+pub fn append_in_memory() -> f64 {
+    const BATCH: u64 = 64;
+    let heap = Heap::alone(64 << 20).expect("memory");
+    let settings = Settings { format: Some(Format::new(1)), ..Settings::default() };
+    let mut store = Store::new(Box::new(MemoryDisk::new(64 << 20).device()), heap.clone(), settings);
+    let log = store.open("log", OpenMode::New).expect("a new log");
+    let record = heap.copy(&[7; 64]).expect("memory");
+    let mut now = pdpix::Instant::from_nanos(1);
+    let (mut next, mut done, mut batches) = (0, Completions::new(), Vec::new());
+    for batch in 0..4000u64 {
+        let start = Instant::now();
+        let begun = next;
+        for _ in 0..BATCH {
+            next += 1;
+            match store.submit(log, OpId(next), LogOp::Append(Sga::from(record.clone()))) {
+                Ok(Submitted::Pending) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut ended = begun;
+        while ended < next {
+            now += Duration::from_micros(1);
+            store.flush(now);
+            done.set_room(256);
+            store.poll(now, &mut done);
+            while let Some(end) = done.pop() {
+                assert!(end.result.is_ok(), "{:?}", end.result);
+                ended += 1;
+            }
+        }
+        batches.push(start.elapsed().as_nanos() as f64 / BATCH as f64);
+        if batch % 500 == 499 {
+            free(&mut store, log, &mut next, now, &mut done);
+        }
+    }
+    crate::sampling::median(batches.split_off(100))
+}
+
+/// Frees what was appended.
+fn free(store: &mut Store, log: Handle, next: &mut u64, mut now: pdpix::Instant, done: &mut Completions) {
+    *next += 1;
+    let op = OpId(*next);
+    let last = *next - 1;
+    // Truncations were counted among the operations; the log's own numbers are behind.
+    let before = (last - last / (500 * 64)).saturating_sub(64);
+    if let Ok(Submitted::Pending) = store.submit(log, op, LogOp::Truncate(before.max(1))) {
+        for _ in 0..1000 {
+            now += Duration::from_micros(1);
+            store.flush(now);
+            done.set_room(256);
+            store.poll(now, done);
+            if std::iter::from_fn(|| done.pop()).any(|end| end.op == op) {
+                return;
+            }
+        }
+    }
+}
