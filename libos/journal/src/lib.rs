@@ -6,6 +6,7 @@
 mod checksum;
 mod cursor;
 pub mod format;
+pub mod fuzzing;
 pub mod inspect;
 mod log;
 pub mod memory;

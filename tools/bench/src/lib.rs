@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod hop;
+pub mod journal;
 pub mod local;
 pub mod sampling;
 pub mod served;
