@@ -193,7 +193,7 @@ impl Layout {
             && self.descriptor_size >= self.meta()
             && self.extent_count as u64 <= EXTENTS_MAX
             && self.unit <= UNIT_MAX
-            && [self.table_offset, self.extents_offset, self.device_size].iter().all(|at| at % self.unit == 0);
+            && [self.table_offset, self.extents_offset, self.device_size].iter().all(|at| at.is_multiple_of(self.unit));
         if fits { Ok(()) } else { Err(Error::Corrupt) }
     }
 
@@ -347,8 +347,8 @@ impl Descriptor {
             && (start..=end).contains(&self.first_position)
             && (self.first_position..=end).contains(&self.mark_position)
             && (1..=self.mark_sequence).contains(&self.first_sequence)
-            && self.mark_position % layout.unit == 0
-            && self.first_position % RECORD_ALIGN == 0
+            && self.mark_position.is_multiple_of(layout.unit)
+            && self.first_position.is_multiple_of(RECORD_ALIGN)
             && self.mark_epoch <= self.epoch
             // So far from the end that nobody gets there.
             && self.epoch < u32::MAX / 2

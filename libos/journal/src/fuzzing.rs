@@ -87,8 +87,7 @@ fn well() -> Vec<u8> {
             let _ = driver.run(log, LogOp::Truncate(5 + 5 * epoch as u64));
         }
     }
-    let bytes = contents.bytes().clone();
-    bytes
+    contents.bytes().clone()
 }
 
 /// The input's numbers, one after the other; zeros at its end.

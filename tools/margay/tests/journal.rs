@@ -58,8 +58,7 @@ fn image() -> Vec<u8> {
             (0..20).for_each(|_| turn(&mut store));
         }
     }
-    let bytes = contents.bytes().clone();
-    bytes
+    contents.bytes().clone()
 }
 
 #[test]
