@@ -10,8 +10,7 @@
 //! Always: what was acknowledged is durable, and is found again, as it was written, or its loss is told (`Corrupt`). A flush
 //! that failed is never tried again. What was never acknowledged may be there after a crash, or not; nothing else is.
 //!
-//! Sources: Demikernel (SOSP'21) §6.3 (Cattree), for the queue; ARIES (TODS'92), for the log; Arrakis (OSDI'14), for logs that
-//! cannot reach each other. Not here: devices, `chase`.
+//! Sources: Demikernel (SOSP'21), Cattree, for the queue; Arrakis (OSDI'14), for logs that cannot reach each other. Not here: devices, `chase`.
 
 #![forbid(unsafe_code)]
 

@@ -566,4 +566,29 @@ impl Storage for Store {
     fn zombies(&self) -> usize {
         self.handles.iter().filter(|(_, cursor)| cursor.is_closed).count()
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Counters {
+            records,
+            bytes,
+            bytes_copied,
+            bytes_gathered,
+            bytes_padding,
+            batches,
+            flushes,
+            descriptors,
+            discards,
+        } = self.shared.counters;
+        vec![
+            ("records", records),
+            ("bytes", bytes),
+            ("bytes_copied", bytes_copied),
+            ("bytes_gathered", bytes_gathered),
+            ("bytes_padding", bytes_padding),
+            ("batches", batches),
+            ("flushes", flushes),
+            ("descriptors", descriptors),
+            ("discards", discards),
+        ]
+    }
 }
