@@ -156,6 +156,10 @@ pub fn records_come_back_in_order_with_their_numbers(s: &mut dyn LogSubject) {
     for number in 1..=100 {
         assert_eq!(pop(s, qd), record(number));
     }
+    for (name, counters) in s.libos().storage_counters() {
+        let records = counters.iter().find(|(counter, _)| *counter == "records");
+        assert!(records.is_none_or(|&(_, records)| records == 100), "{name}: {counters:?}");
+    }
     close(s, qd);
 }
 

@@ -12,7 +12,8 @@ use pdpix::{Error, OpenMode, storage::Damage};
 
 use crate::log::{Log, Shared, Stage, State, Update};
 use crate::reader::{Ground, Probe, Read};
-use crate::store::{Store, Transfer};
+use crate::store::Store;
+use crate::transfers::Transfer;
 
 impl Store {
     /// A log was opened.

@@ -83,6 +83,11 @@ pub trait Storage {
 
     /// Closed handles with operations that have not ended. Zero, when everything was closed and has ended.
     fn zombies(&self) -> usize;
+
+    /// What it has done, in numbers with names; for whoever wants to show them.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// A durable record that cannot be read any more, and what goes with it.

@@ -68,6 +68,11 @@ impl LibOs {
         Ok(self.0.storages.borrow()[storage as usize].storage.damage(handle))
     }
 
+    /// What each storage has done, by its name.
+    pub fn storage_counters(&self) -> Vec<(String, Vec<(&'static str, u64)>)> {
+        self.0.storages.borrow().iter().map(|named| (named.name.clone(), named.storage.counters())).collect()
+    }
+
     pub(crate) fn submit_to_log(&self, qd: Qd, kind: OpKind, len: usize, what: LogOp) -> Result<QToken, Error> {
         let (storage, handle) = self.log(qd)?;
         let qt = self.0.tokens.borrow_mut().next()?;

@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod demi;
 pub mod hop;
+pub mod journal;
 pub mod local;
 pub mod sampling;
 pub mod served;

@@ -40,7 +40,7 @@ fn image() -> Vec<u8> {
     let settings = Settings { format: Some(Format::new(0xfeed)), ..Settings::default() };
     let mut store = Store::new(Box::new(MemoryDevice::new(contents.clone())), heap.clone(), settings);
     let mut op = 0;
-    let mut turn = |store: &mut Store| {
+    let turn = |store: &mut Store| {
         let mut done = Completions::new();
         done.set_room(64);
         store.poll(Instant::ZERO, &mut done);
@@ -58,8 +58,7 @@ fn image() -> Vec<u8> {
             (0..20).for_each(|_| turn(&mut store));
         }
     }
-    let bytes = contents.bytes().clone();
-    bytes
+    contents.bytes().clone()
 }
 
 #[test]
