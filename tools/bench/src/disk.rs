@@ -179,3 +179,28 @@ fn free(store: &mut Store, log: Handle, next: &mut u64, mut now: pdpix::Instant,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cores that sleep are woken for each append, or this does not end.
+    #[test]
+    fn a_log_on_a_disk_takes_all_records_however_it_is_driven() {
+        for (index, (engine, durable, depth)) in [
+            (DiskEngine::Auto, Durable::Fdatasync, 32),
+            (DiskEngine::Auto, Durable::Dsync, 32),
+            (DiskEngine::Auto, Durable::Fdatasync, 1),
+            (DiskEngine::Threaded, Durable::Fdatasync, 32),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = std::env::temp_dir().join(format!("log-{}-{index}", std::process::id()));
+            let run = LogRun { depth, count: 2000, size: 32 << 20, durable, engine, spins: false };
+            let figures = log_on_disk(&path, run).unwrap();
+            assert!(figures.rate > 0.0 && figures.p50_us > 0.0 && figures.p50_us <= figures.p99_us, "{figures:?}");
+            assert!(!path.exists());
+        }
+    }
+}

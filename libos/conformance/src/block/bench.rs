@@ -140,12 +140,24 @@ impl Bench {
         self.device().flush_submissions(now);
     }
 
+    /// Whether operations are under way.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Sleeps until the device wants to be polled. What ended just before that is taken.
     pub fn sleep(&mut self) {
+        self.sleep_after(64);
+    }
+
+    /// The same, where the last look before sleeping has so much room.
+    pub fn sleep_after(&mut self, room: usize) {
         let now = self.now();
         let wake = self.device().arm(now);
-        // As a core does: what came before it was armed is seen here, and what comes later wakes.
-        if self.poll(64) > 0 {
+        // As a core does: what came before it was armed is seen here, and what comes later wakes. A log may have use for
+        // what came, and wait for more all the same: then its core sleeps.
+        self.poll(room);
+        if !self.is_waiting() {
             return;
         }
         match wake.on {

@@ -155,6 +155,21 @@ pub fn a_full_queue_refuses_and_goes_on(bench: &mut Bench) {
     bench.do_it(refused);
 }
 
+pub fn it_wakes_also_when_something_came_with_the_last_look(bench: &mut Bench) {
+    for round in 0..50 {
+        for lba in 0..16 {
+            let from = bench.blocks(Pattern::of(round), lba, 1);
+            bench.begin(BlockOp::Write { lba, from });
+        }
+        bench.ring();
+        while bench.is_waiting() {
+            bench.sleep_after(1);
+            bench.poll(2);
+        }
+        assert_eq!(bench.wait_all().len(), 16);
+    }
+}
+
 pub fn what_was_flushed_is_there_when_it_is_opened_again(bench: &mut Bench) {
     for lba in 0..32 {
         let from = bench.blocks(Pattern::of(3), lba, 1);

@@ -50,6 +50,7 @@ macro_rules! block_suite {
                 every_operation_ends_once_though_many_are_under_way
                 poll_gives_no_more_than_there_is_room_for
                 a_full_queue_refuses_and_goes_on
+                it_wakes_also_when_something_came_with_the_last_look
                 what_was_flushed_is_there_when_it_is_opened_again
                 dropping_it_waits_for_what_is_under_way
                 discarding_touches_nothing_else

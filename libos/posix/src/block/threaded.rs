@@ -18,6 +18,7 @@ use slab::Slab;
 use super::ffi::Job;
 use super::open::Disk;
 use super::transfer::{Next, Transfer};
+use super::uring::Armed;
 
 /// A disk with a thread.
 pub(super) struct ThreadedDisk {
@@ -31,6 +32,7 @@ pub(super) struct ThreadedDisk {
     /// Taken from the thread and not yet worked on.
     taken: Option<(usize, i32)>,
     bell: Arc<Bell>,
+    armed: Armed,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -71,6 +73,7 @@ impl ThreadedDisk {
             answers,
             taken: None,
             bell,
+            armed: Armed::No,
             thread: Some(thread),
         })
     }
@@ -105,6 +108,14 @@ impl BlockDevice for ThreadedDisk {
     }
 
     fn poll(&mut self, _: Instant, room: usize, done: &mut Vec<BlockDone>) {
+        match self.armed {
+            Armed::No => {}
+            Armed::Fresh => self.armed = Armed::Looked,
+            Armed::Looked => {
+                self.armed = Armed::No;
+                self.bell.armed.store(false, Ordering::Relaxed);
+            }
+        }
         let mut given = 0;
         while given < room
             && let Some((index, result)) = self.next_answer()
@@ -117,10 +128,6 @@ impl BlockDevice for ThreadedDisk {
                 }
             }
         }
-        // Not before something came: who has armed us polls once more before it sleeps.
-        if given > 0 && self.bell.armed.swap(false, Ordering::Relaxed) {
-            let _ = rustix::io::read(&self.bell.event, &mut [0u8; 8]);
-        }
     }
 
     fn flush_submissions(&mut self, _: Instant) {}
@@ -131,6 +138,7 @@ impl BlockDevice for ThreadedDisk {
         if self.transfers.is_empty() {
             return Wake { deadline: None, on: WakeOn::Descriptor(self.bell.event.as_raw_fd()) };
         }
+        self.armed = Armed::Fresh;
         self.bell.armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.taken = self.next_answer();

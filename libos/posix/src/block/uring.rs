@@ -22,15 +22,25 @@ use super::open::Disk;
 use super::threaded::refusal;
 use super::transfer::{Kind, Next, Transfer};
 
+/// Whether the core is woken. Who arms polls once more before it sleeps, and sleeps whatever that poll brings, if it is not
+/// what it waits for: so that look leaves the disk armed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Armed {
+    No,
+    /// The last look is still to come.
+    Fresh,
+    Looked,
+}
+
 /// A disk with a ring.
 pub(super) struct UringDisk {
     ring: IoUring,
     disk: Disk,
     transfers: Slab<Transfer>,
     registered: Registered,
-    /// Readable when the ring has something, while `armed`.
+    /// Readable when the ring has something, while armed.
     event: OwnedFd,
-    armed: bool,
+    armed: Armed,
 }
 
 impl UringDisk {
@@ -55,7 +65,7 @@ impl UringDisk {
         };
         ring.completion().disable_eventfd();
         let registered = Registered::new(&ring, heap, registered_max);
-        Ok(UringDisk { ring, disk, transfers: Slab::new(), registered, event, armed: false })
+        Ok(UringDisk { ring, disk, transfers: Slab::new(), registered, event, armed: Armed::No })
     }
 
     fn queue(&mut self, index: usize) {
@@ -99,7 +109,7 @@ impl UringDisk {
 
     #[cold]
     fn disarm(&mut self) {
-        self.armed = false;
+        self.armed = Armed::No;
         self.ring.completion().disable_eventfd();
         let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
     }
@@ -148,15 +158,14 @@ impl BlockDevice for UringDisk {
     }
 
     fn poll(&mut self, _: Instant, room: usize, done: &mut Vec<BlockDone>) {
-        if self.transfers.is_empty() {
-            return;
+        match self.armed {
+            Armed::No => {}
+            Armed::Fresh => self.armed = Armed::Looked,
+            Armed::Looked => self.disarm(),
         }
-        self.enter();
-        let before = done.len();
-        self.take(room, done);
-        // Not before something came: who has armed us polls once more before it sleeps.
-        if self.armed && done.len() > before {
-            self.disarm();
+        if !self.transfers.is_empty() {
+            self.enter();
+            self.take(room, done);
         }
     }
 
@@ -168,7 +177,7 @@ impl BlockDevice for UringDisk {
 
     fn arm(&mut self, _: Instant) -> Wake {
         self.enter();
-        if std::mem::replace(&mut self.armed, true) {
+        if std::mem::replace(&mut self.armed, Armed::Fresh) != Armed::No {
             let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
         }
         self.ring.completion().enable_eventfd();
