@@ -21,7 +21,7 @@ mod saving;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use framework::pdpix::{Error, Instant, Sga, WallTime};
+use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
 use framework::runtime::CarriedBuf;
 use framework::{LogId, LogSettings, Outbox, SessionId, Ticket};
 use kv_engine::command::{Command, Flags};
@@ -55,7 +55,7 @@ pub enum Durability {
 }
 
 /// Bytes of a piece of a record: a journal takes at least so many.
-pub(crate) const PIECE: usize = 120 << 10;
+pub(crate) const PIECE: usize = 60 << 10;
 /// The last byte of each piece but the last.
 pub(crate) const IS_PIECE: u8 = 3;
 
@@ -98,6 +98,7 @@ pub(crate) struct Persistence {
     pub durability: Durability,
     /// There is a storage.
     pub has_storage: bool,
+    pub is_read_only: bool,
     pub logs: Option<Logs>,
     pub recovery: Option<Box<Recovery>>,
     /// Data is being loaded, here or elsewhere.
@@ -452,10 +453,10 @@ impl Shard {
 
     /// Opens the logs, if there are to be any, and begins to recover.
     pub(crate) fn open_logs(&mut self, out: &mut Outbox<'_, Shard>) {
-        if !self.persistence.has_storage {
-            return;
-        }
-        let mut open = |name: &str, replay: bool| out.open_log(name, LogSettings { replay, ..LogSettings::default() });
+        // What can only be read is served, and not changed.
+        let mode = if self.persistence.is_read_only { OpenMode::ReadOnly } else { OpenMode::ExistingOrNew };
+        let mut open =
+            |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
         let notes = open("kv.notes", true);
         let (commands, snapshots) = (open("kv.commands", false), open("kv.snapshots", false));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });

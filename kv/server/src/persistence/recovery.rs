@@ -167,6 +167,19 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) {
         let Some(logs) = self.persistence.logs else { return };
+        if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
+            return;
+        }
+        if error == Error::ReadOnly && !self.persistence.is_read_only {
+            self.persistence.is_read_only = true;
+            self.persistence.refuses = Some(error);
+            self.persistence.told.log_failed = true;
+            self.persistence.recovery = Some(Box::new(Recovery::new(self.shards)));
+            for log in [logs.commands, logs.snapshots, logs.notes] {
+                out.close_log(log);
+            }
+            return self.open_logs(out);
+        }
         let name = match log {
             log if log == logs.commands => "commands",
             log if log == logs.snapshots => "snapshots",
@@ -209,7 +222,7 @@ impl Shard {
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
         let is_empty = made_for.is_none() && recovery.commands.1 == 1;
-        if made_for.is_none() {
+        if made_for.is_none() && !self.persistence.is_read_only {
             let note = Note::Made { cores: self.shards as u16 };
             if let Ok(data) = out.heap().copy(&note.write()) {
                 out.append(logs.notes, data);

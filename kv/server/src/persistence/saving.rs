@@ -19,7 +19,7 @@ use crate::task::Work;
 /// Elements that are written in one go.
 const STEP: usize = 1000;
 /// Bytes of a piece, and how many pieces may be under way.
-const BATCH: usize = PIECE / 2;
+const BATCH: usize = PIECE;
 const PIECES_MAX: usize = 4;
 /// The log is made short by a snapshot when it is as long as the last one, and at least so long.
 const LOG_LEN_MIN: u64 = 64 << 20;
@@ -100,6 +100,9 @@ impl Shard {
                     true => self.begin_saving(Some(id), Way::Shutdown, out),
                     false => out.stop_service(0),
                 }
+            }
+            _ if self.persistence.is_read_only => {
+                self.answer_refusal(id, Refusal::NotWritable(Error::ReadOnly), out);
             }
             _ if !has_storage => self.answer_refusal(id, Refusal::NoStorage, out),
             Persist::Save => self.begin_saving(Some(id), Way::Wait, out),
@@ -444,10 +447,15 @@ impl Shard {
     /// Now and then: whether the log should be made short, or a failed one be tried again.
     pub(crate) fn consider_saving(&mut self, out: &mut Outbox<'_, Shard>) {
         let persistence = &self.persistence;
-        if !persistence.has_storage || persistence.is_loading || persistence.saving.is_some() || self.stopping {
+        if !persistence.has_storage
+            || persistence.is_read_only
+            || persistence.is_loading
+            || persistence.saving.is_some()
+            || self.stopping
+        {
             return;
         }
-        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN);
+        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
         if is_time && (is_long || persistence.failed.is_some()) {
             self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
