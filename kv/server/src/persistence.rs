@@ -29,6 +29,7 @@ use kv_engine::info;
 use kv_engine::log::Joint;
 use kv_engine::refusal::Refusal;
 
+use crate::ServerArgs;
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 
@@ -41,6 +42,7 @@ pub(crate) use saving::{Lead, Saving, Way};
 pub(crate) const TIMER_COMMIT: u64 = 16;
 pub(crate) const TIMER_SAVE: u64 = 17;
 pub(crate) const TIMER_LOAD: u64 = 18;
+pub(crate) const TIMER_CONSIDER: u64 = 19;
 
 /// When an answer is given to who has changed something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,6 +111,7 @@ pub(crate) struct Persistence {
     pub durable: u64,
     pub durable_sequence: u64,
     is_timer_set: bool,
+    is_considering: bool,
     /// Sessions that are held, each with the record that it waits for.
     held: VecDeque<(SessionId, u64)>,
     waiting: VecDeque<(u64, Waiter)>,
@@ -133,8 +136,12 @@ pub(crate) struct Persistence {
 }
 
 impl Persistence {
-    pub fn new(durability: Durability, has_storage: bool) -> Persistence {
-        Persistence { durability, has_storage, ..Persistence::default() }
+    pub fn new(args: &ServerArgs) -> Persistence {
+        let ServerArgs { durability, has_storage, is_read_only, .. } = *args;
+        let refuses = is_read_only.then_some(Error::ReadOnly);
+        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, ..Persistence::default() };
+        persistence.told.log_failed = is_read_only;
+        persistence
     }
 
     /// Why a command is not carried out now.
@@ -267,6 +274,10 @@ impl Shard {
         };
         self.persistence.appended = record;
         self.persistence.told.log_size += data.len() as u64;
+        if self.persistence.told.log_size > self.args.log_len_max && self.persistence.saving.is_none() {
+            // Soon, and not only when there is nothing better to do.
+            self.set_consider_timer(out);
+        }
         while data.len() > PIECE {
             let piece = data.split_to(PIECE).and_then(|mut piece| {
                 piece.push(out.heap().copy(&[IS_PIECE])?).map_err(|_| libos_mem::Exhausted)?;

@@ -149,8 +149,8 @@ fn found(peer: &mut Peer, index: usize, is_always: bool) -> (u64, u64) {
             let list: Vec<u64> = list.items().iter().map(number).collect();
             assert!(list.is_sorted_by(|one, other| one < other), "pushed twice, or not in order: {list:?}");
             let (last, set) = (list.last().copied().unwrap_or(0), get(peer, &format!("pipe:{index}")));
-            // The second command of two may be missing; they may lie on two cores, and these lose what they lose.
-            assert!(!is_always || set == last || set + 1 == last, "{set} beside {last}");
+            // Of two that were sent together and not answered either may be missing: they may lie on two cores.
+            assert!(!is_always || set.abs_diff(last) <= 1, "{set} beside {last}");
             (set.min(last), set.max(last))
         }
     }
@@ -268,18 +268,16 @@ fn a_log_that_is_long_is_made_short_by_itself() {
     let mut peer = kv.connect();
     let value = "v".repeat(50_000);
     // Many times what fits: the same few keys again and again.
-    for number in 0..1500 {
+    for number in 0..900 {
         let reply = ask(&mut peer, &format!("SET key:{} {number}:{value}", number % 10));
         assert_eq!(reply.bytes(), b"OK", "write {number}");
-        if number % 50 == 0 {
-            thread::sleep(Duration::from_millis(50));
-        }
+        thread::sleep(Duration::from_millis(3));
     }
     let info = String::from_utf8_lossy(ask(&mut peer, "INFO persistence").bytes()).into_owned();
     assert!(info.contains("rdb_last_bgsave_status:ok") && !info.contains("rdb_saves:0"), "{info}");
     kv.stop();
     let kv = start(&form, &dir, &["--durability", "everysec", "--set", "storage.size=16MiB"]);
-    assert!(ask(&mut kv.connect(), "GET key:9").bytes().starts_with(b"1499:"), "stopped in order, nothing is lost");
+    assert!(ask(&mut kv.connect(), "GET key:9").bytes().starts_with(b"899:"), "stopped in order, nothing is lost");
 }
 
 #[test]

@@ -170,16 +170,6 @@ impl Shard {
         if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
             return;
         }
-        if error == Error::ReadOnly && !self.persistence.is_read_only {
-            self.persistence.is_read_only = true;
-            self.persistence.refuses = Some(error);
-            self.persistence.told.log_failed = true;
-            self.persistence.recovery = Some(Box::new(Recovery::new(self.shards)));
-            for log in [logs.commands, logs.snapshots, logs.notes] {
-                out.close_log(log);
-            }
-            return self.open_logs(out);
-        }
         let name = match log {
             log if log == logs.commands => "commands",
             log if log == logs.snapshots => "snapshots",
@@ -188,7 +178,14 @@ impl Shard {
         let lost = damage.map_or_else(String::new, |damage| {
             format!("; at byte {} record {} is lost, and at least {} more", damage.offset, damage.sequence, damage.lost)
         });
-        self.give_up(&format!("the log of {name} of core {} cannot be opened: {error}{lost}", self.index), out);
+        let way_out = match error {
+            Error::ReadOnly => " (with --set storage.read_only=true what is there is served)",
+            _ => "",
+        };
+        self.give_up(
+            &format!("the log of {name} of core {} cannot be opened: {error}{lost}{way_out}", self.index),
+            out,
+        );
     }
 
     pub(crate) fn on_log_record(&mut self, record: Record, out: &mut Outbox<'_, Shard>) {

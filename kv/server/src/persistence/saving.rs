@@ -10,7 +10,7 @@ use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_SAVE, Waiter};
+use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
@@ -444,8 +444,15 @@ impl Shard {
         self.mend_log(out);
     }
 
+    pub(crate) fn set_consider_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        if !std::mem::replace(&mut self.persistence.is_considering, true) {
+            out.set_timer(Duration::ZERO, TIMER_CONSIDER);
+        }
+    }
+
     /// Now and then: whether the log should be made short, or a failed one be tried again.
     pub(crate) fn consider_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.is_considering = false;
         let persistence = &self.persistence;
         if !persistence.has_storage
             || persistence.is_read_only
