@@ -112,6 +112,8 @@ pub(crate) struct Persistence {
     pub durable_sequence: u64,
     is_timer_set: bool,
     is_considering: bool,
+    /// This shard has asked for a snapshot of its own accord, and it is not begun.
+    is_asked: bool,
     /// Sessions that are held, each with the record that it waits for.
     held: VecDeque<(SessionId, u64)>,
     waiting: VecDeque<(u64, Waiter)>,

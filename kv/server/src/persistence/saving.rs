@@ -151,6 +151,7 @@ impl Shard {
             Finding::Refused(refusal) => Some(*refusal),
             _ => None,
         });
+        self.persistence.is_asked = false;
         let client = self.client_of(task);
         if let Some(refusal) = refusal {
             self.tell_complete(generation, false, out);
@@ -458,6 +459,7 @@ impl Shard {
             || persistence.is_read_only
             || persistence.is_loading
             || persistence.saving.is_some()
+            || persistence.is_asked
             || self.stopping
         {
             return;
@@ -465,7 +467,7 @@ impl Shard {
         let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
         if is_time && (is_long || persistence.failed.is_some()) {
-            self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
+            self.persistence.is_asked = true;
             self.begin_saving(None, Way::Behind, out);
         }
     }
