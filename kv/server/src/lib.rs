@@ -55,6 +55,10 @@ pub struct ServerArgs {
     pub durability: Durability,
     /// Each core has a storage: snapshots can be written, and what was kept is loaded.
     pub has_storage: bool,
+    /// It can be read, and is not changed: writes are refused.
+    pub is_read_only: bool,
+    /// A log of more bytes is made short by a snapshot: there must be room for one beside it.
+    pub log_len_max: u64,
     /// A file of Redis's to be loaded if there is no data: opened by each core for itself.
     pub load: Option<Load>,
     /// Somebody has asked for that, and is to hear if there is data.
@@ -102,6 +106,8 @@ impl ServerArgs {
             run_id: "0".repeat(40),
             durability: Durability::None,
             has_storage: false,
+            is_read_only: false,
+            log_len_max: u64::MAX,
             load: None,
             load_is_asked_for: false,
             on_trouble: |_| {},

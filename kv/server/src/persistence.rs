@@ -21,7 +21,7 @@ mod saving;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use framework::pdpix::{Error, Instant, Sga, WallTime};
+use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
 use framework::runtime::CarriedBuf;
 use framework::{LogId, LogSettings, Outbox, SessionId, Ticket};
 use kv_engine::command::{Command, Flags};
@@ -29,6 +29,7 @@ use kv_engine::info;
 use kv_engine::log::Joint;
 use kv_engine::refusal::Refusal;
 
+use crate::ServerArgs;
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 
@@ -41,6 +42,7 @@ pub(crate) use saving::{Lead, Saving, Way};
 pub(crate) const TIMER_COMMIT: u64 = 16;
 pub(crate) const TIMER_SAVE: u64 = 17;
 pub(crate) const TIMER_LOAD: u64 = 18;
+pub(crate) const TIMER_CONSIDER: u64 = 19;
 
 /// When an answer is given to who has changed something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,7 +57,7 @@ pub enum Durability {
 }
 
 /// Bytes of a piece of a record: a journal takes at least so many.
-pub(crate) const PIECE: usize = 120 << 10;
+pub(crate) const PIECE: usize = 60 << 10;
 /// The last byte of each piece but the last.
 pub(crate) const IS_PIECE: u8 = 3;
 
@@ -98,6 +100,7 @@ pub(crate) struct Persistence {
     pub durability: Durability,
     /// There is a storage.
     pub has_storage: bool,
+    pub is_read_only: bool,
     pub logs: Option<Logs>,
     pub recovery: Option<Box<Recovery>>,
     /// Data is being loaded, here or elsewhere.
@@ -108,6 +111,9 @@ pub(crate) struct Persistence {
     pub durable: u64,
     pub durable_sequence: u64,
     is_timer_set: bool,
+    is_considering: bool,
+    /// This shard has asked for a snapshot of its own accord, and it is not begun.
+    is_asked: bool,
     /// Sessions that are held, each with the record that it waits for.
     held: VecDeque<(SessionId, u64)>,
     waiting: VecDeque<(u64, Waiter)>,
@@ -132,8 +138,12 @@ pub(crate) struct Persistence {
 }
 
 impl Persistence {
-    pub fn new(durability: Durability, has_storage: bool) -> Persistence {
-        Persistence { durability, has_storage, ..Persistence::default() }
+    pub fn new(args: &ServerArgs) -> Persistence {
+        let ServerArgs { durability, has_storage, is_read_only, .. } = *args;
+        let refuses = is_read_only.then_some(Error::ReadOnly);
+        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, ..Persistence::default() };
+        persistence.told.log_failed = is_read_only;
+        persistence
     }
 
     /// Why a command is not carried out now.
@@ -266,6 +276,10 @@ impl Shard {
         };
         self.persistence.appended = record;
         self.persistence.told.log_size += data.len() as u64;
+        if self.persistence.told.log_size > self.args.log_len_max && self.persistence.saving.is_none() {
+            // Soon, and not only when there is nothing better to do.
+            self.set_consider_timer(out);
+        }
         while data.len() > PIECE {
             let piece = data.split_to(PIECE).and_then(|mut piece| {
                 piece.push(out.heap().copy(&[IS_PIECE])?).map_err(|_| libos_mem::Exhausted)?;
@@ -452,10 +466,10 @@ impl Shard {
 
     /// Opens the logs, if there are to be any, and begins to recover.
     pub(crate) fn open_logs(&mut self, out: &mut Outbox<'_, Shard>) {
-        if !self.persistence.has_storage {
-            return;
-        }
-        let mut open = |name: &str, replay: bool| out.open_log(name, LogSettings { replay, ..LogSettings::default() });
+        // What can only be read is served, and not changed.
+        let mode = if self.persistence.is_read_only { OpenMode::ReadOnly } else { OpenMode::ExistingOrNew };
+        let mut open =
+            |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
         let notes = open("kv.notes", true);
         let (commands, snapshots) = (open("kv.commands", false), open("kv.snapshots", false));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });

@@ -20,7 +20,7 @@ use crate::client::{Client, Clients, Pending};
 use crate::codec::{Gate, Resp};
 use crate::housekeeping::{Rates, TICK};
 use crate::peer::{Message, Peer, Told};
-use crate::persistence::{Persistence, TIMER_COMMIT, TIMER_LOAD, TIMER_SAVE};
+use crate::persistence::{Persistence, TIMER_COMMIT, TIMER_CONSIDER, TIMER_LOAD, TIMER_SAVE};
 use crate::task::{Hold, Task};
 
 /// Names of timers.
@@ -111,7 +111,7 @@ impl Shard {
         let gate = Gate::new(seed.set());
         let config = args.config.clone();
         let spans_left = heap.stats().spans / SPANS_PER_SPAN_LEFT;
-        let persistence = Persistence::new(args.durability, args.has_storage);
+        let persistence = Persistence::new(&args);
         let mut shard = Shard {
             index,
             shards,
@@ -262,6 +262,7 @@ impl Shard {
                 self.try_note(out);
             }
             TIMER_LOAD => self.load_file(out),
+            TIMER_CONSIDER => self.consider_saving(out),
             name if name >= TIMER_TASK => self.on_task_timer((name ^ TIMER_TASK) as u32, out),
             _ => self.end_pause(out),
         }

@@ -167,6 +167,9 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) {
         let Some(logs) = self.persistence.logs else { return };
+        if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
+            return;
+        }
         let name = match log {
             log if log == logs.commands => "commands",
             log if log == logs.snapshots => "snapshots",
@@ -175,7 +178,14 @@ impl Shard {
         let lost = damage.map_or_else(String::new, |damage| {
             format!("; at byte {} record {} is lost, and at least {} more", damage.offset, damage.sequence, damage.lost)
         });
-        self.give_up(&format!("the log of {name} of core {} cannot be opened: {error}{lost}", self.index), out);
+        let way_out = match error {
+            Error::ReadOnly => " (with --set storage.read_only=true what is there is served)",
+            _ => "",
+        };
+        self.give_up(
+            &format!("the log of {name} of core {} cannot be opened: {error}{lost}{way_out}", self.index),
+            out,
+        );
     }
 
     pub(crate) fn on_log_record(&mut self, record: Record, out: &mut Outbox<'_, Shard>) {
@@ -209,7 +219,7 @@ impl Shard {
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
         let is_empty = made_for.is_none() && recovery.commands.1 == 1;
-        if made_for.is_none() {
+        if made_for.is_none() && !self.persistence.is_read_only {
             let note = Note::Made { cores: self.shards as u16 };
             if let Ok(data) = out.heap().copy(&note.write()) {
                 out.append(logs.notes, data);

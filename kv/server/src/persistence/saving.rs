@@ -10,7 +10,7 @@ use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_SAVE, Waiter};
+use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
@@ -19,7 +19,7 @@ use crate::task::Work;
 /// Elements that are written in one go.
 const STEP: usize = 1000;
 /// Bytes of a piece, and how many pieces may be under way.
-const BATCH: usize = PIECE / 2;
+const BATCH: usize = PIECE;
 const PIECES_MAX: usize = 4;
 /// The log is made short by a snapshot when it is as long as the last one, and at least so long.
 const LOG_LEN_MIN: u64 = 64 << 20;
@@ -101,6 +101,9 @@ impl Shard {
                     false => out.stop_service(0),
                 }
             }
+            _ if self.persistence.is_read_only => {
+                self.answer_refusal(id, Refusal::NotWritable(Error::ReadOnly), out);
+            }
             _ if !has_storage => self.answer_refusal(id, Refusal::NoStorage, out),
             Persist::Save => self.begin_saving(Some(id), Way::Wait, out),
             Persist::SaveBehind => self.begin_saving(Some(id), Way::Behind, out),
@@ -148,6 +151,7 @@ impl Shard {
             Finding::Refused(refusal) => Some(*refusal),
             _ => None,
         });
+        self.persistence.is_asked = false;
         let client = self.client_of(task);
         if let Some(refusal) = refusal {
             self.tell_complete(generation, false, out);
@@ -441,16 +445,29 @@ impl Shard {
         self.mend_log(out);
     }
 
+    pub(crate) fn set_consider_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        if !std::mem::replace(&mut self.persistence.is_considering, true) {
+            out.set_timer(Duration::ZERO, TIMER_CONSIDER);
+        }
+    }
+
     /// Now and then: whether the log should be made short, or a failed one be tried again.
     pub(crate) fn consider_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.is_considering = false;
         let persistence = &self.persistence;
-        if !persistence.has_storage || persistence.is_loading || persistence.saving.is_some() || self.stopping {
+        if !persistence.has_storage
+            || persistence.is_read_only
+            || persistence.is_loading
+            || persistence.saving.is_some()
+            || persistence.is_asked
+            || self.stopping
+        {
             return;
         }
-        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN);
+        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
         if is_time && (is_long || persistence.failed.is_some()) {
-            self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
+            self.persistence.is_asked = true;
             self.begin_saving(None, Way::Behind, out);
         }
     }
