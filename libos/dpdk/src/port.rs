@@ -100,9 +100,16 @@ impl Port {
         if with.queues < settings.queues {
             notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
         }
-        let mac = settings.mac.unwrap_or(Mac(about.mac));
+        let [first, middle @ .., last] = about.mac;
+        let usual = if manners.mac_is_the_peers {
+            let [b, c, d, e] = middle;
+            Mac([first | 2, b, c, d, e, last ^ 1])
+        } else {
+            Mac(about.mac)
+        };
+        let mac = settings.mac.unwrap_or(usual);
         let is_other = mac.0 != about.mac;
-        id.listen_to(is_other && !id.set_mac(mac.0));
+        id.listen_to(is_other && (manners.mac_is_the_peers || !id.set_mac(mac.0)));
         let offloads = Offloads {
             verifies: with.offload && about.sums_when_receiving,
             checksums: with.offload && about.sums_when_sending,

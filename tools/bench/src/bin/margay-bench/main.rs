@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod child;
+mod dpdk;
 mod echo;
 mod idle;
 mod instructions;
@@ -26,7 +27,7 @@ use margay_bench::{hop, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 13] = [
+const PROGRAMS: [(&str, &str, Program); 14] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -37,6 +38,7 @@ const PROGRAMS: [(&str, &str, Program); 13] = [
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
+    ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match words {
         ["kernel", name, count] => instructions::kernel(name, count.parse()?),
+        ["dpdk-end", which, role, device, mtu] => dpdk::end(which, role, device, mtu),
         ["all"] => PROGRAMS.iter().try_for_each(|(_, _, program)| program()),
         [name] if PROGRAMS.iter().any(|(known, ..)| known == name) => {
             PROGRAMS.iter().filter(|(known, ..)| known == name).try_for_each(|(_, _, program)| program())
