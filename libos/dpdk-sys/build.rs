@@ -36,7 +36,8 @@ fn bind() -> Result<(), String> {
         .map_err(|_| format!("pkg-config finds no libdpdk of version {VERSION_MIN} or newer"))?;
     let flags = pkg_config(&["--cflags"])?;
     let libraries = pkg_config(&["--libs"])?;
-    let has_ring_pairs = PathBuf::from(pkg_config(&["--variable=libdir"])?.concat()).join("librte_net_ring.so").exists();
+    let has_ring_pairs =
+        PathBuf::from(pkg_config(&["--variable=libdir"])?.concat()).join("librte_net_ring.so").exists();
     generate(&flags)?;
     compile(&flags, has_ring_pairs)?;
     link(&libraries, has_ring_pairs);
@@ -62,8 +63,12 @@ fn generate(flags: &[String]) -> Result<(), String> {
         .header("c/shim.h")
         .clang_args(flags)
         .allowlist_function("margay_.*|rte_eal_init|rte_eal_iova_mode|rte_version|rte_strerror")
-        .allowlist_function("rte_memzone_(reserve_aligned|free)|rte_mem_virt2memseg_list|rte_mempool_(free|avail_count)")
-        .allowlist_function("rte_eth_dev_(count_avail|get_port_by_name|get_name_by_port|info_get|configure|start|stop|close)")
+        .allowlist_function(
+            "rte_memzone_(reserve_aligned|free)|rte_mem_virt2memseg_list|rte_mempool_(free|avail_count)",
+        )
+        .allowlist_function(
+            "rte_eth_dev_(count_avail|get_port_by_name|get_name_by_port|info_get|configure|start|stop|close)",
+        )
         .allowlist_function("rte_eth_dev_(set_mtu|get_mtu|default_mac_addr_set|is_valid_port|socket_id)")
         .allowlist_function("rte_eth_(rx|tx)_queue_setup|rte_eth_macaddr_get|rte_eth_link_get_nowait|rte_eth_stats_get")
         .allowlist_function("rte_eth_(promiscuous|allmulticast)_enable|rte_eth_tx_done_cleanup|rte_eth_find_next")
@@ -82,7 +87,9 @@ fn generate(flags: &[String]) -> Result<(), String> {
     std::panic::set_hook(silent);
     let bindings = match generated {
         Ok(Ok(bindings)) => bindings,
-        Ok(Err(error)) => return Err(format!("libclang does not read its headers ({})", first_line(&error.to_string()))),
+        Ok(Err(error)) => {
+            return Err(format!("libclang does not read its headers ({})", first_line(&error.to_string())));
+        }
         Err(_) => return Err("there is no libclang that bindgen can load".into()),
     };
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo")).join("bindings.rs");
@@ -104,7 +111,9 @@ fn compile(flags: &[String], has_ring_pairs: bool) -> Result<(), String> {
     if has_ring_pairs {
         build.define("MARGAY_RING_PAIRS", None);
     }
-    build.try_compile("margay_dpdk_shim").map_err(|error| format!("its headers do not compile ({})", first_line(&error.to_string())))
+    build
+        .try_compile("margay_dpdk_shim")
+        .map_err(|error| format!("its headers do not compile ({})", first_line(&error.to_string())))
 }
 
 fn link(libraries: &[String], has_ring_pairs: bool) {

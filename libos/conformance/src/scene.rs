@@ -63,7 +63,8 @@ impl<'a> Scene<'a> {
                     return now[i].pinned > 0;
                 }
                 // What the device keeps of what was sent last was there before, or is now.
-                let pinned = if now[i].pinned.abs_diff(before.pinned) <= self.s.kept() { before.pinned } else { now[i].pinned };
+                let pinned =
+                    if now[i].pinned.abs_diff(before.pinned) <= self.s.kept() { before.pinned } else { now[i].pinned };
                 Books { pinned, ..now[i] } != before
             });
             match wrong {

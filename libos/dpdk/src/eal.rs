@@ -65,7 +65,8 @@ pub fn ring_pair(_: Eal, names: [&str; 2], size: u32) -> Result<(), OpenError> {
 
 /// Whether somebody has said how memory is to be had.
 fn is_about_memory(argument: &str) -> bool {
-    let names = ["-m", "--no-huge", "--in-memory", "--huge", "--socket-mem", "--legacy-mem", "--single-file", "--socket-limit"];
+    let names =
+        ["-m", "--no-huge", "--in-memory", "--huge", "--socket-mem", "--legacy-mem", "--single-file", "--socket-limit"];
     names.iter().any(|name| argument.starts_with(name))
 }
 

@@ -58,7 +58,12 @@ impl PortSettings {
 
     /// What the device is told by this name.
     pub fn argument(&self, name: &str) -> Option<&str> {
-        self.device.split(',').skip(1).filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|it| it.1)
+        self.device
+            .split(',')
+            .skip(1)
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|it| it.1)
     }
 
     /// Whether it is a card, and no port made of software.
@@ -74,7 +79,10 @@ mod tests {
     #[test]
     fn devices_are_read_as_dpdk_spells_them() {
         let memif = PortSettings::new("net_memif0,role=client,socket=/run/x.sock,zero-copy=yes");
-        assert_eq!((memif.name(), memif.argument("role"), memif.argument("rsize")), ("net_memif0", Some("client"), None));
+        assert_eq!(
+            (memif.name(), memif.argument("role"), memif.argument("rsize")),
+            ("net_memif0", Some("client"), None)
+        );
         assert!(!memif.is_card() && PortSettings::new("0000:03:00.0").is_card());
     }
 }

@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libos_conformance::{Addresses, Can, End, LIMIT, Made, Memory, RealTime, Seat, Side, Subject, suite};
 use libos_dpdk::{Port, Queue};
 use libos_mem::Heap;
-use libos_net::{
-    Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received,
-};
+use libos_net::{Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
 use pdpix::{Endpoint, Error, Instant, Network, SocketKind, WakeOn};
 use ports::{Kind, Opened, Wire, eal, wait_until_up};
 

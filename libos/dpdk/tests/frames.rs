@@ -131,7 +131,12 @@ fn exchange(kind: Kind, count: u32) -> Opened<()> {
         let gathers = ends[from].queue().link().offloads.gathers > 1;
         let start = Clock::now();
         while received < count {
-            assert!(start.elapsed() < LIMIT, "{kind:?}: {received} of {count}: {:?}, {:?}", ends[0].queue, ends[1].queue);
+            assert!(
+                start.elapsed() < LIMIT,
+                "{kind:?}: {received} of {count}: {:?}, {:?}",
+                ends[0].queue,
+                ends[1].queue
+            );
             // Not more under way than every kernel keeps.
             while waiting.len() < 16 && sent < count && sent < received + 128 {
                 waiting.push_back(frame(&ends[from].heap, gathers, sent, lens(sent)));

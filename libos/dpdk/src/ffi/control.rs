@@ -119,7 +119,13 @@ impl PortId {
         Ok(rings)
     }
 
-    pub(crate) fn set_up_transmit(self, queue: u16, ring: u16, about: &About, with: &Configuration) -> Result<(), String> {
+    pub(crate) fn set_up_transmit(
+        self,
+        queue: u16,
+        ring: u16,
+        about: &About,
+        with: &Configuration,
+    ) -> Result<(), String> {
         let mut info = sys::rte_eth_dev_info::default();
         // SAFETY: room for what is told.
         done("it says nothing of itself", unsafe { sys::rte_eth_dev_info_get(self.0, &mut info) })?;
@@ -175,7 +181,6 @@ impl PortId {
             sys::margay_close_and_remove(self.0);
         }
     }
-
 
     /// Asks the driver to give back what it has sent.
     pub(crate) fn clean_up(self, queue: u16) -> bool {

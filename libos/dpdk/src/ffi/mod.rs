@@ -54,7 +54,9 @@ pub(crate) fn start_eal(arguments: &[String]) -> Result<(), String> {
     }
     // SAFETY: it reads a variable.
     if unsafe { sys::rte_eal_iova_mode() } != sys::rte_iova_mode_RTE_IOVA_VA {
-        return Err("devices address memory physically here, and we give them virtual addresses (--iova-mode=va)".into());
+        return Err(
+            "devices address memory physically here, and we give them virtual addresses (--iova-mode=va)".into()
+        );
     }
     Ok(())
 }

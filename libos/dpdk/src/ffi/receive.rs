@@ -69,8 +69,10 @@ impl Receiver {
         (buffers, chunk_size, is_plain): (usize, usize, bool),
     ) -> Result<Receiver, String> {
         let chunk = || heap.alloc_for(Purpose::Receive, chunk_size).map(Some);
-        let filled: Vec<Option<BufMut>> = if is_plain { Ok(Vec::new()) } else { (0..buffers).map(|_| chunk()).collect() }
-            .map_err(|_| format!("the heap has no receive memory for {buffers} buffers of {chunk_size} bytes (memory.size)"))?;
+        let filled: Vec<Option<BufMut>> =
+            if is_plain { Ok(Vec::new()) } else { (0..buffers).map(|_| chunk()).collect() }.map_err(|_| {
+                format!("the heap has no receive memory for {buffers} buffers of {chunk_size} bytes (memory.size)")
+            })?;
         let addresses: Vec<_> = filled.iter().flatten().map(|chunk| chunk.as_ptr().cast_mut().cast()).collect();
         let (name, count, room) = (unique("rx"), buffers as u32, chunk_size as u16);
         // SAFETY: as many addresses as buffers, each of `chunk_size` bytes that are ours.
@@ -82,8 +84,7 @@ impl Receiver {
             }
         };
         let pool = NonNull::new(pool).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
-        let receiver =
-            Receiver { port: port.0, queue, pool, buffers: count, filled, chunk_size, heap: heap.clone() };
+        let receiver = Receiver { port: port.0, queue, pool, buffers: count, filled, chunk_size, heap: heap.clone() };
         // SAFETY: a port that is configured and not started; the pool lives until it is closed.
         let error = unsafe {
             sys::rte_eth_rx_queue_setup(port.0, queue, ring, about.socket as u32, std::ptr::null(), pool.as_ptr())

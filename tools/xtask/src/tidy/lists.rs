@@ -20,11 +20,17 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-posix", to: &["libos-runtime"], why: "a backend names no other one" },
     Arrows { from: "libos-net", to: &["pdpix"], why: "a pure core cannot read a clock" },
     Arrows { from: "libos-xdp", to: &["libos-net"], why: "it moves frames, and knows nothing of who wants them" },
+    Arrows { from: "dpdk-sys", to: &[], why: "it binds somebody else's library, and knows nothing of us" },
+    Arrows {
+        from: "libos-dpdk",
+        to: &["dpdk-sys", "libos-net"],
+        why: "it moves frames, and knows nothing of who wants them",
+    },
     Arrows { from: "libos-sim", to: &["libos-runtime", "libos-net"], why: "the simulator is a shell like any other" },
     Arrows { from: "libos-conformance", to: &["libos-runtime"], why: "one suite for all backends knows none of them" },
     Arrows {
         from: "libos-boot",
-        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp"],
+        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-dpdk"],
         why: "it puts backends together",
     },
     Arrows { from: "framework", to: &["libos-runtime"], why: "actors know no backend" },
@@ -137,8 +143,15 @@ pub const BANS: &[Ban] = &[
 
 /// Where `unsafe` may stand: folders or files. Every other crate says `#![forbid(unsafe_code)]`, and every other file of
 /// these crates has none. Tests are free.
-pub const UNSAFE: &[&str] =
-    &["libos/mem/src", "libos/runtime/src", "libos/posix/src/ffi.rs", "libos/posix/src/uring.rs", "libos/xdp/src/ffi"];
+pub const UNSAFE: &[&str] = &[
+    "libos/mem/src",
+    "libos/runtime/src",
+    "libos/posix/src/ffi.rs",
+    "libos/posix/src/uring.rs",
+    "libos/xdp/src/ffi",
+    "libos/dpdk-sys/src",
+    "libos/dpdk/src/ffi",
+];
 
 /// Licences of dependencies: permissive ones.
 pub const LICENCES: &[&str] = &[

@@ -38,14 +38,8 @@ const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0x7a, 1]), Mac([2, 0, 0, 0, 0x7a, 2])];
 const HEAP_SIZE: usize = 128 << 20;
 
 /// What is asked of a link, and in what unit.
-const ROLES: [(&str, &str); 6] = [
-    ("raw", "us"),
-    ("udp", "us"),
-    ("tcp", "us"),
-    ("flight", "M/s"),
-    ("raw_stream", "Gbit/s"),
-    ("stream", "Gbit/s"),
-];
+const ROLES: [(&str, &str); 6] =
+    [("raw", "us"), ("udp", "us"), ("tcp", "us"), ("flight", "M/s"), ("raw_stream", "Gbit/s"), ("stream", "Gbit/s")];
 
 /// Links: a name, the devices of who answers and who asks, and the longest packet.
 fn links(socket: &str) -> Vec<(&'static str, [String; 2], usize)> {
