@@ -351,6 +351,7 @@ fn ask(queue: Queue, heap: Heap, role: &str, _: &Arc<Port>) -> Result<f64> {
         let all = asked(&libos, &role);
         let outcome = libos.timeout(PATIENCE, all).await.unwrap_or(Err(Error::TimedOut));
         let _ = tell.send(outcome); // who asked has given up
+        libos.stop(); // whatever else there is to push
     });
     core.run();
     told.try_recv().context("it does not end")?.map_err(|error| anyhow!("{error:?}"))
