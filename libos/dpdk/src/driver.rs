@@ -8,6 +8,8 @@ use crate::PortSettings;
 pub(crate) struct Manners {
     /// It wants a pool with data of its own to receive into: its memory is what the kernel writes to.
     pub plain_pool: bool,
+    /// Its address is that of the kernel's interface at its other end, which takes nothing from itself: ours is another.
+    pub mac_is_the_peers: bool,
     /// Checksums are done by its software, if at all: ours is as good.
     pub no_offload: bool,
     /// An empty burst makes it give back what it has sent.
@@ -26,6 +28,7 @@ pub(crate) struct Manners {
 
 const USUAL: Manners = Manners {
     plain_pool: false,
+    mac_is_the_peers: false,
     no_offload: false,
     reaps_when_empty: false,
     keeps: None,
@@ -58,7 +61,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
             Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
         }
         "net_af_xdp" => Manners { plain_pool: true, ..USUAL },
-        "net_tap" | "net_tun" => Manners { no_offload: true, ..USUAL },
+        "net_tap" | "net_tun" => Manners { mac_is_the_peers: true, no_offload: true, ..USUAL },
         _ => USUAL,
     }
 }

@@ -98,11 +98,21 @@ impl Port {
         let rings = id.configure(&about, &with).map_err(refused)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
-            notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
+            notices.push(format!(
+                "{name} has {} queues: cores without one send and receive through the first",
+                with.queues
+            ));
         }
-        let mac = settings.mac.unwrap_or(Mac(about.mac));
+        let [first, middle @ .., last] = about.mac;
+        let usual = if manners.mac_is_the_peers {
+            let [b, c, d, e] = middle;
+            Mac([first | 2, b, c, d, e, last ^ 1])
+        } else {
+            Mac(about.mac)
+        };
+        let mac = settings.mac.unwrap_or(usual);
         let is_other = mac.0 != about.mac;
-        id.listen_to(is_other && !id.set_mac(mac.0));
+        id.listen_to(is_other && (manners.mac_is_the_peers || !id.set_mac(mac.0)));
         let offloads = Offloads {
             verifies: with.offload && about.sums_when_receiving,
             checksums: with.offload && about.sums_when_sending,
@@ -367,7 +377,11 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         return Err(OpenError::BadSettings(why));
     }
     Ok(Configuration {
-        queues: if settings.only_if_it_spreads && !about.can_spread { 1 } else { settings.queues.clamp(1, about.queues_max.max(1)) },
+        queues: if settings.only_if_it_spreads && !about.can_spread {
+            1
+        } else {
+            settings.queues.clamp(1, about.queues_max.max(1))
+        },
         mtu,
         offload: settings.offload && !manners.no_offload,
         ring_size: settings.ring_size,

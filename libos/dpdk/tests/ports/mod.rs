@@ -43,7 +43,7 @@ pub enum Kind {
 /// DPDK, for all tests of this process.
 pub fn eal() -> Opened<Eal> {
     libos_dpdk::is_built().map_err(str::to_string)?;
-    Eal::start(&EalSettings { memory: 1280 << 20, ..EalSettings::default() }).map_err(|error| error.to_string())
+    Eal::start(&EalSettings { memory: 640 << 20, ..EalSettings::default() }).map_err(|error| error.to_string())
 }
 
 /// What the driver puts before the names of ports that are joined by rings.

@@ -20,11 +20,17 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "libos-posix", to: &["libos-runtime"], why: "a backend names no other one" },
     Arrows { from: "libos-net", to: &["pdpix"], why: "a pure core cannot read a clock" },
     Arrows { from: "libos-xdp", to: &["libos-net"], why: "it moves frames, and knows nothing of who wants them" },
+    Arrows { from: "dpdk-sys", to: &[], why: "it binds somebody else's library, and knows nothing of us" },
+    Arrows {
+        from: "libos-dpdk",
+        to: &["dpdk-sys", "libos-net"],
+        why: "it moves frames, and knows nothing of who wants them",
+    },
     Arrows { from: "libos-sim", to: &["libos-runtime", "libos-net"], why: "the simulator is a shell like any other" },
     Arrows { from: "libos-conformance", to: &["libos-runtime"], why: "one suite for all backends knows none of them" },
     Arrows {
         from: "libos-boot",
-        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-journal"],
+        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-dpdk", "libos-journal"],
         why: "it puts backends together",
     },
     Arrows { from: "libos-demi", to: &["libos-boot"], why: "it is a face of what boot puts together" },
