@@ -90,8 +90,7 @@ impl Networks {
         if !backend.has_frames() {
             return Ok(Networks::Sockets);
         }
-        Frames::open(settings, reservation)
-            .map(|frames| Networks::Frames(Box::new(frames)))
+        Frames::open(settings, reservation).map(|frames| Networks::Frames(Box::new(frames)))
     }
 
     /// What to tell whoever started this.

@@ -20,7 +20,8 @@ use crate::port::Port;
 
 /// No core is let into the drivers that are guarded.
 static IS_PAUSED: AtomicBool = AtomicBool::new(false);
-static GATE: Gate = Gate { state: Mutex::new(State { holders: 0, is_held: false, wanted: 0, done: 0 }), changed: Condvar::new() };
+static GATE: Gate =
+    Gate { state: Mutex::new(State { holders: 0, is_held: false, wanted: 0, done: 0 }), changed: Condvar::new() };
 /// Readable while the thread is to be held.
 static SIGNAL: OnceLock<Result<OwnedFd, String>> = OnceLock::new();
 static GUARDED: Mutex<Vec<Weak<Port>>> = Mutex::new(Vec::new());

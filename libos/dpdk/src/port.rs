@@ -98,7 +98,10 @@ impl Port {
         let rings = id.configure(&about, &with).map_err(refused)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
-            notices.push(format!("{name} has {} queues: cores without one send and receive through the first", with.queues));
+            notices.push(format!(
+                "{name} has {} queues: cores without one send and receive through the first",
+                with.queues
+            ));
         }
         let mac = settings.mac.unwrap_or(Mac(about.mac));
         let is_other = mac.0 != about.mac;
@@ -367,7 +370,11 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         return Err(OpenError::BadSettings(why));
     }
     Ok(Configuration {
-        queues: if settings.only_if_it_spreads && !about.can_spread { 1 } else { settings.queues.clamp(1, about.queues_max.max(1)) },
+        queues: if settings.only_if_it_spreads && !about.can_spread {
+            1
+        } else {
+            settings.queues.clamp(1, about.queues_max.max(1))
+        },
         mtu,
         offload: settings.offload && !manners.no_offload,
         ring_size: settings.ring_size,

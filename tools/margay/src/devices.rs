@@ -25,7 +25,9 @@ pub fn run(_: Arguments) -> anyhow::Result<i32> {
     let cards = cards();
     cards.iter().for_each(|card| println!("  {card}"));
     if cards.is_empty() {
-        println!("  none on the PCI bus; software ports: net_memif, net_virtio_user, net_vhost, net_af_packet, net_af_xdp, net_tap");
+        println!(
+            "  none on the PCI bus; software ports: net_memif, net_virtio_user, net_vhost, net_af_packet, net_af_xdp, net_tap"
+        );
     }
     println!("block devices");
     let disks = names("/sys/block");
@@ -71,7 +73,8 @@ fn read(path: String) -> String {
 
 fn interface(name: &str) -> String {
     let of = |what: &str| read(format!("/sys/class/net/{name}/{what}"));
-    let queues = names(&format!("/sys/class/net/{name}/queues")).iter().filter(|queue| queue.starts_with("rx-")).count();
+    let queues =
+        names(&format!("/sys/class/net/{name}/queues")).iter().filter(|queue| queue.starts_with("rx-")).count();
     format!("{}, {}, MTU {}, {queues} queues", of("operstate"), of("address"), of("mtu"))
 }
 
@@ -83,7 +86,8 @@ fn cards() -> Vec<String> {
             return None;
         }
         let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{address}/driver")).ok();
-        let driver = driver.as_deref().and_then(Path::file_name).map_or("no driver".into(), |name| name.to_string_lossy());
+        let driver =
+            driver.as_deref().and_then(Path::file_name).map_or("no driver".into(), |name| name.to_string_lossy());
         let to_be_had = match &*driver {
             "vfio-pci" | "uio_pci_generic" | "igb_uio" | "mlx5_core" | "mlx4_core" => "to be had",
             _ => "the kernel's: give it to vfio-pci (dpdk-devbind.py) to have it",
@@ -98,5 +102,9 @@ fn disk(name: &str) -> String {
     let of = |what: &str| read(format!("/sys/block/{name}/{what}"));
     let sectors: u64 = of("size").parse().unwrap_or(0);
     let kind = if of("queue/rotational") == "1" { "turning" } else { "flash or virtual" };
-    format!("{:.1} GiB, blocks of {} B, {kind}", sectors as f64 * 512.0 / (1u64 << 30) as f64, of("queue/logical_block_size"))
+    format!(
+        "{:.1} GiB, blocks of {} B, {kind}",
+        sectors as f64 * 512.0 / (1u64 << 30) as f64,
+        of("queue/logical_block_size")
+    )
 }

@@ -74,8 +74,12 @@ impl Margay {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MARGAY_")) {
             command.env_remove(name);
         }
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("margay to start");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("margay to start");
         let output = BufReader::new(child.stdout.take().expect("its output"));
         Margay { child, output }
     }
@@ -224,7 +228,8 @@ fn client_killed(test: &str, kind: Kind) {
         if !kind.comes_back() {
             break;
         }
-        client = link.client(&["pingpong", "--connect", &format!("{SERVER}:7007"), "--count", "100000000"], "10.81.0.3");
+        client =
+            link.client(&["pingpong", "--connect", &format!("{SERVER}:7007"), "--count", "100000000"], "10.81.0.3");
     }
     if kind.comes_back() {
         drop(client);
@@ -242,10 +247,8 @@ fn kv(test: &str, kind: Kind) {
     let Some(link) = Link::make(test, kind) else { return };
     let to = format!("{SERVER}:7007");
     let mut service = link.serve(&["kv", "--listen", &to]);
-    let mut load = link.client(
-        &["load", "--connect", &to, "--rate", "max", "--connections", "8", "--duration", "2s"],
-        "10.81.0.2",
-    );
+    let mut load = link
+        .client(&["load", "--connect", &to, "--rate", "max", "--connections", "8", "--duration", "2s"], "10.81.0.2");
     let (status, said) = load.end();
     assert_eq!(status.code(), Some(0), "{kind:?}: {said}");
     println!("{kind:?}: {said}");

@@ -148,7 +148,10 @@ impl Service {
         if !line.starts_with("listening on ") {
             let ended = child.wait_with_output().expect("its end");
             let why = String::from_utf8_lossy(&ended.stderr).trim().to_string();
-            assert!(["xdp", "dpdk-af_xdp"].contains(&backend) || is_left_out(&why), "margay {service} --backend {backend} does not listen: {line}{why}");
+            assert!(
+                ["xdp", "dpdk-af_xdp"].contains(&backend) || is_left_out(&why),
+                "margay {service} --backend {backend} does not listen: {line}{why}"
+            );
             return skip(test, &why.replace('\n', " "));
         }
         if backend == "dpdk-tap" {

@@ -40,7 +40,8 @@ pub(crate) fn unix_sockets_at(path: &Path) -> Vec<RawFd> {
     let belongs = |&number: &RawFd| {
         // SAFETY: a number of ours a moment ago; of what is not there, or no socket, the calls say so.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        is_there(rustix::net::getsockname(fd)) || is_there(rustix::net::getpeername(fd).and_then(|peer| peer.ok_or(Errno::NOTCONN)))
+        is_there(rustix::net::getsockname(fd))
+            || is_there(rustix::net::getpeername(fd).and_then(|peer| peer.ok_or(Errno::NOTCONN)))
     };
     numbers.filter(belongs).collect()
 }

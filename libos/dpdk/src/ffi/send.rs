@@ -116,8 +116,7 @@ impl Sender {
         let offload = offload(&frame);
         if len <= SHORT_MAX {
             // SAFETY: `count` pieces, which are copied.
-            let built =
-                unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
+            let built = unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
             if !built.is_null() {
                 self.kept.push_back(built);
                 return Built::Copied(len);
@@ -133,7 +132,8 @@ impl Sender {
         }
         self.kept.push_back(built);
         let Frame { header, payload, .. } = frame;
-        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces) {
+        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces)
+        {
             self.held[described.entry as usize] = Some(piece);
             self.out.push_back(described.entry);
         }
