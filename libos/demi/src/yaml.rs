@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn arguments_for_dpdk_are_a_port_and_the_rest() {
-        let cases: [(&[&str], &[(&str, &str)]); 4] = [
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&[&str], Pairs); 4] = [
             (
                 &["-c", "0xff", "-n", "4", "-a", "3b:00.1", "--proc-type=auto"],
                 &[("dpdk.port", "0000:3b:00.1"), ("dpdk.eal", "-n 4 --proc-type=auto")],
