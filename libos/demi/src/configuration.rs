@@ -85,6 +85,8 @@ impl Configuration {
             None => {}
         }
         flags.extend(crate::yaml::settings_of_variables(variable));
+        // An array has one segment; what lies in several would have to be copied.
+        flags.push(("frames.pop_in_one_piece".into(), "true".into()));
         // Ours are read by `Settings::load`, which gives flags the last word.
         flags.retain(|(key, _)| variable(&format!("MARGAY_{}", key.to_uppercase().replace('.', "_"))).is_none());
         if let Some(libos) = variable("LIBOS") {
