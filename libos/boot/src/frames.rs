@@ -42,6 +42,8 @@ pub struct FrameSettings {
     /// When a push on a stream is complete: "accepted" into the send budget, or "acknowledged" by the peer, which is
     /// Demikernel's rule.
     pub push_complete: String,
+    /// Whether a pop of a stream gives no more than what lies in one buffer.
+    pub pop_in_one_piece: bool,
     /// Microseconds that a call polls the device for us (xdp); 0: it does not.
     pub busy_poll_us: u32,
     /// Where each core writes its frames, for Wireshark: `core-N.pcap` in this folder.
@@ -59,6 +61,7 @@ impl Default for FrameSettings {
             offload: false,
             congestion: "cubic".into(),
             push_complete: "accepted".into(),
+            pop_in_one_piece: false,
             busy_poll_us: 0,
             pcap: None,
         }
@@ -213,7 +216,12 @@ impl Frames {
             None => device,
         };
         let Parsed { congestion, push_is_acknowledged, .. } = self.parsed;
-        let mut tcp = TcpSettings { congestion, push_is_acknowledged, ..TcpSettings::default() };
+        let mut tcp = TcpSettings {
+            congestion,
+            push_is_acknowledged,
+            pop_in_one_piece: self.settings.pop_in_one_piece,
+            ..TcpSettings::default()
+        };
         // A connection's budget is a part of the heap, not all of it.
         tcp.receive_budget_max = tcp.receive_budget_max.min(heap.reservation().size() / self.cores / 8).max(64 << 10);
         tcp.receive_budget = tcp.receive_budget.min(tcp.receive_budget_max);

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 38] = [
+const KEYS: [&str; 39] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -22,6 +22,7 @@ const KEYS: [&str; 38] = [
     "frames.offload",
     "frames.congestion",
     "frames.push_complete",
+    "frames.pop_in_one_piece",
     "frames.busy_poll_us",
     "frames.pcap",
     "storage.dir",
@@ -113,7 +114,7 @@ mod tests {
                 "storage.direct" => "false",
                 "storage.discard" | "storage.prepare" | "storage.read_only" => "true",
                 "storage.commit_delay_us" => "50",
-                "frames.offload" => "true",
+                "frames.offload" | "frames.pop_in_one_piece" => "true",
                 "frames.mtu" | "frames.busy_poll_us" => "1400",
                 "frames.address" => "10.0.0.2/24",
                 "frames.gateway" => "10.0.0.1",

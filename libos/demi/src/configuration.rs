@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use libos_boot::Settings;
+use libos_boot::{BackendKind, Settings};
 use libos_runtime::LibOs;
 use pdpix::{Qd, SocketOption};
 
@@ -85,6 +85,8 @@ impl Configuration {
             None => {}
         }
         flags.extend(crate::yaml::settings_of_variables(variable));
+        // An array has one segment; what lies in several would have to be copied.
+        flags.push(("frames.pop_in_one_piece".into(), "true".into()));
         // Ours are read by `Settings::load`, which gives flags the last word.
         flags.retain(|(key, _)| variable(&format!("MARGAY_{}", key.to_uppercase().replace('.', "_"))).is_none());
         if let Some(libos) = variable("LIBOS") {
@@ -97,15 +99,15 @@ impl Configuration {
         }
         let settings = Settings::load(toml, environment.iter().cloned(), &flags).map_err(|error| error.to_string())?;
         let has_frames = settings.network.backend.has_frames();
-        let interface = has_frames.then(|| settings.frames.interface.clone()).filter(|name| !name.is_empty());
+        let is_dpdk = settings.network.backend == BackendKind::Dpdk;
+        let name = if is_dpdk { &settings.dpdk.port } else { &settings.frames.interface };
+        let interface = has_frames.then(|| name.clone()).filter(|name| !name.is_empty());
         Ok(Configuration { settings, stream_defaults, interface })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use libos_boot::BackendKind;
-
     use super::*;
 
     const FILE: &str = "
@@ -156,6 +158,14 @@ inetstack_config:
         assert_eq!((&*frames.mac, frames.mtu, &*frames.push_complete), ("02:00:00:00:00:07", 1400, "acknowledged"));
         let expected = StreamDefaults { keep_alive: Some(Duration::from_secs(5)), linger: None, no_delay: Some(false) };
         assert_eq!((stream_defaults, interface.as_deref()), (expected, Some("veth7")));
+    }
+
+    #[test]
+    fn catnip_is_dpdk() {
+        let file = FILE.replace("\"0xff\"", "\"0xff\", \"--vdev=net_ring7\"");
+        let Configuration { settings, interface, .. } = load(Some((&file, "yaml")), &[("LIBOS", "catnip")]).unwrap();
+        assert_eq!((settings.network.backend, &*settings.dpdk.port), (BackendKind::Dpdk, "net_ring7"));
+        assert_eq!((&*settings.frames.push_complete, interface.as_deref()), ("acknowledged", Some("net_ring7")));
     }
 
     #[test]

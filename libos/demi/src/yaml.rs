@@ -29,6 +29,28 @@ pub(crate) fn settings_of_variables<'a>(variable: impl Fn(&str) -> Option<&'a st
     found.map(|(ours, value)| (ours.to_string(), value_of_ours(ours, value))).collect()
 }
 
+/// Arguments for DPDK's environment, but for the program's name, as settings of ours. The first device is the port, which
+/// is opened once the environment is there; on which processors threads run is the program's affair.
+fn of_eal(arguments: &[&str]) -> Vec<(String, String)> {
+    let (mut port, mut rest) = (None, Vec::new());
+    let mut arguments = arguments.iter().copied();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = argument.split_once('=').map_or((argument, None), |(name, value)| (name, Some(value)));
+        match name {
+            "-a" | "-w" | "--allow" | "--vdev" if port.is_none() => port = value.or_else(|| arguments.next()),
+            "-c" | "-l" | "--lcores" => _ = value.or_else(|| arguments.next()),
+            _ => rest.push(argument),
+        }
+    }
+    let port = port.map(|port| {
+        // A card may be named without its domain.
+        let is_short = port.split(',').next().is_some_and(|name| name.matches(':').count() == 1);
+        ("dpdk.port".to_string(), if is_short { format!("0000:{port}") } else { port.into() })
+    });
+    let eal = (!rest.is_empty()).then(|| ("dpdk.eal".to_string(), rest.join(" ")));
+    port.into_iter().chain(eal).collect()
+}
+
 impl Yaml {
     /// # Errors
     /// A sentence.
@@ -48,7 +70,13 @@ impl Yaml {
             _ => None,
         };
         let found = KEYS.iter().filter_map(|(ours, section, theirs)| Some((*ours, text(section, theirs)?)));
-        found.map(|(ours, value)| (ours.to_string(), value_of_ours(ours, &value))).collect()
+        let mut settings: Vec<(String, String)> =
+            found.map(|(ours, value)| (ours.to_string(), value_of_ours(ours, &value))).collect();
+        if let Some(arguments) = self.0["dpdk"]["eal_init"].as_vec() {
+            let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.as_str()).collect();
+            settings.extend(of_eal(arguments.get(1..).unwrap_or_default()));
+        }
+        settings
     }
 
     /// What new stream queues begin with. A lingering of no time is Demikernel's usual setting, with which its `demi_close`
@@ -72,5 +100,35 @@ impl Yaml {
             linger: number("linger", "time_seconds")?.map(Duration::from_secs).filter(is_some_time),
             no_delay: options["nodelay"].as_bool(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_for_dpdk_are_a_port_and_the_rest() {
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&[&str], Pairs); 4] = [
+            (
+                &["-c", "0xff", "-n", "4", "-a", "3b:00.1", "--proc-type=auto"],
+                &[("dpdk.port", "0000:3b:00.1"), ("dpdk.eal", "-n 4 --proc-type=auto")],
+            ),
+            (
+                &["--no-huge", "-m", "64", "--vdev=net_memif0,role=client,socket=/run/x.sock"],
+                &[("dpdk.port", "net_memif0,role=client,socket=/run/x.sock"), ("dpdk.eal", "--no-huge -m 64")],
+            ),
+            (
+                &["--vdev", "net_ring0", "--vdev", "net_ring1"],
+                &[("dpdk.port", "net_ring0"), ("dpdk.eal", "--vdev net_ring1")],
+            ),
+            (&[], &[]),
+        ];
+        for (arguments, expected) in cases {
+            let settings = of_eal(arguments);
+            let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (&**key, &**value)).collect();
+            assert_eq!(settings, expected, "{arguments:?}");
+        }
     }
 }

@@ -128,21 +128,17 @@ fn the_headers_are_cpp_too() {
     }
 }
 
-/// Two processes over our own stack, each with a configuration of Demikernel's.
-fn speak_over(test: &str, libos: &str, opened: Result<links::Ends, String>) {
-    let ends = match opened {
-        Ok(ends) if is_there("gcc") => ends,
-        Ok(_) => return say(&format!("SKIP {test}: there is no gcc in the path")),
-        Err(why) => return say(&format!("SKIP {test}: {why}")),
-    };
+/// Two processes over our own stack, each with a configuration of Demikernel's; `devices` is the part of each that says what
+/// carries its frames.
+fn speak_over(libos: &str, devices: [String; 2]) {
     let scratch = Scratch::new();
     let program = compile("gcc", "-std=c99", "peer.c", &scratch);
     let start = |who: &str, end: usize| {
         let file = scratch.0.join(format!("{who}.yaml"));
-        let (interface, mac, ip) = (&ends.names[end], links::MACS[end], links::IPV4[end]);
+        let (mac, ip, device) = (links::MACS[end], links::IPV4[end], &devices[end]);
         let text = format!(
-            "demikernel:\n  local_ipv4_addr: {ip}\n  local_link_addr: \"{mac}\"\nraw_socket:\n  linux_interface_name: \
-             \"{interface}\"\ntcp_socket_options:\n  linger:\n    enabled: true\n    time_seconds: 0\n  nodelay: true\n\
+            "demikernel:\n  local_ipv4_addr: {ip}\n  local_link_addr: \"{mac}\"\n{device}\n\
+             tcp_socket_options:\n  linger:\n    enabled: true\n    time_seconds: 0\n  nodelay: true\n\
              inetstack_config:\n  mtu: 1500\n  mss: 1460\n",
         );
         std::fs::write(&file, text).unwrap();
@@ -158,34 +154,45 @@ fn speak_over(test: &str, libos: &str, opened: Result<links::Ends, String>) {
     }
 }
 
-/// Programs of one thread, whose two ends are of one stack of ours, with Demikernel's rule of when a push is complete.
-#[test]
-fn catpowder_speaks_to_itself() {
-    let ends = match links::veth() {
-        Ok(ends) if is_there("gcc") => ends,
-        Ok(_) => return say("SKIP programs_catpowder_alone: there is no gcc in the path"),
-        Err(why) => return say(&format!("SKIP programs_catpowder_alone: {why}")),
-    };
-    let scratch = Scratch::new();
-    let own = links::IPV4[0].to_string();
-    let address = format!("{own}/24");
-    for source in ["udp.c", "waits.c", "refusals.c", "wild.c"] {
-        let program = compile("gcc", "-std=c99", source, &scratch);
-        let network = [("MARGAY_FRAMES_INTERFACE", &*ends.names[0]), ("MARGAY_FRAMES_ADDRESS", &*address)];
-        let variables = [("LIBOS", "catpowder"), ("TEST_ADDRESS", &*own), network[0], network[1]];
-        run(&[program.as_os_str()], &variables);
+/// The same over an interface each, if they can be had.
+fn speak_over_interfaces(test: &str, libos: &str, opened: Result<links::Ends, String>) {
+    match opened {
+        Ok(ends) if is_there("gcc") => {
+            speak_over(libos, ends.names.map(|name| format!("raw_socket:\n  linux_interface_name: \"{name}\"")));
+        }
+        Ok(_) => say(&format!("SKIP {test}: there is no gcc in the path")),
+        Err(why) => say(&format!("SKIP {test}: {why}")),
     }
+}
+
+/// Why this build has no such backend.
+fn missing(backend: &str) -> Option<String> {
+    libos_boot::backends().into_iter().find(|(kind, _)| kind.name() == backend).and_then(|(_, why)| why)
 }
 
 #[test]
 fn catpowder_speaks() {
-    speak_over("programs_catpowder", "catpowder", links::veth());
+    speak_over_interfaces("programs_catpowder", "catpowder", links::veth());
 }
 
 #[test]
 fn xdp_speaks() {
-    let built = libos_boot::backends().into_iter().find(|(kind, _)| kind.name() == "xdp").unwrap();
-    speak_over("programs_xdp", "xdp", built.1.map_or_else(links::veth, Err));
+    speak_over_interfaces("programs_xdp", "xdp", missing("xdp").map_or_else(links::veth, Err));
+}
+
+/// Over shared memory, by DPDK's memif.
+#[test]
+fn catnip_speaks() {
+    if let Some(why) = missing("dpdk").or((!is_there("gcc")).then(|| "there is no gcc in the path".into())) {
+        return say(&format!("SKIP programs_catnip: {why}"));
+    }
+    let scratch = Scratch::new();
+    let socket = scratch.0.join("socket");
+    let device = |role: &str| {
+        let device = format!("net_memif0,role={role},socket={},socket-abstract=no", socket.display());
+        format!("dpdk:\n  eal_init: [\"\", \"-c\", \"0xff\", \"--vdev={device}\"]")
+    };
+    speak_over("catnip", [device("client"), device("server")]);
 }
 
 /// Each header has what it needs.

@@ -288,7 +288,7 @@ impl Stack {
         if len_max == 0 {
             return Err(Error::InvalidArgument);
         }
-        let now = self.now;
+        let (now, in_one_piece) = (self.now, self.settings.pop_in_one_piece);
         let socket = self.at(h);
         match &mut socket.role {
             Role::Connected(_) => {}
@@ -301,7 +301,7 @@ impl Stack {
             return Err(Error::EndOfStream);
         }
         if socket.waiting.is_empty()
-            && let Some(result) = Self::read(socket, len_max, now)
+            && let Some(result) = Self::read(socket, len_max, in_one_piece, now)
         {
             if socket.tcb().is_some_and(|tcb| tcb.receive.is_due()) {
                 self.mark_dirty(h.0);

@@ -392,7 +392,7 @@ impl Stack {
                 // What was popped must not be overtaken by what is popped next.
                 return self.mark_blocked(i);
             }
-            let Some(result) = Self::read(socket, len_max, self.now) else { return };
+            let Some(result) = Self::read(socket, len_max, self.settings.pop_in_one_piece, self.now) else { return };
             socket.waiting.pop_front();
             self.mark_dirty(i); // the window may be larger now
             self.complete(op, result, done);
@@ -401,12 +401,12 @@ impl Stack {
 
     /// What a pop of this connection gives now.
     #[inline]
-    fn read(socket: &mut Socket, len_max: usize, now: Instant) -> Option<OpResult> {
+    fn read(socket: &mut Socket, len_max: usize, in_one_piece: bool, now: Instant) -> Option<OpResult> {
         let ended = socket.ended;
         let tcb = socket.tcb()?;
         if tcb.receive.has_text() {
             let rtt = tcb.recovery.round_trip_nanos();
-            let sga = tcb.receive.pop(len_max, now, rtt);
+            let sga = tcb.receive.pop(len_max, in_one_piece, now, rtt);
             tcb.receive.on_popped(tcb.mss);
             return Some(Ok(Outcome::Popped(pdpix::Popped::stream(sga))));
         }

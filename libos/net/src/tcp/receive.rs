@@ -239,7 +239,7 @@ impl Receive {
     /// At most `len_max` bytes, in order. Nothing if there are none. `rtt` is the round trip in nanoseconds, zero if nobody
     /// knows.
     #[inline]
-    pub(crate) fn pop(&mut self, len_max: usize, now: Instant, rtt: u64) -> Sga {
+    pub(crate) fn pop(&mut self, len_max: usize, in_one_piece: bool, now: Instant, rtt: u64) -> Sga {
         let sga = match &mut self.fresh {
             Some(fresh) if self.queue.is_empty() => {
                 if fresh.len() > len_max {
@@ -248,6 +248,8 @@ impl Receive {
                     self.fresh.take().map(Sga::from).unwrap_or_default()
                 }
             }
+            // What comes next where it lies, without what lies elsewhere.
+            _ if in_one_piece => self.queue.pop_piece(len_max),
             _ => self.pop_queue(len_max),
         };
         self.note_popped(sga.len(), now, rtt);

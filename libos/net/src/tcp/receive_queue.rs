@@ -124,6 +124,17 @@ impl ReceiveQueue {
         sga
     }
 
+    /// Takes the first bytes as far as they lie in one buffer, at most `len_max`.
+    pub(crate) fn pop_piece(&mut self, len_max: usize) -> Sga {
+        let Some(mut buf) = self.pop_front() else { return Sga::new() };
+        if buf.len() > len_max {
+            let part = buf.split_to(len_max);
+            self.put_back(buf);
+            buf = part;
+        }
+        Sga::from(buf)
+    }
+
     /// Undoes taking it from the front, which needs no room.
     pub(crate) fn put_back(&mut self, buf: Buf) {
         self.len += buf.len() as u32;

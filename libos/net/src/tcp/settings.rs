@@ -40,6 +40,8 @@ pub struct TcpSettings {
     pub time_waits_max: usize,
     /// A push is complete when the peer has acknowledged it, and not already when it is in the send budget.
     pub push_is_acknowledged: bool,
+    /// A pop gives no more than what lies in one buffer: for who would have to copy what lies in several.
+    pub pop_in_one_piece: bool,
     /// Connections.
     pub connections_max: usize,
 }
@@ -63,6 +65,7 @@ impl Default for TcpSettings {
             embryos_max: 1024,
             time_waits_max: 65_536,
             push_is_acknowledged: false,
+            pop_in_one_piece: false,
             connections_max: 1 << 20,
         }
     }

@@ -126,6 +126,7 @@ impl Stage {
                         other => panic!("{other} is no congestion control"),
                     }
                 }
+                "pop_in_one_piece" => tcp.pop_in_one_piece = switch(value),
                 "push_is_acknowledged" => tcp.push_is_acknowledged = switch(value),
                 "sack" => tcp.sack = switch(value),
                 "timestamps" => tcp.timestamps = switch(value),

@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod child;
-mod disk;
 mod demi;
 mod dpdk;
+mod disk;
 mod echo;
 mod idle;
 mod instructions;
