@@ -18,6 +18,7 @@ use pdpix::{
 };
 use slab::Slab;
 
+use crate::chase::Chase;
 use crate::cursor::{Cursor, CursorOp};
 use crate::format::NAME_MAX;
 use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
@@ -46,6 +47,7 @@ pub struct Store {
     pub(crate) mount: Mount,
     pub(crate) logs: Vec<Log>,
     pub(crate) handles: Slab<Cursor>,
+    pub(crate) chases: Slab<Chase>,
     ends: VecDeque<End>,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
@@ -76,6 +78,7 @@ impl Store {
             mount: Mount::begin(),
             logs: Vec::new(),
             handles: Slab::new(),
+            chases: Slab::new(),
             ends: VecDeque::new(),
             now: Instant::ZERO,
             came_back: Vec::new(),
@@ -125,6 +128,9 @@ impl Store {
         for handle in self.handles_of(index) {
             self.fail_cursor(handle, why);
         }
+        // Each sees that its log has failed.
+        let chases: Vec<u32> = self.chases.iter().map(|(key, _)| key as u32).collect();
+        chases.into_iter().for_each(|key| self.go_on_with_chase(key));
     }
 
     /// Everything has failed for good.
@@ -200,6 +206,12 @@ impl Store {
                 if let Some(cursor) = self.handles.get_mut(handle as usize) {
                     cursor.reader.on_data(fetch, result, read);
                     self.serve(handle);
+                }
+            }
+            Transfer::Chase { key, fetch } => {
+                if let Some(chase) = self.chases.get_mut(key as usize) {
+                    chase.reader().on_data(fetch, result, read);
+                    self.go_on_with_chase(key);
                 }
             }
             Transfer::Locator { log, fetch } => {
@@ -474,11 +486,13 @@ impl Storage for Store {
             LogOp::Read { len_max: 0 } => Err(Error::InvalidArgument),
             LogOp::Read { len_max } => self.submit_to_cursor(h, CursorOp::Read { op, len_max }),
             LogOp::Seek(target) => self.submit_to_cursor(h, CursorOp::Seek { op, target, begun: false }),
+            LogOp::Chase { start, program, registers } => self.chase(h.0, op, start, program, registers),
             LogOp::Truncate(target) => self.submit_to_cursor(h, CursorOp::Truncate { op, target }),
         }
     }
 
     fn cancel(&mut self, h: Handle, op: OpId) {
+        self.cancel_chases(h.0, Some(op));
         if let Some(cursor) = self.handles.get_mut(h.0 as usize) {
             let before = cursor.ops.len();
             cursor.ops.retain(|waiting| waiting.op() != op);
@@ -500,6 +514,8 @@ impl Storage for Store {
         let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         cursor.is_closed = true;
         cursor.reader.rest();
+        self.cancel_chases(h.0, None);
+        let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         // What was appended stays in line, though the log is not yet known.
         let (appends, others) = std::mem::take(&mut cursor.ops).into_iter().partition(CursorOp::is_append);
         cursor.ops = appends;
