@@ -17,6 +17,7 @@
 mod chase;
 mod checksum;
 mod cursor;
+mod descriptors;
 pub mod format;
 pub mod fuzzing;
 pub mod inspect;
