@@ -10,6 +10,7 @@
 //! Bounds: `budget` bytes of each log are not durable; `waiting_max` appends stand in line.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pdpix::storage::Damage;
 use pdpix::{
@@ -29,6 +30,8 @@ use crate::transfers::{Io, Transfer};
 
 /// The most that comes back from the device at one poll.
 const BURST: usize = 256;
+/// How long a log that has no memory waits before it looks again.
+const STARVED_DELAY: Duration = Duration::from_millis(1);
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
 
@@ -485,10 +488,13 @@ impl Storage for Store {
         let due =
             held.filter(|_| !self.io.is_committing()).chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
         wake.deadline = wake.deadline.into_iter().chain(due).min();
+        if self.logs.iter().any(|log| log.is_starved) {
+            // Nobody says when there is memory again.
+            let again = now + STARVED_DELAY;
+            wake.deadline = Some(wake.deadline.map_or(again, |deadline| deadline.min(again)));
+        }
         if !self.ends.is_empty() || !self.io.refused.is_empty() {
             wake.on = WakeOn::Now;
-        } else if self.logs.iter().any(|log| log.is_starved) && wake.on == WakeOn::Nothing {
-            wake.on = WakeOn::Nap;
         }
         wake
     }
