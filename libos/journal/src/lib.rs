@@ -10,12 +10,14 @@
 //! Always: what was acknowledged is durable, and is found again, as it was written, or its loss is told (`Corrupt`). A flush
 //! that failed is never tried again. What was never acknowledged may be there after a crash, or not; nothing else is.
 //!
-//! Sources: Demikernel (SOSP'21), Cattree, for the queue; Arrakis (OSDI'14), for logs that cannot reach each other. Not here: devices, `chase`.
+//! Sources: Demikernel (SOSP'21), Cattree, for the queue; Arrakis (OSDI'14), for logs that cannot reach each other. XRP (OSDI'22), for chases. Not here: devices.
 
 #![forbid(unsafe_code)]
 
+mod chase;
 mod checksum;
 mod cursor;
+mod descriptors;
 pub mod format;
 pub mod fuzzing;
 pub mod inspect;

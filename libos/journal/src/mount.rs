@@ -183,6 +183,8 @@ impl Store {
         self.shared.seed = layout.checksum_seed();
         // A transfer is of whole units, so that batches are cut between them.
         self.shared.transfer_max = self.shared.transfer_max / layout.unit * layout.unit;
+        let write_max = &mut self.shared.settings.write_max;
+        *write_max = (*write_max).min(self.shared.transfer_max as usize).max(layout.unit as usize);
     }
 
     /// The table is blank before a superblock says that there is one; the first superblock is the last to be written.

@@ -13,6 +13,8 @@ use crate::reader::extent_end;
 
 /// Places of the sparse index; beyond that every second one is forgotten.
 const INDEX_MAX: usize = 4096;
+/// Pieces of a batch that goes by reference: its list is made before the first, so that none is refused later.
+const PIECES_MAX: usize = 64;
 
 impl Log {
     /// Whether an append may be placed at once, or has to stand in line.
@@ -49,7 +51,11 @@ impl Log {
                 self.close(None, shared);
                 continue;
             }
-            let by_reference = self.goes_by_reference(sga, shared);
+            let by_reference = self.goes_by_reference(sga, open + need, shared);
+            if by_reference && !self.make_list(shared) {
+                self.is_starved = true;
+                return false;
+            }
             let in_page = if by_reference { HEADER_LEN as u64 } else { need };
             if !self.has_room(in_page, shared) {
                 if self.open_len() > 0 && !self.gathers(shared) {
@@ -73,14 +79,24 @@ impl Log {
         self.pieces_len + self.page.as_ref().map_or(0, |page| page.len() as u64)
     }
 
+    /// Whether the open batch goes on in another page.
     fn gathers(&self, shared: &Shared) -> bool {
-        shared.gathers > 2 && self.pieces.segments().len() + 3 < shared.gathers
+        let pieces = self.pieces.segments().len();
+        pieces > 0 && pieces + 3 < shared.gathers.min(PIECES_MAX)
     }
 
-    fn goes_by_reference(&self, sga: &Sga, shared: &Shared) -> bool {
-        shared.gathers > 2
-            && sga.len() > PUSH_COPY_MAX
-            && self.pieces.segments().len() + sga.segments().len() + 3 < shared.gathers
+    fn goes_by_reference(&self, sga: &Sga, batch_len: u64, shared: &Shared) -> bool {
+        let pieces = self.pieces.segments().len() + sga.segments().len() + 3;
+        sga.len() > PUSH_COPY_MAX && pieces < shared.gathers.min(PIECES_MAX) && batch_len <= shared.transfer_max
+    }
+
+    /// Sees to it that the batch has a list for its pieces.
+    fn make_list(&mut self, shared: &Shared) -> bool {
+        if self.pieces.is_empty() {
+            let Ok(list) = Sga::with_room(shared.gathers.min(PIECES_MAX), &shared.heap) else { return false };
+            self.pieces = list;
+        }
+        true
     }
 
     /// Whether so many bytes fit into the page, with what it takes to end the batch.
@@ -93,7 +109,9 @@ impl Log {
     fn turn_page(&mut self, len: u64, shared: &Shared) -> bool {
         let size = (len + shared.layout.unit).max(shared.settings.write_max as u64) as usize;
         let align = shared.align.max(shared.layout.unit as usize);
-        let Ok(page) = shared.heap.alloc_aligned(size, align) else { return false };
+        let least = (len + shared.layout.unit).next_multiple_of(shared.layout.unit) as usize;
+        let usual = shared.heap.alloc_aligned(size, align);
+        let Ok(page) = usual.or_else(|_| shared.heap.alloc_aligned(least, align)) else { return false };
         if !self.end_piece() {
             return false;
         }
@@ -266,7 +284,9 @@ impl Log {
         let mut count = 0;
         while !sga.is_empty() {
             let len = (sga.len() as u64).min(shared.transfer_max);
-            let Ok(part) = sga.split_to(len as usize) else {
+            // One transfer is the rule. What is longer is a record in a page of its own: one buffer, whose parts need no list.
+            let part = if len == sga.len() as u64 { Ok(std::mem::take(&mut sga)) } else { sga.split_to(len as usize) };
+            let Ok(part) = part else {
                 self.state = State::Failed(Error::NoBuffers);
                 return count;
             };

@@ -10,14 +10,16 @@
 //! Bounds: `budget` bytes of each log are not durable; `waiting_max` appends stand in line.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pdpix::storage::Damage;
 use pdpix::{
-    BlockDevice, BlockDone, BlockOp, BufMut, Completions, Error, Handle, Heap, Instant, LogOp, OpId, OpenMode, Outcome,
-    Sga, Storage, Submitted, Wake, WakeOn,
+    BlockDevice, BlockDone, BufMut, Completions, Error, Handle, Heap, Instant, LogOp, OpId, OpenMode, Outcome, Sga,
+    Storage, Submitted, Wake, WakeOn,
 };
 use slab::Slab;
 
+use crate::chase::Chase;
 use crate::cursor::{Cursor, CursorOp};
 use crate::format::NAME_MAX;
 use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
@@ -28,6 +30,8 @@ use crate::transfers::{Io, Transfer};
 
 /// The most that comes back from the device at one poll.
 const BURST: usize = 256;
+/// How long a log that has no memory waits before it looks again.
+const STARVED_DELAY: Duration = Duration::from_millis(1);
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
 
@@ -46,6 +50,7 @@ pub struct Store {
     pub(crate) mount: Mount,
     pub(crate) logs: Vec<Log>,
     pub(crate) handles: Slab<Cursor>,
+    pub(crate) chases: Slab<Chase>,
     ends: VecDeque<End>,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
@@ -76,6 +81,7 @@ impl Store {
             mount: Mount::begin(),
             logs: Vec::new(),
             handles: Slab::new(),
+            chases: Slab::new(),
             ends: VecDeque::new(),
             now: Instant::ZERO,
             came_back: Vec::new(),
@@ -125,6 +131,9 @@ impl Store {
         for handle in self.handles_of(index) {
             self.fail_cursor(handle, why);
         }
+        // Each sees that its log has failed.
+        let chases: Vec<u32> = self.chases.iter().map(|(key, _)| key as u32).collect();
+        chases.into_iter().for_each(|key| self.go_on_with_chase(key));
     }
 
     /// Everything has failed for good.
@@ -200,6 +209,12 @@ impl Store {
                 if let Some(cursor) = self.handles.get_mut(handle as usize) {
                     cursor.reader.on_data(fetch, result, read);
                     self.serve(handle);
+                }
+            }
+            Transfer::Chase { key, fetch } => {
+                if let Some(chase) = self.chases.get_mut(key as usize) {
+                    chase.reader().on_data(fetch, result, read);
+                    self.go_on_with_chase(key);
                 }
             }
             Transfer::Locator { log, fetch } => {
@@ -350,92 +365,6 @@ impl Store {
     }
 }
 
-// Descriptors.
-impl Store {
-    /// Begins to write a log's descriptor, if it has changed and is not being written.
-    pub(crate) fn keep_descriptor(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        if !log.is_dirty || log.update.is_some() || matches!(log.state, State::Failed(_)) {
-            return;
-        }
-        log.begin_update(&self.shared);
-        self.go_on_with_update(index);
-    }
-
-    /// The next step of the change of a log's descriptor.
-    fn go_on_with_update(&mut self, index: usize) {
-        loop {
-            let log = &mut self.logs[index];
-            let Some(update) = &mut log.update else { return };
-            match update.stage {
-                Stage::Writing => return,
-                Stage::ToWrite => {
-                    // The right copy is the last to be written.
-                    let copy = if update.copies == 0 { 1 - log.good_copy } else { log.good_copy };
-                    let offset = self.shared.layout.descriptor(update.descriptor.slot, copy);
-                    let align = self.shared.align.max(512);
-                    let Ok(mut page) = self.shared.heap.alloc_aligned(update.bytes.len(), align) else {
-                        log.is_starved = true;
-                        return;
-                    };
-                    page.put(&update.bytes);
-                    update.stage = Stage::Writing;
-                    self.shared.counters.descriptors += 1;
-                    self.io.write(Transfer::Descriptor { log: index as u32 }, offset, Sga::from(page.freeze()));
-                    return;
-                }
-                Stage::ToFlush(covered_by) if covered_by > self.io.flushes_done() => return,
-                Stage::ToFlush(_) => {
-                    update.copies += 1;
-                    update.stage = Stage::ToWrite;
-                    if update.copies == 2 {
-                        self.on_persisted(index);
-                        self.keep_descriptor_later(index);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// A second change may have come meanwhile.
-    fn keep_descriptor_later(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        if log.is_dirty && log.update.is_none() && !matches!(log.state, State::Failed(_)) {
-            log.begin_update(&self.shared);
-            // Written by the next pass's `write_out`, which finds it to be written.
-            self.go_on_with_update(index);
-        }
-    }
-
-    /// The descriptor is durable, in both copies.
-    fn on_persisted(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        let Some(update) = log.update.take() else { return };
-        log.on_persisted(&update.descriptor, &self.shared.layout);
-        for extent in update.freed {
-            self.free(extent);
-        }
-        for (op, handle, sequence) in update.truncated {
-            self.end(op, handle, Ok(Outcome::Truncated { sequence }));
-        }
-        if self.logs[index].state == State::Raising {
-            self.on_raised(index);
-        }
-        self.place_waiting(index);
-    }
-
-    fn free(&mut self, extent: u32) {
-        if !self.io.discards {
-            return self.shared.pool.push_back(extent);
-        }
-        self.shared.counters.discards += 1;
-        let lba = self.shared.layout.extent(extent) / self.io.block_size;
-        let block_count = self.shared.layout.extent_size / self.io.block_size;
-        self.io.submit(Transfer::Discard { extent }, BlockOp::Discard { lba, block_count });
-    }
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Io { writes_in_flight, flush_wanted, flushes_submitted, flushes_done, backlog, transfers, .. } = &self.io;
@@ -474,11 +403,13 @@ impl Storage for Store {
             LogOp::Read { len_max: 0 } => Err(Error::InvalidArgument),
             LogOp::Read { len_max } => self.submit_to_cursor(h, CursorOp::Read { op, len_max }),
             LogOp::Seek(target) => self.submit_to_cursor(h, CursorOp::Seek { op, target, begun: false }),
+            LogOp::Chase { start, program, registers } => self.chase(h.0, op, start, program, registers),
             LogOp::Truncate(target) => self.submit_to_cursor(h, CursorOp::Truncate { op, target }),
         }
     }
 
     fn cancel(&mut self, h: Handle, op: OpId) {
+        self.cancel_chases(h.0, Some(op));
         if let Some(cursor) = self.handles.get_mut(h.0 as usize) {
             let before = cursor.ops.len();
             cursor.ops.retain(|waiting| waiting.op() != op);
@@ -500,6 +431,8 @@ impl Storage for Store {
         let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         cursor.is_closed = true;
         cursor.reader.rest();
+        self.cancel_chases(h.0, None);
+        let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         // What was appended stays in line, though the log is not yet known.
         let (appends, others) = std::mem::take(&mut cursor.ops).into_iter().partition(CursorOp::is_append);
         cursor.ops = appends;
@@ -555,10 +488,13 @@ impl Storage for Store {
         let due =
             held.filter(|_| !self.io.is_committing()).chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
         wake.deadline = wake.deadline.into_iter().chain(due).min();
+        if self.logs.iter().any(|log| log.is_starved) {
+            // Nobody says when there is memory again.
+            let again = now + STARVED_DELAY;
+            wake.deadline = Some(wake.deadline.map_or(again, |deadline| deadline.min(again)));
+        }
         if !self.ends.is_empty() || !self.io.refused.is_empty() {
             wake.on = WakeOn::Now;
-        } else if self.logs.iter().any(|log| log.is_starved) && wake.on == WakeOn::Nothing {
-            wake.on = WakeOn::Nap;
         }
         wake
     }

@@ -35,6 +35,11 @@ pub(crate) enum Transfer {
         handle: u32,
         fetch: Fetch,
     },
+    /// For a chase.
+    Chase {
+        key: u32,
+        fetch: Fetch,
+    },
     /// For a log's own reader: recovery, or who looks for the place of a truncation.
     Locator {
         log: u32,

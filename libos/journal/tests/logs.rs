@@ -381,3 +381,27 @@ fn a_quiet_log_notes_how_far_it_is_durable() {
     assert_eq!(rig.store.store_counters().descriptors, before + 2, "both copies, once");
     assert_eq!(rig.arm().deadline, None);
 }
+
+#[test]
+fn a_log_without_memory_waits_for_it_and_says_when_to_ask_again() {
+    let contents = Contents::new(8 * MIB);
+    let mut rig = Rig::new(&contents, small());
+    let log = rig.log("orders");
+    rig.put(log, b"first").unwrap();
+    let big = vec![1; 40_000];
+    let value = pdpix::Sga::copy(&rig.heap, &big).unwrap();
+    let small_one = pdpix::Sga::copy(&rig.heap, b"second").unwrap();
+    let mut hoard = Vec::new();
+    for size in [256 << 10, 128 << 10, 64 << 10, 16 << 10, 4 << 10, 1 << 10, 512] {
+        while let Ok(taken) = rig.heap.alloc(size) {
+            hoard.push(taken);
+        }
+    }
+    let ops: Vec<_> = [value, small_one].into_iter().map(|sga| rig.submit(log, LogOp::Append(sga)).unwrap()).collect();
+    for _ in 0..3 {
+        (0..50).for_each(|_| rig.turn());
+    }
+    assert!(rig.arm().deadline.is_some_and(|at| at <= rig.now + Duration::from_millis(1)));
+    hoard.clear();
+    assert_eq!(ops.into_iter().map(|op| rig.sequence(op)).collect::<Vec<_>>(), [Ok(2), Ok(3)]);
+}

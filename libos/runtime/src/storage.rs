@@ -1,6 +1,7 @@
 //! Storage queues: logs of the core's storages, by descriptor. A push appends and ends when the record is durable, with
 //! its number; a pop reads at the cursor; a pop of length zero says that there is nothing more so far.
 
+use pdpix::chase::{Program, REGISTERS};
 use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, QToken, Qd, Submitted, storage::Damage};
 
 use crate::counters::count;
@@ -57,6 +58,16 @@ impl LibOs {
     /// As [`LibOs::seek`].
     pub fn truncate(&self, qd: Qd, sequence: u64) -> Result<QToken, Error> {
         self.submit_to_log(qd, OpKind::Truncate, sequence as usize, LogOp::Truncate(sequence))
+    }
+
+    /// Follows references from record to record of a log, by a program that runs where the reads come back; its end brings the
+    /// record that the program took ([`Outcome::Popped`]). The cursor stays where it is.
+    ///
+    /// # Errors
+    /// As [`LibOs::seek`]; `NotSupported` also if the log is not yet recovered: nothing was read from it yet.
+    pub fn chase(&self, qd: Qd, start: u64, program: &Program, registers: [u64; REGISTERS]) -> Result<QToken, Error> {
+        let what = LogOp::Chase { start, program: program.clone(), registers };
+        self.submit_to_log(qd, OpKind::Chase, start as usize, what)
     }
 
     /// What damage the log has met: asked when an operation has ended `Corrupt`.

@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 
+use libos_journal::memory::{Contents, MemoryDevice};
 use libos_journal::{Format, Settings, Store};
 use libos_mem::Heap;
 use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, mesh};
+use pdpix::chase::{Comparison, Instruction, Program, REGISTERS};
 use pdpix::{
-    BlockDevice, BlockDone, BlockOp, Buf, Completions, Error, Geometry, Handle, Instant, LogOp, OpId, OpenMode, QToken,
-    Qd, Sga, Storage, Wake, WakeOn,
+    BlockDevice, BlockDone, BlockOp, Buf, Completion, Completions, Error, Geometry, Handle, Instant, LogOp, OpId,
+    OpenMode, QToken, Qd, Sga, Storage, Wake, WakeOn,
 };
 
 use crate::local::reservation;
@@ -163,6 +165,114 @@ impl Pushes {
             completion.sequence().expect("it is durable");
         }
     }
+}
+
+/// A list that lies on its log, in memory: each record names the one `STRIDE` before it.
+pub struct Lists {
+    core: Core,
+    qd: Qd,
+    last: u64,
+    program: Program,
+}
+
+/// References that are followed to the end of a list.
+pub const HOPS: u64 = 8;
+const STRIDE: u64 = 997;
+
+impl Lists {
+    /// Of 100,000 records of 64 B.
+    pub fn new() -> Lists {
+        let heap = reservation(1).heap(0).expect("the only core");
+        let ports = mesh(1, MeshKind::Stepped).expect("no descriptors are needed").remove(0);
+        let settings = Settings { format: Some(Format::new(1)), ..Settings::default() };
+        let device = Box::new(MemoryDevice::new(Contents::new(32 << 20)));
+        let store = Store::new(device, heap.clone(), settings);
+        let core = Core::new(CoreParts {
+            storages: vec![("bench".into(), Box::new(store))],
+            idle: IdlePolicy::Stepped,
+            ..CoreParts::new(heap, Box::new(KernelClock), ports)
+        });
+        let code = [
+            Instruction::Load { to: 0, at: 0, index: None, width: 8 },
+            Instruction::Set { to: 1, value: 0 },
+            Instruction::JumpIf { comparison: Comparison::LessOrEqual, a: 2, b: 1, forward: 3 },
+            Instruction::Set { to: 1, value: 1 },
+            Instruction::Subtract { to: 2, value: 1 },
+            Instruction::Follow { reference: 0 },
+            Instruction::Take,
+        ];
+        let program = Program::verify(&code, HOPS as u32 + 1).expect("a right program");
+        let qd = core.libos().open("bench", OpenMode::ExistingOrNew, None).expect("a log");
+        let mut lists = Lists { core, qd, last: 0, program };
+        for number in 1..=100_000u64 {
+            let mut record = [0; 64];
+            record[..8].copy_from_slice(&number.saturating_sub(STRIDE).to_le_bytes());
+            let sga = Sga::copy(lists.core.libos().heap(), &record).expect("64 bytes");
+            let qt = lists.core.libos().push(lists.qd, sga).expect("there is room");
+            if number % 64 == 0 || number == 100_000 {
+                lists.end(qt).sequence().expect("it is durable");
+            } else {
+                drop(lists.core.libos().redeem(qt));
+            }
+        }
+        lists.last = 100_000;
+        lists
+    }
+
+    fn end(&self, qt: QToken) -> Completion {
+        loop {
+            match self.core.libos().try_redeem(qt).expect("a token") {
+                Some(completion) => return completion,
+                None => _ = self.core.step(),
+            }
+        }
+    }
+
+    /// By one chase.
+    pub fn chase(&self, from: u64) -> Sga {
+        let mut registers = [0; REGISTERS];
+        registers[2] = HOPS;
+        let qt = self.core.libos().chase(self.qd, self.last - from, &self.program, registers).expect("a token");
+        self.end(qt).popped().expect("it is there").sga
+    }
+
+    /// By a seek and a pop each.
+    pub fn pops(&self, from: u64) -> Sga {
+        let libos = self.core.libos();
+        let mut at = self.last - from;
+        for hop in 0..=HOPS {
+            self.end(libos.seek(self.qd, at).expect("a token")).sequence().expect("it is there");
+            let record = self.end(libos.pop(self.qd, 64).expect("a token")).popped().expect("it is there").sga;
+            if hop == HOPS {
+                return record;
+            }
+            let mut next = [0; 8];
+            record.copy_to(0, &mut next);
+            at = u64::from_le_bytes(next);
+        }
+        unreachable!("the last hop returns")
+    }
+}
+
+impl Default for Lists {
+    fn default() -> Lists {
+        Lists::new()
+    }
+}
+
+/// Microseconds of [`HOPS`] dependent reads in memory: by a chase, and by seeks and pops.
+pub fn chase() -> (f64, f64) {
+    let lists = Lists::new();
+    let mut figures = [const { Vec::new() }; 2];
+    for i in 0..500 {
+        let from = i * 101 % 50_000;
+        let mut found = [const { Vec::new() }; 2];
+        figures[0].push(nanos_each(1000, || found[0] = lists.chase(from).to_vec()));
+        figures[1].push(nanos_each(1000, || found[1] = lists.pops(from).to_vec()));
+        assert_eq!(found[0], found[1], "both find the same");
+    }
+    let [chase, pops] = figures.map(median);
+    (chase, pops)
 }
 
 /// Nanoseconds of an append of so many bytes: at the contract, and through the library OS.

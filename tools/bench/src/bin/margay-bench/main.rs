@@ -135,6 +135,9 @@ fn append() -> Result<()> {
         result(&format!("journal_append_{len}"), append, "ns");
         result(&format!("journal_push_{len}"), push, "ns");
     }
+    let (chase, pops) = journal::chase();
+    result("journal_chase_8", chase, "us");
+    result("journal_pops_8", pops, "us");
     match Callgrind::find()? {
         Some(callgrind) => result("journal_append_64_instructions", callgrind.each("journal_append")?, "instructions"),
         None => skip("journal_append_64_instructions", "valgrind is not installed"),
