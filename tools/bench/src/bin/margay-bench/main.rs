@@ -8,6 +8,7 @@
 
 mod child;
 mod disk;
+mod durable;
 mod echo;
 mod idle;
 mod instructions;
@@ -27,7 +28,7 @@ use margay_bench::{hop, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 14] = [
+const PROGRAMS: [(&str, &str, Program); 15] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -38,6 +39,7 @@ const PROGRAMS: [(&str, &str, Program); 14] = [
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
+    ("durable", "SET with --durability always, beside redis-server; what a snapshot costs", durable::run),
     ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
