@@ -63,6 +63,8 @@ pub(crate) const IS_PIECE: u8 = 3;
 
 /// So long after the first change the log is written, without `always`: what is lost is at most that and a flush.
 const SECOND: Duration = Duration::from_millis(500);
+/// The longest that an append waits for those who were just answered.
+const GATHER_MAX: Duration = Duration::from_micros(500);
 /// Or when so many bytes wait.
 const WAITING_MAX: usize = 64 << 10;
 
@@ -92,6 +94,7 @@ struct Append {
     record: u64,
     is_last: bool,
     len: usize,
+    at: Instant,
 }
 
 /// Everything that a shard knows of its disk.
@@ -111,6 +114,11 @@ pub(crate) struct Persistence {
     pub durable: u64,
     pub durable_sequence: u64,
     is_timer_set: bool,
+    /// With `always`: how many waited for the last flush or wait for the next, and until when the next append waits for
+    /// as many. Those who were just answered mostly write again at once: without them each flush would carry half.
+    gather: Option<(usize, Instant)>,
+    /// How long an append takes, of late.
+    flush_time: Duration,
     is_considering: bool,
     /// This shard has asked for a snapshot of its own accord, and it is not begun.
     is_asked: bool,
@@ -230,17 +238,37 @@ impl Shard {
         if waiting > WAITING_MAX || self.stopping {
             return self.commit(out);
         }
+        if let Some((count, until)) = self.persistence.gather {
+            let here = self.persistence.held.len() + self.persistence.waiting.len();
+            if here >= count || out.now() >= until {
+                self.persistence.gather = None;
+                return self.commit(out);
+            }
+        }
         if self.persistence.is_timer_set || self.persistence.is_always() && !self.persistence.appends.is_empty() {
             return;
         }
         self.persistence.is_timer_set = true;
         // With `always`: when all that has arrived was carried out.
-        let after = if self.persistence.is_always() { Duration::ZERO } else { SECOND };
+        let after = match self.persistence.gather {
+            Some((_, until)) => until.since(out.now()),
+            None if self.persistence.is_always() => Duration::ZERO,
+            None => SECOND,
+        };
         out.set_timer(after, TIMER_COMMIT);
     }
 
     pub(crate) fn on_commit_timer(&mut self, out: &mut Outbox<'_, Shard>) {
         self.persistence.is_timer_set = false;
+        if self.persistence.is_always() && !self.persistence.appends.is_empty() {
+            return; // what is under way first: its end brings us back
+        }
+        // It may be the timer of an append that did not wait for it.
+        let waiting = self.engine.log_waiting();
+        if self.persistence.gather.is_some_and(|(_, until)| until > out.now()) && waiting > 0 {
+            return self.schedule(waiting, out);
+        }
+        self.persistence.gather = None;
         self.commit(out);
     }
 
@@ -294,7 +322,7 @@ impl Shard {
     fn append(&mut self, log: LogId, data: Sga, record: u64, is_last: bool, out: &mut Outbox<'_, Shard>) {
         let len = data.len();
         let ticket = out.append(log, data);
-        self.persistence.appends.push_back(Append { ticket, record, is_last, len });
+        self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
     }
 
     /// The record of a command over several shards, as far as it concerns this one.
@@ -358,6 +386,8 @@ impl Shard {
             Ok(sequence) => {
                 // They end in their order.
                 for append in self.persistence.appends.drain(..=index) {
+                    let took = out.now().since(append.at);
+                    self.persistence.flush_time = (self.persistence.flush_time * 7 + took) / 8;
                     if append.is_last {
                         self.persistence.durable = append.record;
                     }
@@ -371,6 +401,7 @@ impl Shard {
     fn on_progress(&mut self, out: &mut Outbox<'_, Shard>) {
         self.note_cut();
         let durable = self.persistence.durable;
+        let count = self.persistence.held.len() + self.persistence.waiting.len();
         while let Some(&(id, mark)) = self.persistence.held.front()
             && mark <= durable
         {
@@ -383,6 +414,10 @@ impl Shard {
             if let Some((_, waiter)) = self.persistence.waiting.pop_front() {
                 self.tell_waiter(waiter, true, out);
             }
+        }
+        if self.persistence.is_always() && self.persistence.appends.is_empty() {
+            let patience = (self.persistence.flush_time / 2).min(GATHER_MAX);
+            self.persistence.gather = Some((count, out.now() + patience));
         }
         let waiting = self.engine.log_waiting();
         if waiting > 0 {

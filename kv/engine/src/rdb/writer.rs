@@ -95,7 +95,7 @@ impl Writer {
             return Ok(());
         }
         self.database = std::mem::take(&mut other.database);
-        other.out.take()?.into_iter().for_each(|buf| self.out.put_buf(buf));
+        other.out.take()?.for_each(|buf| self.out.put_buf(buf));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod child;
 mod demi;
 mod dpdk;
 mod disk;
+mod durable;
 mod echo;
 mod idle;
 mod instructions;
@@ -29,7 +30,7 @@ use margay_bench::{hop, journal, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 17] = [
+const PROGRAMS: [(&str, &str, Program); 18] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -41,6 +42,7 @@ const PROGRAMS: [(&str, &str, Program); 17] = [
     ("kv_instructions", "user-space instructions per GET and SET, beside redis-server", instructions::kv),
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
+    ("durable", "SET with --durability always, beside redis-server; what a snapshot costs", durable::run),
     ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
     ("demi", "64 B there and back through the C interface, beside the same in Rust", demi::run),
     ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
