@@ -11,7 +11,8 @@
 //!
 //! Each case ends with a look at the books: heap, tokens, queues and zombies are what they were before.
 //! What a kind of subject has not ([`Can`]) is skipped, and said: `SKIP name: reason`. README.md says how a new backend
-//! uses this. [`block`] is the suite of block devices. Not here: remote memory queues, which come with their backends.
+//! uses this. `storage_suite!` is the suite of storage queues, [`block`] that of block devices. Not here: remote memory
+//! queues, which come with their backends.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,8 @@ mod real_time;
 mod run;
 mod scene;
 pub mod sleeping;
+#[allow(missing_docs, reason = "a case is named by the fact that it states")]
+pub mod storage;
 mod subject;
 
 pub use cores::{Cores, Stage};

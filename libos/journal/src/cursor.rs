@@ -8,7 +8,8 @@ use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, Popped, Sga, Storage,
 
 use crate::log::State;
 use crate::reader::{Ground, Read, Reader};
-use crate::store::{Store, Transfer};
+use crate::store::Store;
+use crate::transfers::Transfer;
 
 #[derive(Debug)]
 pub(crate) enum CursorOp {

@@ -27,6 +27,8 @@ pub const RECORD_ALIGN: u64 = 8;
 /// The longest name of a log, in bytes.
 pub const NAME_MAX: usize = 128;
 
+/// The largest unit that a device may have.
+const UNIT_MAX: u64 = 1 << 20;
 const META_MIN: u64 = 4096;
 const EXTENT_MIN: u64 = 64 << 10;
 /// The least number of extents that is worth formatting.
@@ -190,17 +192,20 @@ impl Layout {
             && self.extent_size >= self.meta()
             && self.descriptor_size >= self.meta()
             && self.extent_count as u64 <= EXTENTS_MAX
-            && [self.table_offset, self.extents_offset, self.device_size].iter().all(|at| at % self.unit == 0);
+            && self.unit <= UNIT_MAX
+            && [self.table_offset, self.extents_offset, self.device_size].iter().all(|at| at.is_multiple_of(self.unit));
         if fits { Ok(()) } else { Err(Error::Corrupt) }
     }
 
     /// Whether it can be used on this device.
     ///
     /// # Errors
-    /// `NotSupported` (the device writes larger units than those of the store), `Corrupt` (the device is smaller).
+    /// `NotSupported` (the device writes larger units than those of the store, or takes less at once than one), `Corrupt` (the
+    /// device is smaller).
     pub fn check_device(&self, geometry: Geometry) -> Result<(), Error> {
         let unit = unit_of(geometry)?;
-        if unit > self.unit {
+        let transfer_max = (geometry.transfer_max as u64).saturating_mul(geometry.block_size as u64);
+        if unit > self.unit || transfer_max < self.unit {
             return Err(Error::NotSupported);
         }
         let size = geometry.block_count.saturating_mul(geometry.block_size as u64);
@@ -211,7 +216,7 @@ impl Layout {
 /// The write unit of a device, in bytes.
 pub fn unit_of(geometry: Geometry) -> Result<u64, Error> {
     let unit = geometry.block_size as u64 * geometry.write_unit.max(1) as u64;
-    if unit.is_power_of_two() && (512..=1 << 20).contains(&unit) { Ok(unit) } else { Err(Error::NotSupported) }
+    if unit.is_power_of_two() && (512..=UNIT_MAX).contains(&unit) { Ok(unit) } else { Err(Error::NotSupported) }
 }
 
 /// Bytes of a superblock's place, for a write unit.
@@ -342,10 +347,12 @@ impl Descriptor {
             && (start..=end).contains(&self.first_position)
             && (self.first_position..=end).contains(&self.mark_position)
             && (1..=self.mark_sequence).contains(&self.first_sequence)
-            && self.mark_position % layout.unit == 0
-            && self.first_position % RECORD_ALIGN == 0
+            && self.mark_position.is_multiple_of(layout.unit)
+            && self.first_position.is_multiple_of(RECORD_ALIGN)
             && self.mark_epoch <= self.epoch
-            && end < u64::MAX / 2
+            // So far from the end that nobody gets there.
+            && self.epoch < u32::MAX / 2
+            && [end, self.mark_sequence, self.generation, self.window].iter().all(|&number| number < u64::MAX / 4)
     }
 }
 

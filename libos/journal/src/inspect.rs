@@ -327,6 +327,7 @@ impl Scan<'_> {
             self.load(source, at)?;
             if let Some((header, _)) = self.record(at)
                 && header.sequence > expected
+                && header.sequence > header.committed
                 && header.kind == RecordKind::Data
                 && header.epoch >= epoch
             {

@@ -76,8 +76,7 @@ impl MemoryDevice {
     fn range(&self, lba: u64, len: usize) -> Result<std::ops::Range<usize>, Error> {
         let Geometry { block_size, block_count, transfer_max, .. } = self.geometry;
         let blocks = len as u64 / block_size as u64;
-        let is_whole =
-            (len as u64).is_multiple_of(u64::from(block_size)) && blocks > 0 && blocks <= transfer_max as u64;
+        let is_whole = (len as u64).is_multiple_of(block_size as u64) && blocks > 0 && blocks <= transfer_max as u64;
         match lba.checked_add(blocks) {
             Some(end) if is_whole && end <= block_count => {
                 let start = lba as usize * block_size as usize;

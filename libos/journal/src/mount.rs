@@ -11,7 +11,8 @@ use pdpix::{BlockOp, BufMut, Error, Geometry, Heap, OpenMode, Sga};
 use crate::format::{Descriptor, Layout, meta_of, unit_of};
 use crate::log::{Counters, Log, Shared, State};
 use crate::settings::Settings;
-use crate::store::{Store, Transfer};
+use crate::store::Store;
+use crate::transfers::Transfer;
 
 /// How far it is known what is on the device.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,9 +10,10 @@
 
 use pdpix::{Error, OpenMode, storage::Damage};
 
-use crate::log::{Log, Shared, Stage, State, Update};
+use crate::log::State;
 use crate::reader::{Ground, Probe, Read};
-use crate::store::{Store, Transfer};
+use crate::store::Store;
+use crate::transfers::Transfer;
 
 impl Store {
     /// A log was opened.
@@ -167,29 +168,5 @@ impl Store {
                 }
             }
         }
-    }
-}
-
-impl Log {
-    /// What is to be on the device is put together, and belongs to the change from now on.
-    pub(crate) fn begin_update(&mut self, shared: &Shared) {
-        self.descriptor.generation += 1;
-        let settings = &shared.settings;
-        let window = (settings.budget + settings.write_max) as u64 + 2 * shared.layout.extent_size;
-        self.descriptor.window = self.descriptor.window.max(window);
-        assert!(
-            self.descriptor.makes_sense(&shared.layout),
-            "a descriptor that nobody would read: {:?}",
-            self.descriptor
-        );
-        self.is_dirty = false;
-        self.update = Some(Update {
-            descriptor: self.descriptor.clone(),
-            bytes: self.descriptor.encode(&shared.layout),
-            copies: 0,
-            stage: Stage::ToWrite,
-            freed: std::mem::take(&mut self.freeing),
-            truncated: std::mem::take(&mut self.truncating),
-        });
     }
 }

@@ -13,56 +13,24 @@ use std::collections::VecDeque;
 
 use pdpix::storage::Damage;
 use pdpix::{
-    BlockDevice, BlockDone, BlockOp, BufMut, Completions, Error, Handle, Heap, Instant, LogOp, OpId, OpenMode, Outcome,
-    Sga, Storage, Submitted, Wake, WakeOn,
+    BlockDevice, BlockDone, BufMut, Completions, Error, Handle, Heap, Instant, LogOp, OpId, OpenMode, Outcome, Sga,
+    Storage, Submitted, Wake, WakeOn,
 };
 use slab::Slab;
 
+use crate::chase::Chase;
 use crate::cursor::{Cursor, CursorOp};
 use crate::format::NAME_MAX;
 use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
 use crate::mount::Mount;
-use crate::reader::{Fetch, Reader};
+use crate::reader::Reader;
 use crate::settings::Settings;
+use crate::transfers::{Io, Transfer};
 
 /// The most that comes back from the device at one poll.
 const BURST: usize = 256;
-/// A flush is not held back for other writes once so many bytes wait for it.
-const UNCOVERED_MAX: u64 = 1 << 20;
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
-
-/// What an operation of the device is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Transfer {
-    /// A step of the mount.
-    Mount(u32),
-    /// A part of a batch.
-    Batch {
-        log: u32,
-        batch: u64,
-        len: u64,
-    },
-    /// A copy of a log's descriptor.
-    Descriptor {
-        log: u32,
-    },
-    Flush,
-    /// The extent is free when it is over.
-    Discard {
-        extent: u32,
-    },
-    /// For a handle's reader.
-    Cursor {
-        handle: u32,
-        fetch: Fetch,
-    },
-    /// For a log's own reader: recovery, or who looks for the place of a truncation.
-    Locator {
-        log: u32,
-        fetch: Fetch,
-    },
-}
 
 /// An operation that has ended.
 struct End {
@@ -79,105 +47,10 @@ pub struct Store {
     pub(crate) mount: Mount,
     pub(crate) logs: Vec<Log>,
     pub(crate) handles: Slab<Cursor>,
+    pub(crate) chases: Slab<Chase>,
     ends: VecDeque<End>,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
-}
-
-/// The device, and what is under way on it.
-pub(crate) struct Io {
-    pub(crate) device: Box<dyn BlockDevice>,
-    transfers: Slab<Transfer>,
-    /// What the device had no room for.
-    backlog: VecDeque<(OpId, BlockOp)>,
-    /// What it refused, as if it had ended.
-    refused: Vec<BlockDone>,
-    pub(crate) block_size: u64,
-    pub(crate) needs_flush: bool,
-    pub(crate) discards: bool,
-    flushes_submitted: u64,
-    flushes_done: u64,
-    flush_wanted: bool,
-    /// Bytes written, and not covered by a flush that was submitted.
-    uncovered: u64,
-    writes_in_flight: usize,
-}
-
-impl Io {
-    pub(crate) fn submit(&mut self, transfer: Transfer, what: BlockOp) {
-        if matches!(what, BlockOp::Write { .. }) {
-            self.writes_in_flight += 1;
-        }
-        let op = OpId(self.transfers.insert(transfer) as u64);
-        if self.backlog.is_empty() {
-            self.hand_over(op, what);
-        } else {
-            self.backlog.push_back((op, what));
-        }
-    }
-
-    fn hand_over(&mut self, op: OpId, what: BlockOp) {
-        match self.device.submit(op, what) {
-            Ok(()) => {}
-            Err((Error::NoBuffers, what)) => self.backlog.push_front((op, what)),
-            Err((error, what)) => {
-                let read = if let BlockOp::Read { into, .. } = what { Some(into) } else { None };
-                self.refused.push(BlockDone { op, result: Err(error), read });
-            }
-        }
-    }
-
-    /// Tries again what the device had no room for.
-    fn retry(&mut self) {
-        for _ in 0..self.backlog.len() {
-            let before = self.backlog.len();
-            let Some((op, what)) = self.backlog.pop_front() else { return };
-            self.hand_over(op, what);
-            if self.backlog.len() == before {
-                return;
-            }
-        }
-    }
-
-    pub(crate) fn write(&mut self, transfer: Transfer, offset: u64, from: Sga) {
-        self.submit(transfer, BlockOp::Write { lba: offset / self.block_size, from });
-    }
-
-    pub(crate) fn read(&mut self, transfer: Transfer, offset: u64, into: BufMut) {
-        self.submit(transfer, BlockOp::Read { lba: offset / self.block_size, into });
-    }
-
-    /// A write has come back: the number of the flush that will cover it; 0, if none is needed.
-    pub(crate) fn want_flush(&mut self) -> u64 {
-        if !self.needs_flush || cfg!(margay_planted_bug = "acknowledge_before_flush") {
-            return 0;
-        }
-        self.flush_wanted = true;
-        self.flushes_submitted + 1
-    }
-
-    pub(crate) fn flushes_done(&self) -> u64 {
-        self.flushes_done
-    }
-
-    /// Whether a batch waits for its flush, or for the writes before it.
-    fn is_committing(&self) -> bool {
-        self.needs_flush
-            && (self.flushes_submitted > self.flushes_done || self.flush_wanted || self.writes_in_flight > 0)
-    }
-
-    fn flush_if_due(&mut self) -> bool {
-        let is_due = self.flush_wanted
-            && self.flushes_submitted == self.flushes_done
-            && (self.writes_in_flight == 0 || self.uncovered >= UNCOVERED_MAX);
-        if is_due {
-            self.flush_wanted = false;
-            self.uncovered = 0;
-            self.flushes_submitted += 1;
-            self.submit(Transfer::Flush, BlockOp::Flush);
-        }
-        is_due
-    }
 }
 
 impl Shared {
@@ -198,27 +71,14 @@ impl Store {
     /// Takes a device. What is on it is found out as it is polled; `heap` is the core's, for pages and for what is read.
     pub fn new(device: Box<dyn BlockDevice>, heap: Heap, settings: Settings) -> Store {
         let geometry = device.geometry();
-        let block_size = geometry.block_size as u64;
-        let io = Io {
-            device,
-            transfers: Slab::new(),
-            backlog: VecDeque::new(),
-            refused: Vec::new(),
-            block_size,
-            needs_flush: geometry.volatile_cache,
-            discards: geometry.discards,
-            flushes_submitted: 0,
-            flushes_done: 0,
-            flush_wanted: false,
-            uncovered: 0,
-            writes_in_flight: 0,
-        };
+        let io = Io::new(device);
         let mut store = Store {
             io,
             shared: Shared::new(geometry, heap, settings),
             mount: Mount::begin(),
             logs: Vec::new(),
             handles: Slab::new(),
+            chases: Slab::new(),
             ends: VecDeque::new(),
             now: Instant::ZERO,
             came_back: Vec::new(),
@@ -268,6 +128,9 @@ impl Store {
         for handle in self.handles_of(index) {
             self.fail_cursor(handle, why);
         }
+        // Each sees that its log has failed.
+        let chases: Vec<u32> = self.chases.iter().map(|(key, _)| key as u32).collect();
+        chases.into_iter().for_each(|key| self.go_on_with_chase(key));
     }
 
     /// Everything has failed for good.
@@ -343,6 +206,12 @@ impl Store {
                 if let Some(cursor) = self.handles.get_mut(handle as usize) {
                     cursor.reader.on_data(fetch, result, read);
                     self.serve(handle);
+                }
+            }
+            Transfer::Chase { key, fetch } => {
+                if let Some(chase) = self.chases.get_mut(key as usize) {
+                    chase.reader().on_data(fetch, result, read);
+                    self.go_on_with_chase(key);
                 }
             }
             Transfer::Locator { log, fetch } => {
@@ -493,92 +362,6 @@ impl Store {
     }
 }
 
-// Descriptors.
-impl Store {
-    /// Begins to write a log's descriptor, if it has changed and is not being written.
-    pub(crate) fn keep_descriptor(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        if !log.is_dirty || log.update.is_some() || matches!(log.state, State::Failed(_)) {
-            return;
-        }
-        log.begin_update(&self.shared);
-        self.go_on_with_update(index);
-    }
-
-    /// The next step of the change of a log's descriptor.
-    fn go_on_with_update(&mut self, index: usize) {
-        loop {
-            let log = &mut self.logs[index];
-            let Some(update) = &mut log.update else { return };
-            match update.stage {
-                Stage::Writing => return,
-                Stage::ToWrite => {
-                    // The right copy is the last to be written.
-                    let copy = if update.copies == 0 { 1 - log.good_copy } else { log.good_copy };
-                    let offset = self.shared.layout.descriptor(update.descriptor.slot, copy);
-                    let align = self.shared.align.max(512);
-                    let Ok(mut page) = self.shared.heap.alloc_aligned(update.bytes.len(), align) else {
-                        log.is_starved = true;
-                        return;
-                    };
-                    page.put(&update.bytes);
-                    update.stage = Stage::Writing;
-                    self.shared.counters.descriptors += 1;
-                    self.io.write(Transfer::Descriptor { log: index as u32 }, offset, Sga::from(page.freeze()));
-                    return;
-                }
-                Stage::ToFlush(covered_by) if covered_by > self.io.flushes_done() => return,
-                Stage::ToFlush(_) => {
-                    update.copies += 1;
-                    update.stage = Stage::ToWrite;
-                    if update.copies == 2 {
-                        self.on_persisted(index);
-                        self.keep_descriptor_later(index);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// A second change may have come meanwhile.
-    fn keep_descriptor_later(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        if log.is_dirty && log.update.is_none() && !matches!(log.state, State::Failed(_)) {
-            log.begin_update(&self.shared);
-            // Written by the next pass's `write_out`, which finds it to be written.
-            self.go_on_with_update(index);
-        }
-    }
-
-    /// The descriptor is durable, in both copies.
-    fn on_persisted(&mut self, index: usize) {
-        let log = &mut self.logs[index];
-        let Some(update) = log.update.take() else { return };
-        log.on_persisted(&update.descriptor, &self.shared.layout);
-        for extent in update.freed {
-            self.free(extent);
-        }
-        for (op, handle, sequence) in update.truncated {
-            self.end(op, handle, Ok(Outcome::Truncated { sequence }));
-        }
-        if self.logs[index].state == State::Raising {
-            self.on_raised(index);
-        }
-        self.place_waiting(index);
-    }
-
-    fn free(&mut self, extent: u32) {
-        if !self.io.discards {
-            return self.shared.pool.push_back(extent);
-        }
-        self.shared.counters.discards += 1;
-        let lba = self.shared.layout.extent(extent) / self.io.block_size;
-        let block_count = self.shared.layout.extent_size / self.io.block_size;
-        self.io.submit(Transfer::Discard { extent }, BlockOp::Discard { lba, block_count });
-    }
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Io { writes_in_flight, flush_wanted, flushes_submitted, flushes_done, backlog, transfers, .. } = &self.io;
@@ -617,11 +400,13 @@ impl Storage for Store {
             LogOp::Read { len_max: 0 } => Err(Error::InvalidArgument),
             LogOp::Read { len_max } => self.submit_to_cursor(h, CursorOp::Read { op, len_max }),
             LogOp::Seek(target) => self.submit_to_cursor(h, CursorOp::Seek { op, target, begun: false }),
+            LogOp::Chase { start, program, registers } => self.chase(h.0, op, start, program, registers),
             LogOp::Truncate(target) => self.submit_to_cursor(h, CursorOp::Truncate { op, target }),
         }
     }
 
     fn cancel(&mut self, h: Handle, op: OpId) {
+        self.cancel_chases(h.0, Some(op));
         if let Some(cursor) = self.handles.get_mut(h.0 as usize) {
             let before = cursor.ops.len();
             cursor.ops.retain(|waiting| waiting.op() != op);
@@ -643,6 +428,8 @@ impl Storage for Store {
         let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         cursor.is_closed = true;
         cursor.reader.rest();
+        self.cancel_chases(h.0, None);
+        let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         // What was appended stays in line, though the log is not yet known.
         let (appends, others) = std::mem::take(&mut cursor.ops).into_iter().partition(CursorOp::is_append);
         cursor.ops = appends;
@@ -708,5 +495,30 @@ impl Storage for Store {
 
     fn zombies(&self) -> usize {
         self.handles.iter().filter(|(_, cursor)| cursor.is_closed).count()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Counters {
+            records,
+            bytes,
+            bytes_copied,
+            bytes_gathered,
+            bytes_padding,
+            batches,
+            flushes,
+            descriptors,
+            discards,
+        } = self.shared.counters;
+        vec![
+            ("records", records),
+            ("bytes", bytes),
+            ("bytes_copied", bytes_copied),
+            ("bytes_gathered", bytes_gathered),
+            ("bytes_padding", bytes_padding),
+            ("batches", batches),
+            ("flushes", flushes),
+            ("descriptors", descriptors),
+            ("discards", discards),
+        ]
     }
 }

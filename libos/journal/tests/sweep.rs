@@ -54,6 +54,10 @@ impl Run {
     fn new(seed: u64, faults: bool) -> Run {
         let mut rng = Rng::new(seed);
         let size = [1 << 20, 2 << 20, 4 << 20][rng.below(3) as usize];
+        Run::on(size, rng, seed, faults)
+    }
+
+    fn on(size: u64, mut rng: Rng, seed: u64, faults: bool) -> Run {
         let mut disk = DiskSettings::new(size);
         disk.geometry.write_unit = [1, 1, 8][rng.below(3) as usize];
         disk.geometry.gathers = [1, 1, 16][rng.below(3) as usize];
@@ -392,6 +396,30 @@ fn sweep_errors_of_the_disk_fail_the_log_and_lose_nothing_that_was_acknowledged(
                 run.restart();
             }
         }
+    });
+}
+
+/// A device of seven extents, of which the logs want more than there are: what one gives up another takes at once.
+#[test]
+fn sweep_a_full_device_reuses_nothing_too_early() {
+    sweep("sweep_a_full_device_reuses_nothing_too_early", SEEDS, |seed| {
+        let size = 4096 + 4 * 2 * 4096 + 7 * 65536 + 4096;
+        let mut run = Run::on(size, Rng::new(seed), seed, false);
+        run.fixed = Some([3000, 8000, 15_000][run.rng.below(3) as usize]);
+        for _ in 0..run.rng.range(100..=400) {
+            let log = run.rng.below(run.logs.len() as u64) as usize;
+            (0..=run.rng.below(6)).for_each(|_| run.append(log));
+            if run.rng.chance(0.2) {
+                let upto = run.logs[log].acknowledged + 1 - run.rng.below(2).min(run.logs[log].acknowledged);
+                run.truncate(log, upto.max(run.logs[log].first));
+            }
+            (0..run.rng.below(12)).for_each(|_| run.turn());
+            if run.rng.chance(0.04) {
+                run.restart();
+            }
+        }
+        run.settle();
+        run.restart();
     });
 }
 

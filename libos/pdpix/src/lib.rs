@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod chase;
 mod completion;
 mod conduit;
 mod error;

@@ -3,6 +3,7 @@
 //! Records are numbered from 1, without gaps. A handle has a cursor of its own, which begins before the first record
 //! that is left; several handles may have the same log.
 
+use crate::chase::{Program, REGISTERS};
 use crate::completion::{Completions, Submitted};
 use crate::error::Error;
 use crate::network::{Handle, OpId, Wake};
@@ -38,6 +39,16 @@ pub enum LogOp {
     Seek(u64),
     /// Frees everything before this record; done when that is durable ([`Outcome::Truncated`](crate::Outcome::Truncated)).
     Truncate(u64),
+    /// Follows references from record to record, and brings the one that the program takes
+    /// ([`Outcome::Popped`](crate::Outcome::Popped)). Cursors stay where they are.
+    Chase {
+        /// The first record.
+        start: u64,
+        /// What leads from one to the next.
+        program: Program,
+        /// What is in its registers at first.
+        registers: [u64; REGISTERS],
+    },
 }
 
 /// Logs under one `LibOs`.
@@ -60,7 +71,9 @@ pub trait Storage {
     ///
     /// The result of an operation may be `Io` (the log has failed for good, or this read), `Corrupt` (a durable record is
     /// damaged; [`Storage::damage`] says which), `NotFound` (the record at the cursor was truncated; a seek puts it elsewhere),
-    /// `InvalidArgument` (a truncation beyond the end), `Canceled`.
+    /// `InvalidArgument` (a truncation beyond the end; a program that loads or follows what there is not), `Overflow` (a
+    /// program that needs more steps than it has), `Canceled`. A chase on a log that is not yet recovered is refused with
+    /// `NotSupported`.
     fn submit(&mut self, h: Handle, op: OpId, what: LogOp) -> Result<Submitted, Error>;
 
     /// Asks for an end. An append that is on its way to the device completes; a read that is cancelled takes nothing.
@@ -83,6 +96,11 @@ pub trait Storage {
 
     /// Closed handles with operations that have not ended. Zero, when everything was closed and has ended.
     fn zombies(&self) -> usize;
+
+    /// What it has done, in numbers with names; for whoever wants to show them.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// A durable record that cannot be read any more, and what goes with it.

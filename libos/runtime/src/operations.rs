@@ -325,6 +325,7 @@ impl LibOs {
             OpKind::Accept => self.note(Event::Accept, qt.raw(), u64::from(qd.raw())),
             OpKind::Connect => self.note(Event::Connect, qt.raw(), u64::from(qd.raw())),
             OpKind::Seek => self.note(Event::Seek, qt.raw(), len as u64),
+            OpKind::Chase => self.note(Event::Chase, qt.raw(), len as u64),
             OpKind::Truncate => self.note(Event::Truncate, qt.raw(), len as u64),
         }
     }

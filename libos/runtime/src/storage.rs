@@ -1,6 +1,7 @@
 //! Storage queues: logs of the core's storages, by descriptor. A push appends and ends when the record is durable, with
 //! its number; a pop reads at the cursor; a pop of length zero says that there is nothing more so far.
 
+use pdpix::chase::{Program, REGISTERS};
 use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, QToken, Qd, Submitted, storage::Damage};
 
 use crate::counters::count;
@@ -59,6 +60,16 @@ impl LibOs {
         self.submit_to_log(qd, OpKind::Truncate, sequence as usize, LogOp::Truncate(sequence))
     }
 
+    /// Follows references from record to record of a log, by a program that runs where the reads come back; its end brings the
+    /// record that the program took ([`Outcome::Popped`]). The cursor stays where it is.
+    ///
+    /// # Errors
+    /// As [`LibOs::seek`]; `NotSupported` also if the log is not yet recovered: nothing was read from it yet.
+    pub fn chase(&self, qd: Qd, start: u64, program: &Program, registers: [u64; REGISTERS]) -> Result<QToken, Error> {
+        let what = LogOp::Chase { start, program: program.clone(), registers };
+        self.submit_to_log(qd, OpKind::Chase, start as usize, what)
+    }
+
     /// What damage the log has met: asked when an operation has ended `Corrupt`.
     ///
     /// # Errors
@@ -66,6 +77,11 @@ impl LibOs {
     pub fn damage(&self, qd: Qd) -> Result<Option<Damage>, Error> {
         let (storage, handle) = self.log(qd)?;
         Ok(self.0.storages.borrow()[storage as usize].storage.damage(handle))
+    }
+
+    /// What each storage has done, by its name.
+    pub fn storage_counters(&self) -> Vec<(String, Vec<(&'static str, u64)>)> {
+        self.0.storages.borrow().iter().map(|named| (named.name.clone(), named.storage.counters())).collect()
     }
 
     pub(crate) fn submit_to_log(&self, qd: Qd, kind: OpKind, len: usize, what: LogOp) -> Result<QToken, Error> {

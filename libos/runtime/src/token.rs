@@ -20,6 +20,7 @@ pub(crate) enum OpKind {
     Pop,
     Seek,
     Truncate,
+    Chase,
 }
 
 /// Who is to be told.

@@ -59,10 +59,12 @@ pub enum Event {
     Truncate,
     /// A log was opened: queue, storage.
     OpenLog,
+    /// A chase was submitted: token, the record that it begins with.
+    Chase,
 }
 
 impl Event {
-    const ALL: [Event; 22] = [
+    const ALL: [Event; 23] = [
         Event::Empty,
         Event::Push,
         Event::Pop,
@@ -85,6 +87,7 @@ impl Event {
         Event::Seek,
         Event::Truncate,
         Event::OpenLog,
+        Event::Chase,
     ];
 
     fn from_number(number: u16) -> Option<Event> {

@@ -355,7 +355,7 @@ impl SimBlockDevice {
     fn place(&self, lba: u64, len: usize) -> Option<usize> {
         let Geometry { block_size, block_count, transfer_max, .. } = self.disk.borrow().settings.geometry;
         let blocks = len as u64 / block_size as u64;
-        let fits = len as u64 % block_size as u64 == 0 && (1..=transfer_max as u64).contains(&blocks);
+        let fits = (len as u64).is_multiple_of(block_size as u64) && (1..=transfer_max as u64).contains(&blocks);
         (fits && lba.checked_add(blocks)? <= block_count).then_some(lba as usize * block_size as usize)
     }
 

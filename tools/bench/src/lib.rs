@@ -7,6 +7,7 @@
 
 pub mod disk;
 pub mod hop;
+pub mod journal;
 pub mod local;
 pub mod sampling;
 pub mod served;

@@ -6,6 +6,7 @@ mod bench;
 mod core_args;
 mod echo;
 mod grant;
+mod journal;
 mod kv;
 mod load;
 mod pingpong;
@@ -53,6 +54,8 @@ enum Command {
     TestClient(test::ClientArguments),
     /// Prints what a service noted in its trace rings (`--set trace.dir=DIR`).
     Trace(trace::Arguments),
+    /// Looks at a device of logs, offline and read-only.
+    Journal(journal::Arguments),
     /// Opens what takes rights, for a service that has none.
     Grant(grant::Arguments),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(arguments),
         Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
         Command::Grant(arguments) => grant::run(arguments),
     };
     match result {

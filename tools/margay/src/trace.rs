@@ -58,7 +58,7 @@ const fn parts(event: Event) -> (Part, Part) {
         Event::Mark => (Plain("first"), Plain("second")),
         Event::PushAtOnce => (Queue, Plain("len")),
         Event::PopAtOnce => (Queue, Plain("len_max")),
-        Event::Seek | Event::Truncate => (Token, Plain("sequence")),
+        Event::Chase | Event::Seek | Event::Truncate => (Token, Plain("sequence")),
         Event::OpenLog => (Queue, Plain("storage")),
     }
 }

@@ -12,7 +12,7 @@ use crate::packages::succeeds;
 use crate::report::Ended;
 
 /// Folders with a `Cargo.toml` of cargo-fuzz's kind.
-const FOLDERS: [&str; 2] = ["libos/net/fuzz", "kv/engine/fuzz"];
+const FOLDERS: [&str; 3] = ["libos/net/fuzz", "libos/journal/fuzz", "kv/engine/fuzz"];
 /// How long each target is run, if `MARGAY_FUZZ_SECONDS` says nothing else.
 const SECONDS: u64 = 600;
 

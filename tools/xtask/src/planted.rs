@@ -88,7 +88,7 @@ const BUGS: [Planted; 20] = [
     Planted {
         bug: "reuse_before_truncate_is_durable",
         flags: "",
-        words: "-p libos-journal --test sweep sweep_power_cuts_and_kills_lose_nothing_that_was_acknowledged",
+        words: "-p libos-journal --test sweep sweep_a_full_device_reuses_nothing_too_early",
     },
     Planted {
         bug: "ignore_a_flush_error",

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use margay_bench::local;
 use margay_bench::stack::{CONNECTIONS, Checksums, Pops, Pushes};
+use margay_bench::{journal, local};
 use pdpix::SocketKind;
 
 use crate::child::{self, Scratch, Server, free_address, installed};
@@ -33,6 +33,10 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
         "memory_queue" => {
             let mut rounds = local::Rounds::new();
             (0..count).for_each(|_| rounds.round());
+        }
+        "journal_append" => {
+            let mut appends = journal::Appends::new(64);
+            (0..count / journal::BATCH).for_each(|_| appends.round());
         }
         _ => return stack_kernel(name, count),
     }

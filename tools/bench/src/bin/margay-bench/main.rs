@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use instructions::Callgrind;
-use margay_bench::{hop, local, simulated};
+use margay_bench::{hop, journal, local, simulated};
 
 /// Measures, and prints.
 type Program = fn() -> Result<()>;
@@ -32,6 +32,7 @@ const PROGRAMS: [(&str, &str, Program); 14] = [
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
     ("memory_queue", "push, pop and two waits on a memory queue", memory_queue),
+    ("journal", "appends to a log, without a device", append),
     ("hop", "a message from core to core, beside cache lines", core_hop),
     ("echo", "TCP echo of 64 B, beside echoes in C", echo::run),
     ("kv", "GET and SET, beside redis-server", kv::run),
@@ -119,6 +120,19 @@ fn memory_queue() -> Result<()> {
     match Callgrind::find()? {
         Some(callgrind) => result("memory_queue_instructions", callgrind.each("memory_queue")?, "instructions"),
         None => skip("memory_queue_instructions", "valgrind is not installed"),
+    }
+    Ok(())
+}
+
+fn append() -> Result<()> {
+    for len in [64, 1024, 4064] {
+        let (append, push) = journal::append(len);
+        result(&format!("journal_append_{len}"), append, "ns");
+        result(&format!("journal_push_{len}"), push, "ns");
+    }
+    match Callgrind::find()? {
+        Some(callgrind) => result("journal_append_64_instructions", callgrind.each("journal_append")?, "instructions"),
+        None => skip("journal_append_64_instructions", "valgrind is not installed"),
     }
     Ok(())
 }
