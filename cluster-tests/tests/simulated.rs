@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use cluster_tests::check::Verdict;
 use cluster_tests::history::{Kind, Operation, Process};
-use cluster_tests::worlds::{Run, Stage, WORLDS, World, simulated};
+use cluster_tests::worlds::{Run, WORLDS, World, simulated};
+use libos_net::LineCounters;
 use libos_sim::{World as Simulation, sweep};
 
 fn world(name: &str) -> &'static World {
@@ -35,12 +36,34 @@ fn sweep_the_cache_is_linearizable_on_two_cores() {
     });
 }
 
+#[test]
+fn sweep_the_cache_is_linearizable_over_our_tcp_on_one_core() {
+    let world = world("tcp-all-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_cache_is_linearizable_over_our_tcp_on_two_cores() {
+    let world = world("tcp-all-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
 /// A run in which nothing happened would pass, too.
 #[test]
 fn the_runs_have_in_them_what_they_are_for() {
+    assert_has_in_it("sim-all-2");
+    assert_has_in_it("tcp-all-2");
+}
+
+#[track_caller]
+fn assert_has_in_it(name: &str) {
     let mut counts = BTreeMap::<String, usize>::new();
     for seed in 1..=30 {
-        let run = simulated::run(world("sim-all-2"), seed).judge();
+        let run = simulated::run(world(name), seed).judge();
         assert_passed(&run);
         let ends = run.history.operations().into_iter().map(|operation| format!("{:?}", operation.end));
         let faults = run.history.faults().into_iter().map(|fault| format!("{} {}", fault.f, fault.key));
@@ -51,6 +74,21 @@ fn the_runs_have_in_them_what_they_are_for() {
     for fault in ["cut", "pause client", "pause server", "kill client", "kill server", "loss"] {
         assert!(count(fault) > 3, "{fault}: {counts:?}");
     }
+}
+
+/// The worlds of our own TCP are over wires, and the wires are bad.
+#[test]
+fn frames_are_carried_lost_and_overtaken_where_there_are_some() {
+    let world = world("tcp-loss");
+    let mut simulation = Simulation::new(7, simulated::settings(world));
+    assert_passed(&simulated::play(world, &mut simulation).judge());
+    let lines = simulation.lines();
+    let sum = |of: fn(LineCounters) -> u64| -> u64 { lines.iter().map(|&id| of(simulation.line_counters(id))).sum() };
+    assert!(sum(|line| line.delivered) > 1_000, "{}", sum(|line| line.delivered));
+    let bad =
+        [sum(|line| line.lost), sum(|line| line.strayed), sum(|line| line.duplicated), sum(|line| line.corrupted)];
+    assert!(bad.iter().all(|&count| count > 5), "{bad:?}");
+    simulation.end();
 }
 
 /// What was acknowledged and lost is seen by whoever reads last.
@@ -74,14 +112,16 @@ fn after_the_heal_every_key_is_read_once_more() {
 
 #[test]
 fn a_run_can_be_made_again() {
-    let runs = || simulated::run(world("sim-all-2"), 77).history;
-    assert_eq!(runs(), runs());
+    for name in ["sim-all-2", "tcp-all-2"] {
+        let runs = || simulated::run(world(name), 77).history;
+        assert_eq!(runs(), runs(), "{name}");
+    }
 }
 
 /// Each world with some seeds of its own: the sweeps above are of those with all faults.
 #[test]
 fn every_world_passes() {
-    for world in WORLDS.iter().filter(|world| world.stage == Stage::Simulated) {
+    for world in WORLDS.iter().filter(|world| !world.stage.has_processes()) {
         (101..=105).for_each(|seed| assert_passed(&simulated::run(world, seed).judge()));
     }
 }

@@ -86,6 +86,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether something was appended that is not known to be durable.
+    pub(crate) fn is_appending(&self) -> bool {
+        !self.appends.borrow().is_empty()
+    }
+
     fn ask(&self, system: &System, ticket: Ticket, what: LogAct) {
         self.asked.borrow_mut().push_back((ticket, what));
         self.has_cursor.get().into_iter().for_each(|coroutine| system.libos().wake(coroutine));

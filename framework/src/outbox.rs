@@ -421,6 +421,30 @@ impl<'a, A: Actor> Outbox<'a, A> {
         }
     }
 
+    /// Sends nothing more to a session until [`Outbox::release`]: what is written to it gathers, in its order, what this
+    /// handler has written included. Its messages come as ever.
+    #[inline]
+    pub fn hold(&mut self, session: SessionId) {
+        let sessions = match &self.ground {
+            Ground::Harness(recorder) => recorder.sessions(),
+            // At once, since the session is about to push; harmless if the handler panics, as its owner then ends.
+            Ground::System { system, .. } => system.sessions(),
+        };
+        sessions.borrow().hold(session, true);
+    }
+
+    /// Sends what has gathered for a session that was held.
+    #[inline]
+    pub fn release(&mut self, session: SessionId) {
+        match &self.ground {
+            Ground::Harness(recorder) => _ = recorder.sessions().borrow().hold(session, false),
+            Ground::System { system, .. } => {
+                let coroutine = system.sessions().borrow().hold(session, false);
+                coroutine.into_iter().for_each(|coroutine| system.libos().wake(coroutine));
+            }
+        }
+    }
+
     /// The session, if it is one with this codec and not over.
     pub fn session<C: Codec>(&self, id: SessionId) -> Option<Session<C>> {
         let sessions = match &self.ground {

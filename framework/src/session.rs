@@ -332,7 +332,7 @@ impl Conversation {
     /// Pushes what was written, if nothing is being pushed.
     #[inline]
     fn send(&mut self, system: &System) -> Result<(), Closed> {
-        if self.push.is_some() {
+        if self.push.is_some() || self.entry.held.get() {
             return Ok(());
         }
         let written = {

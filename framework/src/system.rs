@@ -419,6 +419,12 @@ impl System {
         self.0.logs.borrow_mut().retain(|log| log.id != id);
     }
 
+    /// Whether there are logs, and whether something was appended to one that is not known to be durable.
+    pub(crate) fn logs_state(&self) -> (bool, bool) {
+        let logs = self.0.logs.borrow();
+        (!logs.is_empty(), logs.iter().any(|log| log.is_appending()))
+    }
+
     pub(crate) fn log(&self, id: LogId) -> Option<Rc<Log>> {
         self.0.logs.borrow().iter().find(|log| log.id == id).cloned()
     }

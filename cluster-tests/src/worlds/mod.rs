@@ -25,8 +25,19 @@ use pdpix::{Endpoint, Rng};
 pub enum Stage {
     /// The simulator, and its network of messages.
     Simulated,
-    /// Processes in network namespaces.
+    /// The simulator, with our own TCP over frames that travel on simulated wires.
+    Frames,
+    /// Processes in network namespaces, over a bridge and the TCP of the kernel's.
     Namespaces,
+    /// The same over a wire of ours, with a server that has our own TCP.
+    Wire,
+}
+
+impl Stage {
+    /// Whether it is made of processes, and not simulated.
+    pub fn has_processes(self) -> bool {
+        matches!(self, Stage::Namespaces | Stage::Wire)
+    }
 }
 
 /// A world by its name.
@@ -50,8 +61,14 @@ pub struct World {
 const SIMULATED: World =
     World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL };
 
+/// The same with our own TCP, over a switch.
+const FRAMES: World = World { stage: Stage::Frames, ..SIMULATED };
+
 /// The same on the kernel's network, with three.
 const NAMESPACES: World = World { stage: Stage::Namespaces, clients: 3, ..SIMULATED };
+
+/// And over our own wire.
+const WIRE: World = World { stage: Stage::Wire, ..NAMESPACES };
 
 /// All there are.
 pub const WORLDS: &[World] = &[
@@ -62,6 +79,13 @@ pub const WORLDS: &[World] = &[
     World { name: "sim-loss", about: "connections break", faults: &[Kind::Loss], ..SIMULATED },
     World { name: "sim-all-1", about: "all faults, one core", cores: 1, ..SIMULATED },
     World { name: "sim-all-2", about: "all faults, two cores", ..SIMULATED },
+    World { name: "tcp-calm", about: "no faults", faults: &[], ..FRAMES },
+    World { name: "tcp-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..FRAMES },
+    World { name: "tcp-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..FRAMES },
+    World { name: "tcp-kills", about: "clients killed in the middle", faults: &[Kind::Kill], ..FRAMES },
+    World { name: "tcp-loss", about: "frames are lost", faults: &[Kind::Loss], ..FRAMES },
+    World { name: "tcp-all-1", about: "all faults, one core", cores: 1, ..FRAMES },
+    World { name: "tcp-all-2", about: "all faults, two cores", ..FRAMES },
     World { name: "ns-calm", about: "no faults", faults: &[], ..NAMESPACES },
     World { name: "ns-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..NAMESPACES },
     World { name: "ns-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..NAMESPACES },
@@ -69,6 +93,10 @@ pub const WORLDS: &[World] = &[
     World { name: "ns-loss", about: "frames are lost", faults: &[Kind::Loss], ..NAMESPACES },
     World { name: "ns-all-1", about: "all faults, one core", cores: 1, ..NAMESPACES },
     World { name: "ns-all-2", about: "all faults, two cores", ..NAMESPACES },
+    World { name: "wire-calm", about: "no faults", faults: &[], ..WIRE },
+    World { name: "wire-loss", about: "frames are lost", faults: &[Kind::Loss], ..WIRE },
+    World { name: "wire-all-1", about: "all faults, one core", cores: 1, ..WIRE },
+    World { name: "wire-all-2", about: "all faults, two cores", ..WIRE },
 ];
 
 /// Between processes an answer comes so soon that a kill seldom meets a client that waits for one, but for losses.
@@ -137,8 +165,8 @@ impl World {
     /// What this machine lacks for it, if it lacks anything.
     pub fn is_missing(&self) -> Option<String> {
         match self.stage {
-            Stage::Simulated => None,
-            Stage::Namespaces => namespaces::is_missing(),
+            Stage::Simulated | Stage::Frames => None,
+            Stage::Namespaces | Stage::Wire => namespaces::is_missing(self.stage),
         }
     }
 
@@ -148,8 +176,8 @@ impl World {
     /// If the world cannot be made, or what is in it cannot be started.
     pub fn run(&self, seed: u64, means: &Means) -> Result<Run> {
         let mut played = match self.stage {
-            Stage::Simulated => simulated::run(self, seed),
-            Stage::Namespaces => namespaces::run(self, seed, means)?,
+            Stage::Simulated | Stage::Frames => simulated::run(self, seed),
+            Stage::Namespaces | Stage::Wire => namespaces::run(self, seed, means)?,
         };
         played.history.header.revision.clone_from(&means.revision);
         Ok(played.judge())
@@ -166,7 +194,16 @@ impl World {
                 pause_max: millis(2),
                 settling: millis(30_000),
             },
-            Stage::Namespaces => Tempo {
+            // What was lost is sent again after a fifth of a second at the earliest.
+            Stage::Frames => Tempo {
+                length: millis(3_000),
+                longest: millis(900),
+                patience: millis(350),
+                pause_min: millis(1),
+                pause_max: millis(30),
+                settling: millis(60_000),
+            },
+            Stage::Namespaces | Stage::Wire => Tempo {
                 length: millis(4_000),
                 longest: millis(1_200),
                 patience: millis(400),

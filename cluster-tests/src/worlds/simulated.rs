@@ -1,4 +1,5 @@
-//! A cache and its clients on hosts of the simulator. A run is a function of the world and the seed.
+//! A cache and its clients on hosts of the simulator, over messages or over frames. A run is a function of the world and the
+//! seed.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -7,10 +8,12 @@ use std::time::Duration;
 
 use framework::System;
 use kv_server::ServerArgs;
-use libos_sim::{HostId, Settings, Turn, World as Simulation};
+use libos_net::{LineSettings, Loss};
+use libos_runtime::LibOs;
+use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SwitchId, Turn, World as Simulation};
 use pdpix::Instant;
 
-use super::{KEYS_OF_EACH, Played, World};
+use super::{KEYS_OF_EACH, Played, Stage as StageKind, World};
 use crate::client::{self, Manner, Notes};
 use crate::faults::{Fault, Kind as FaultKind, Node};
 use crate::history::{Datum, History, Kind, Process, Recorder};
@@ -112,9 +115,50 @@ impl Shared {
     }
 }
 
+/// What joins hosts, if there are frames.
+#[derive(Clone)]
+struct Wires {
+    switch: SwitchId,
+    /// Each of the lines between the switch and a host.
+    line: LineSettings,
+}
+
+impl Wires {
+    /// Where frames are lost, others are overtaken, doubled or damaged, all the time.
+    fn new(world: &World, simulation: &mut Simulation) -> Wires {
+        let mut line = LineSettings {
+            latency: Duration::from_micros(10)..=Duration::from_micros(150),
+            bandwidth: Some(1_000_000_000),
+            ..LineSettings::default()
+        };
+        if world.faults.contains(&FaultKind::Loss) {
+            line.strays = 0.01;
+            line.stray_by = Duration::from_micros(100)..=Duration::from_millis(2);
+            (line.duplication, line.corruption, line.truncation) = (0.005, 0.002, 0.001);
+        }
+        Wires { switch: simulation.add_switch(), line }
+    }
+
+    fn plug(&self) -> NetKind {
+        let lines = Interface::plugged(Plug::Switch(self.switch));
+        NetKind::frames(Interface { out: self.line.clone(), back: self.line.clone(), ..lines }, Attached::stack)
+    }
+}
+
+fn add_host(
+    simulation: &mut Simulation,
+    wires: Option<&Wires>,
+    name: &str,
+    cores: usize,
+    boot: impl FnMut(&LibOs) + 'static,
+) -> HostId {
+    simulation.add_host_on(wires.map_or(NetKind::Messages, Wires::plug), name, cores, boot)
+}
+
 struct Stage<'a> {
     simulation: &'a mut Simulation,
     shared: Rc<Shared>,
+    wires: Option<Wires>,
     server: HostId,
     clients: Vec<HostId>,
     manner: Manner,
@@ -123,20 +167,21 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn new(world: &World, simulation: &'a mut Simulation) -> Stage<'a> {
         let args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
-        let server = simulation.add_host("server", world.cores, move |libos| {
+        let wires = (world.stage == StageKind::Frames).then(|| Wires::new(world, simulation));
+        let server = add_host(simulation, wires.as_ref(), "server", world.cores, move |libos| {
             kv_server::run(&System::new(libos), args.clone());
         });
         let shared = Rc::new(Shared::default());
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
-        let mut stage = Stage { simulation, shared, server, clients: Vec::new(), manner };
+        let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner };
         (0..world.clients).for_each(|index| stage.add_client(index));
         stage
     }
 
     fn add_client(&mut self, index: usize) {
         let (shared, manner, seed) = (self.shared.clone(), self.manner.clone(), self.simulation.seed());
-        let host = self.simulation.add_host(&format!("client {index}"), 1, move |libos| {
+        let host = add_host(self.simulation, self.wires.as_ref(), &format!("client {index}"), 1, move |libos| {
             let writer = shared.writers.replace(shared.writers.get() + 1);
             let workload = Workload::new(client::rng_of(seed, writer), keys(KEYS_OF_EACH), writer);
             let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
@@ -171,7 +216,7 @@ impl<'a> Stage<'a> {
     fn read_all(&mut self, world: &World) -> Option<String> {
         let (shared, manner, index) = (self.shared.clone(), self.manner.clone(), world.clients);
         shared.over.set(false);
-        self.simulation.add_host("reader", 1, move |libos| {
+        add_host(self.simulation, self.wires.as_ref(), "reader", 1, move |libos| {
             let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys(KEYS_OF_EACH), notes));
         });
@@ -191,6 +236,7 @@ impl<'a> Stage<'a> {
                 self.simulation.crash(self.clients[*index]);
                 self.shared.lose(process);
             }
+            Fault::Loss(percent) if self.wires.is_some() => self.lose(*percent),
             Fault::Loss(_) => {
                 for &client in &self.clients {
                     self.simulation.break_connections(client, self.server);
@@ -207,7 +253,16 @@ impl<'a> Stage<'a> {
             }
             Fault::Pause(node) => self.simulation.resume(self.host(*node)),
             Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
+            Fault::Loss(_) if self.wires.is_some() => self.lose(0),
             Fault::Loss(_) => {}
+        }
+    }
+
+    /// Loses so many of a hundred frames from and to the server.
+    fn lose(&mut self, percent: u64) {
+        for line in [self.simulation.line_from(self.server), self.simulation.line_to(self.server)] {
+            let loss = if percent == 0 { Loss::None } else { Loss::Each(percent as f64 / 100.0) };
+            self.simulation.change_line(line, |line| line.loss = loss);
         }
     }
 

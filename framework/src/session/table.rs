@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     /// Its coroutine, once it runs.
     pub(crate) coroutine: Cell<Option<CoroutineId>>,
     pub(crate) paused: Cell<bool>,
+    /// What is written waits until it is released.
+    pub(super) held: Cell<bool>,
     pub(super) close: Cell<Close>,
     /// When something came last.
     pub(super) heard: Cell<Instant>,
@@ -89,6 +91,7 @@ impl SessionTable {
             mark: Cell::default(),
             coroutine: Cell::new(None),
             paused: Cell::new(false),
+            held: Cell::new(false),
             close: Cell::new(Close::No),
             heard: Cell::new(Instant::default()),
         }));
@@ -113,6 +116,14 @@ impl SessionTable {
         if let Some(entry) = self.get(id) {
             entry.paused.set(paused);
         }
+    }
+
+    /// What is written to it is not pushed, or is again. Its coroutine, which may have something to push then.
+    #[inline]
+    pub(crate) fn hold(&self, id: SessionId, held: bool) -> Option<CoroutineId> {
+        let entry = self.get(id)?;
+        entry.held.set(held);
+        entry.coroutine.get()
     }
 
     /// The session is to be closed, flushed or not. Its coroutine, to be woken.

@@ -22,7 +22,13 @@ impl System {
         let coroutines = self.0.sessions.borrow().coroutines();
         coroutines.into_iter().for_each(|coroutine| self.libos().wake(coroutine));
         let in_time = || self.libos().now() < deadline;
-        while in_time() && (self.0.sessions.borrow().len() > 0 || self.libos().zombies() > 0) {
+        // An actor with a log may append something when it hears of the end.
+        let (has_logs, _) = self.logs_state();
+        let mut turns = if has_logs { 2 } else { 0 };
+        while in_time()
+            && (turns > 0 || self.0.sessions.borrow().len() > 0 || self.libos().zombies() > 0 || self.logs_state().1)
+        {
+            turns = 0.max(turns - 1);
             self.libos().sleep(Duration::from_millis(1)).await;
         }
         self.tell_all(|| News::Drained);

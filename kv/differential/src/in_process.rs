@@ -3,10 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kv_engine::config::Config;
-use kv_engine::connection::{ClientFacts, Connection, Effect, Host};
+use kv_engine::connection::{ClientFacts, Connection, Effect, Host, Persist};
 use kv_engine::engine::Engine;
 use kv_engine::info::Info;
-use kv_engine::refusal::ErrorCounts;
+use kv_engine::refusal::{ErrorCounts, Refusal};
 use kv_engine::resp::{Reply, Request, RequestParser};
 use kv_engine::shard::{Answer, Conversation, Part, Plan, Step, plan};
 use libos_mem::{Plan as MemoryPlan, Purpose, Reservation, Reserves, Source};
@@ -167,6 +167,11 @@ impl InProcess {
                 self.engines.iter_mut().for_each(|engine| engine.set_limits(self.config.limits()));
             }
             Effect::ResetStats => self.engines.iter_mut().for_each(Engine::reset_stats),
+            Effect::Persist(Persist::Reload) => {
+                self.engines.iter_mut().for_each(|engine| engine.reload().expect("memory"));
+                reply.ok();
+            }
+            Effect::Persist(_) => reply.error(&Refusal::NoStorage.text(None, &Request::default())),
             Effect::None | Effect::Close | Effect::Pause { .. } | Effect::Unpause => {}
         }
     }

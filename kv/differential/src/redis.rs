@@ -18,6 +18,14 @@ pub struct Redis {
 impl Redis {
     /// `None`: there is none on this machine, or not of the version that we answer like.
     pub fn start() -> Option<Redis> {
+        Redis::start_with(None, &[])
+    }
+
+    /// The same with further arguments, and with this RDB file as its data.
+    ///
+    /// # Panics
+    /// If it does not start, as with a file that it cannot load.
+    pub fn start_with(file: Option<&[u8]>, more: &[&str]) -> Option<Redis> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let version = Command::new("redis-server").arg("--version").output().ok()?;
         if !String::from_utf8_lossy(&version.stdout).contains("v=7.0.") {
@@ -26,8 +34,12 @@ impl Redis {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("kv-differential-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for redis-server");
+        if let Some(file) = file {
+            std::fs::write(dir.join("dump.rdb"), file).expect("a file for redis-server");
+        }
         let child = Command::new("redis-server")
             .args(["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--dir", "."])
+            .args(more)
             .current_dir(&dir)
             .stdout(Stdio::null())
             .spawn()
@@ -45,6 +57,14 @@ impl Redis {
     /// Where it listens.
     pub fn target(&self) -> Target {
         Target::Unix(self.dir.join("socket"))
+    }
+
+    /// What it last saved.
+    ///
+    /// # Panics
+    /// If it has saved nothing.
+    pub fn saved(&self) -> Vec<u8> {
+        std::fs::read(self.dir.join("dump.rdb")).expect("a file that redis-server has saved")
     }
 
     /// A new connection to it.

@@ -157,6 +157,16 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Its bytes, from where it lies.
+    pub fn put_to(self, out: &mut Output) {
+        match self {
+            Stored::Packed(bytes) => out.put(bytes),
+            Stored::Integer(value) => out.put(&IntegerText::new(value)),
+            Stored::Blob(blob) => blob.put(out),
+            Stored::Buf(buf) => out.put_buf(buf.clone()),
+        }
+    }
+
     /// Its bytes, to be looked at.
     #[inline]
     pub fn with<R>(self, look: impl FnOnce(&[u8]) -> R) -> R {

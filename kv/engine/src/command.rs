@@ -11,6 +11,7 @@ mod key_spec;
 mod lists;
 mod lookup;
 mod options;
+mod persistence;
 mod row;
 mod scan;
 mod sets;

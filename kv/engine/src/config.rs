@@ -53,8 +53,8 @@ const fn aliased(name: &'static str, alias: &'static str, kind: Kind, default: &
 }
 
 static PARAMETERS: [Parameter; 34] = [
-    mutable("appendfsync", Kind::Choice(&["everysec"]), "everysec"),
-    mutable("appendonly", Kind::Choice(&["no"]), "no"),
+    fixed("appendfsync", Kind::Choice(&["everysec", "always", "no"]), "everysec"),
+    fixed("appendonly", BOOLEAN, "no"),
     fixed("bind", Kind::Text, "* -::*"),
     fixed(
         "client-output-buffer-limit",

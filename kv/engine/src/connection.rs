@@ -83,6 +83,37 @@ pub enum Effect {
     },
     /// To end that.
     Unpause,
+    /// Something about what is kept on disk; nothing is answered yet.
+    Persist(Persist),
+}
+
+/// What is asked about what is kept on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Persist {
+    /// To write a snapshot, and to answer when it is durable.
+    Save,
+    /// To begin one.
+    SaveBehind,
+    /// The same, for the sake of the log, which is short afterwards.
+    RewriteBehind,
+    /// When the last one was written.
+    LastSave,
+    /// To end the service: with a snapshot, without, or as is the custom.
+    Shutdown {
+        /// Whether a snapshot was asked for, or none.
+        save: Option<bool>,
+    },
+    /// To answer when what the client has written is durable.
+    Wait {
+        /// Here.
+        local: bool,
+        /// On so many others.
+        replicas: u64,
+        /// Or after this time; zero: never.
+        timeout_ms: u64,
+    },
+    /// To make the data anew from what a snapshot says of it.
+    Reload,
 }
 
 /// One command being answered by its connection.
@@ -196,6 +227,12 @@ impl Connection {
             Ok(_) => self.refuse(Refusal::NoAuth, None, request, host, out),
             Err(refusal) => self.refuse_unknown(refusal, request, host, out),
         }
+    }
+
+    /// Answers a request that was admitted, and that is not carried out for this reason.
+    #[cold]
+    pub fn refuse_now(&mut self, refusal: Refusal, request: &Request, host: &mut Host<'_>, out: &mut Output) {
+        self.refuse_with(&refusal.text(None, request), host, out);
     }
 
     /// Answers a request that there was no memory to read.

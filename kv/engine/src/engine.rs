@@ -11,10 +11,12 @@ use crate::command::{Call, Command, Flags, Run};
 use crate::data::hash::PackLimits;
 use crate::garbage::Garbage;
 use crate::keyspace::{Database, Entry, Key, access_time};
+use crate::log::Log;
 use crate::object::{Object, Stores};
 use crate::refusal::{ErrorCounts, Refusal};
 use crate::resp::{Protocol, Reply, Request};
 use crate::shard::Staged;
+use crate::snapshot::Snapshot;
 use crate::table::{Place, hash_of};
 
 /// How many databases there are.
@@ -95,7 +97,7 @@ pub struct DatabaseSize {
 
 /// One shard's keys. Pure: time is an argument, chance comes from a seed, memory from one heap.
 pub struct Engine {
-    databases: Box<[Database; DATABASES]>,
+    pub(crate) databases: Box<[Database; DATABASES]>,
     pub(crate) tools: Tools,
     pub(crate) garbage: Garbage,
     pub(crate) stats: EngineStats,
@@ -104,6 +106,12 @@ pub struct Engine {
     pub(crate) shard: (usize, usize),
     /// What a conversation has made ready.
     pub(crate) staged: Vec<Staged>,
+    /// The snapshot that is being written.
+    pub(crate) snapshot: Option<Box<Snapshot>>,
+    /// The number of the last one.
+    pub(crate) snapshot_number: u16,
+    /// What was changed and is not in a log yet, if one is kept.
+    pub(crate) log: Option<Box<Log>>,
     /// Which key (by its hash) was counted last, in which millisecond, and from which number.
     #[cfg(margay_planted_bug = "lost_update")]
     pub(crate) counted: (u64, u64, i64),
@@ -120,6 +128,9 @@ impl Engine {
             errors: ErrorCounts::default(),
             shard: (index, count),
             staged: Vec::new(),
+            snapshot: None,
+            snapshot_number: 0,
+            log: None,
             #[cfg(margay_planted_bug = "lost_update")]
             counted: (0, 0, 0),
         }
@@ -165,6 +176,7 @@ impl Engine {
         let Run::Shard(run) = command.run else { return };
         self.stats.commands += 1;
         let at = At { database: usize::from(session.database), now: now.as_millis() };
+        let changes = self.stats.changes;
         let done = if self.may_grow_by(command) {
             run(&mut Call { engine: self, request, at, reply: Reply::new(out, session.protocol) })
         } else {
@@ -172,6 +184,9 @@ impl Engine {
         };
         if let Err(refusal) = done {
             self.refuse(refusal, run, command, request, (session, at), out);
+        }
+        if self.log.is_some() && self.stats.changes != changes {
+            self.note_command(request, at);
         }
     }
 
@@ -230,7 +245,13 @@ impl Engine {
     pub fn expire_some(&mut self, now: WallTime, budget: usize) -> usize {
         let mut done = 0;
         for database in self.databases.iter_mut() {
-            done += database.expire_some(now.as_millis(), budget - done, |entry| self.garbage.take(entry.object));
+            let was = database.was;
+            done += database.expire_some(now.as_millis(), budget - done, |entry| {
+                if let Some(snapshot) = &mut self.snapshot {
+                    snapshot.keep(was, &entry);
+                }
+                self.garbage.take(entry.object);
+            });
         }
         self.stats.expired += done as u64;
         done
@@ -260,14 +281,24 @@ impl Engine {
 
     /// Exchanges two databases.
     pub(crate) fn swap(&mut self, one: usize, other: usize) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.finish_part(&*self.databases);
+        }
         self.databases.swap(one % DATABASES, other % DATABASES);
     }
 
     /// Takes all keys out of a database, and says how many.
     pub(crate) fn flush(&mut self, database: usize) -> usize {
-        let entries = self.databases[database % DATABASES].take_all();
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.finish_part(&*self.databases);
+        }
+        let database = &mut self.databases[database % DATABASES];
+        let (entries, was) = (database.take_all(), database.was);
         let count = entries.len();
-        self.garbage.take_table(entries);
+        match &mut self.snapshot {
+            Some(snapshot) => snapshot.take_table(was, entries),
+            None => self.garbage.take_table(entries),
+        }
         count
     }
 
@@ -291,11 +322,25 @@ impl Engine {
             self.expire(at, place);
             return None;
         }
+        if self.snapshot.is_some() {
+            self.keep(at, place);
+        }
         Some(place)
+    }
+
+    /// An entry is about to change: the snapshot that is being written needs it as it is.
+    #[cold]
+    fn keep(&mut self, at: At, place: Place) {
+        let Engine { snapshot: Some(snapshot), databases, .. } = self else { return };
+        let database = &databases[at.database % DATABASES];
+        if let Some(entry) = database.entries().at(place) {
+            snapshot.keep(database.was, entry);
+        }
     }
 
     #[cold]
     fn expire(&mut self, at: At, place: Place) {
+        self.keep(at, place);
         if let Some(entry) = self.database_mut(at).remove_at(place) {
             self.garbage.take(entry.object);
         }

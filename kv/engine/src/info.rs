@@ -65,6 +65,31 @@ impl Section {
     }
 }
 
+/// What INFO tells of what is kept on disk. Sizes in bytes.
+#[derive(Clone, Default, Debug)]
+pub struct Persistence {
+    /// A snapshot is being written.
+    pub saving: bool,
+    /// The last one failed.
+    pub save_failed: bool,
+    /// How many were written.
+    pub saves: u64,
+    /// How long the last one took, if there was one.
+    pub save_seconds: Option<u64>,
+    /// Bytes that waited to be written by it, at most: what it took besides the data.
+    pub save_waiting_max: u64,
+    /// Keys that it wrote because they were about to change.
+    pub saved_ahead: u64,
+    /// Keys that were loaded when the service began.
+    pub keys_loaded: u64,
+    /// The log cannot be written to.
+    pub log_failed: bool,
+    /// Bytes appended to the log since the last snapshot, and when that was written.
+    pub log_size: u64,
+    /// Bytes appended, and not known to be durable.
+    pub log_pending: u64,
+}
+
 /// What INFO tells. Sizes in bytes.
 #[derive(Clone, Default, Debug)]
 pub struct Info {
@@ -117,6 +142,8 @@ pub struct Info {
     pub last_save_time: u64,
     /// A log is kept.
     pub log_enabled: bool,
+    /// Snapshots and log.
+    pub persistence: Persistence,
 
     /// Since it was started, like all that follow.
     pub connections_received: u64,
@@ -249,13 +276,25 @@ impl Info {
         text.begin("Persistence");
         text.put("loading", u8::from(self.loading));
         text.put("async_loading", 0);
+        let Persistence { saves, save_waiting_max, keys_loaded, log_size, log_pending, .. } = self.persistence;
+        let ok = |failed: bool| if failed { "err" } else { "ok" };
+        text.put("current_cow_peak", save_waiting_max);
         text.put("rdb_changes_since_last_save", self.changes_since_last_save);
-        text.put("rdb_bgsave_in_progress", 0);
+        text.put("rdb_bgsave_in_progress", u8::from(self.persistence.saving));
         text.put("rdb_last_save_time", self.last_save_time);
-        text.put("rdb_last_bgsave_status", "ok");
+        text.put("rdb_last_bgsave_status", ok(self.persistence.save_failed));
+        text.put("rdb_last_bgsave_time_sec", self.persistence.save_seconds.map_or(-1, |seconds| seconds as i64));
+        text.put("rdb_saves", saves);
+        text.put("rdb_last_cow_size", save_waiting_max);
+        text.put("rdb_last_load_keys_loaded", keys_loaded);
         text.put("aof_enabled", u8::from(self.log_enabled));
-        text.put("aof_rewrite_in_progress", 0);
-        text.put("aof_last_write_status", "ok");
+        text.put("aof_rewrite_in_progress", u8::from(self.log_enabled && self.persistence.saving));
+        text.put("aof_last_bgrewrite_status", ok(self.persistence.save_failed));
+        text.put("aof_last_write_status", ok(self.persistence.log_failed));
+        if self.log_enabled {
+            text.put("aof_current_size", log_size);
+            text.put("aof_buffer_length", log_pending);
+        }
     }
 
     fn put_stats(&self, text: &mut Lines) {

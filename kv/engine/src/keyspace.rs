@@ -27,6 +27,8 @@ pub struct Entry {
     pub accessed: Cell<u32>,
     /// A string that was built in place, which OBJECT ENCODING calls `raw` whatever its length.
     pub built: bool,
+    /// The last snapshot that need not look at it any more: its number ([`Database::snapshot`]).
+    pub(crate) saved: Cell<u16>,
 }
 
 const _: () = assert!(size_of::<Entry>() == 72);
@@ -49,7 +51,15 @@ pub fn access_time(now: u64) -> u32 {
 impl Entry {
     /// A key with a value that does not expire.
     pub fn new(key: Blob, hash: u64, object: Object, now: u64) -> Entry {
-        Entry { key, object, hash, expires: NEVER, accessed: Cell::new(access_time(now)), built: false }
+        Entry {
+            key,
+            object,
+            hash,
+            expires: NEVER,
+            accessed: Cell::new(access_time(now)),
+            built: false,
+            saved: Cell::new(0),
+        }
     }
 
     /// The key.
@@ -95,6 +105,10 @@ impl Item for Entry {
 pub struct Database {
     entries: Table<Entry>,
     expiry: BTreeSet<(u64, u64)>,
+    /// The number of the snapshot that is being written, or zero: what is added meanwhile is none of its business.
+    pub(crate) snapshot: u16,
+    /// Which database it was when that snapshot was begun.
+    pub(crate) was: u8,
 }
 
 impl Database {
@@ -126,6 +140,7 @@ impl Database {
         if entry.expires != NEVER {
             self.expiry.insert((entry.expires, entry.hash));
         }
+        entry.saved.set(self.snapshot);
         self.entries.insert(entry);
     }
 

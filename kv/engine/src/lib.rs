@@ -9,7 +9,8 @@
 //! changed nothing. What arrives from a client never panics and never takes more memory than it has sent, but for what
 //! its commands store.
 //! Source: redis-server 7.0.15, whose replies the tests compare with ours (`tests/against_redis`); README.md lists what is
-//! supported and what is different. Not here: connections between machines, persistence, eviction.
+//! supported and what is different. Not here: connections between machines, eviction, and
+//! where files lie ([`rdb`], [`snapshot`] and [`log`] say what is in them).
 #![forbid(unsafe_code)]
 
 pub mod blob;
@@ -24,10 +25,13 @@ mod garbage;
 pub mod glob;
 pub mod info;
 pub mod keyspace;
+pub mod log;
 pub mod number;
 pub mod object;
 pub mod pack;
+pub mod rdb;
 pub mod refusal;
 pub mod resp;
 pub mod shard;
+pub mod snapshot;
 pub mod table;

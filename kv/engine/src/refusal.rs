@@ -31,6 +31,18 @@ pub enum Refusal {
     NotInteger,
     /// An integer that is out of range here.
     OutOfRange,
+    /// The data is being loaded.
+    Loading,
+    /// There is nothing to save to.
+    NoStorage,
+    /// A snapshot is being written.
+    SavingAlready,
+    /// The log cannot be written to, for this reason.
+    NotWritable(pdpix::Error),
+    /// A snapshot could not be written.
+    SaveFailed,
+    /// WAITAOF without a log.
+    NoLog,
     /// A negative integer where none can be.
     MustBePositive,
     /// Not a number.
@@ -251,13 +263,23 @@ impl Refusal {
             Refusal::ClientId => b"ERR Invalid client ID",
             Refusal::ClientIdPositive => b"ERR client-id should be greater than 0",
             Refusal::PauseMode => b"ERR CLIENT PAUSE mode must be WRITE or ALL",
-            Refusal::TimeoutNotInteger => b"ERR timeout is not an integer or out of range",
-            Refusal::TimeoutNegative => b"ERR timeout is negative",
             Refusal::UnblockReason => b"ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
             Refusal::NoTracking => b"ERR client-side caching is not supported",
             Refusal::NotTracking => {
                 b"ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode \
                   enabled"
+            }
+            Refusal::TimeoutNotInteger => b"ERR timeout is not an integer or out of range",
+            Refusal::TimeoutNegative => b"ERR timeout is negative",
+            Refusal::Loading => b"LOADING Redis is loading the dataset in memory",
+            Refusal::NoStorage => b"ERR there is nothing to save to: the server was started without --dir",
+            Refusal::SavingAlready => b"ERR Background save already in progress",
+            Refusal::SaveFailed => b"ERR the snapshot could not be written",
+            Refusal::NoLog => {
+                b"ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled."
+            }
+            Refusal::NotWritable(error) => {
+                return format!("MISCONF Errors writing to the AOF file: {error}").into_bytes().into();
             }
             Refusal::Debug => {
                 b"ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it \

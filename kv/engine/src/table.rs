@@ -238,6 +238,11 @@ impl<T: Item> Table<T> {
         Some(last.items.into_iter())
     }
 
+    /// All items, of a table that is given up.
+    pub fn into_items(self) -> impl Iterator<Item = T> {
+        self.segments.into_iter().flat_map(|segment| segment.items)
+    }
+
     /// Goes on with a walk at the position `from`: visits about `count` items, at least one if there is one left, and says
     /// where to go on. `None`: that was the end.
     pub fn walk<'a>(&'a self, from: u64, count: usize, mut visit: impl FnMut(&'a T)) -> Option<u64> {

@@ -45,6 +45,11 @@ pub(crate) struct Client {
     pub held_back: bool,
     /// The peer will send no more.
     pub finished: bool,
+    /// The record that must be durable before all of its answers may be sent; whether they are held, and whether it is
+    /// paused for that.
+    pub answered_by: u64,
+    pub is_held: bool,
+    pub is_slowed: bool,
     pub peer: Endpoint,
     pub since: Instant,
     pub heard: Instant,
@@ -54,7 +59,20 @@ impl Client {
     pub fn new(session: Session<Resp>, connection: Connection, peer: Endpoint, now: Instant) -> Client {
         let (since, heard) = (now, now);
         let queue = VecDeque::new();
-        Client { session, connection, busy: false, queue, held_back: false, finished: false, peer, since, heard }
+        Client {
+            session,
+            connection,
+            busy: false,
+            queue,
+            held_back: false,
+            finished: false,
+            answered_by: 0,
+            is_held: false,
+            is_slowed: false,
+            peer,
+            since,
+            heard,
+        }
     }
 
     /// Whether so many requests wait that no more should come.

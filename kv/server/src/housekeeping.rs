@@ -56,6 +56,7 @@ impl Shard {
             out.set_timer(TICK_BUSY, TIMER_TICK);
             return;
         }
+        self.consider_saving(out);
         self.rates.note(self.commands + self.engine.stats().commands, out.heap().stats().pinned);
         if self.rates.ticks.is_multiple_of(SAMPLES) {
             self.close_idle(out);

@@ -9,7 +9,7 @@
 //! between shards that finds no room is sent again. A handler that panics ends the service: a cache that has lost a shard
 //! would answer with half its keys.
 //!
-//! Not here: protocol, commands and values (kv/engine, which knows no sockets); persistence and replication (later).
+//! Not here: protocol, commands and values (kv/engine, which knows no sockets); replication (later).
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod codec;
 mod housekeeping;
 mod peer;
 mod perform;
+mod persistence;
 mod report;
 mod shard;
 mod survey;
@@ -33,6 +34,7 @@ use kv_engine::config::Config;
 
 pub use codec::{Incoming, Resp};
 pub use peer::Message;
+pub use persistence::{Durability, Progress};
 pub use report::ProcessFacts;
 pub use shard::Shard;
 
@@ -49,8 +51,45 @@ pub struct ServerArgs {
     pub facts: fn() -> ProcessFacts,
     /// Forty digits that name this run of the service.
     pub run_id: String,
+    /// When writes are answered. Anything but `None` needs a storage.
+    pub durability: Durability,
+    /// Each core has a storage: snapshots can be written, and what was kept is loaded.
+    pub has_storage: bool,
+    /// It can be read, and is not changed: writes are refused.
+    pub is_read_only: bool,
+    /// A log of more bytes is made short by a snapshot: there must be room for one beside it.
+    pub log_len_max: u64,
+    /// A file of Redis's to be loaded if there is no data: opened by each core for itself.
+    pub load: Option<Load>,
+    /// Somebody has asked for that, and is to hear if there is data.
+    pub load_is_asked_for: bool,
+    /// Told why the service ends of itself.
+    pub on_trouble: fn(&str),
+    /// Told by each core how far it is with loading.
+    pub on_progress: fn(Progress),
     /// Connections of all cores.
     clients: Arc<AtomicUsize>,
+}
+
+/// Opens a file to be read from its beginning.
+#[derive(Clone)]
+pub struct Load(Arc<dyn Fn() -> std::io::Result<Box<dyn std::io::Read + Send>> + Send + Sync>);
+
+impl Load {
+    /// With whatever opens it.
+    pub fn new(open: impl Fn() -> std::io::Result<Box<dyn std::io::Read + Send>> + Send + Sync + 'static) -> Load {
+        Load(Arc::new(open))
+    }
+
+    pub(crate) fn open(&self) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Load")
+    }
 }
 
 impl ServerArgs {
@@ -65,6 +104,14 @@ impl ServerArgs {
             on_listening: |_| {},
             facts: ProcessFacts::default,
             run_id: "0".repeat(40),
+            durability: Durability::None,
+            has_storage: false,
+            is_read_only: false,
+            log_len_max: u64::MAX,
+            load: None,
+            load_is_asked_for: false,
+            on_trouble: |_| {},
+            on_progress: |_| {},
             clients: Arc::new(AtomicUsize::new(0)),
         }
     }

@@ -1,13 +1,15 @@
 //! What a shard is told: by its connections, and by the shards of other cores.
 
-use framework::pdpix::Heap;
+use framework::pdpix::{Error, Heap};
 use framework::runtime::CarriedBuf;
 use framework::{Carry, Session};
 use kv_engine::engine::Session as Speaker;
+use kv_engine::log::Joint;
 use kv_engine::resp::Request;
 use kv_engine::shard::{Answer, Part};
 
 use crate::codec::{Incoming, Resp};
+use crate::persistence::Found;
 use crate::survey::{Finding, Question};
 
 /// What a shard is told.
@@ -85,6 +87,44 @@ pub enum Peer {
     Found {
         task: u32,
         finding: Box<Finding>,
+    },
+    /// Who holds the receiver is done with it: to write down what that has changed (with a name, if it may have changed
+    /// something), and to answer by [`Peer::Logged`] when it, and all that was seen, is durable, if that is asked for.
+    Log {
+        claim: Claim,
+        joint: Option<Box<Joint>>,
+        answer: bool,
+    },
+    Logged {
+        task: u32,
+        is_fine: bool,
+    },
+    /// Why the sender's log cannot be written to, if it cannot.
+    LogState {
+        error: Option<Error>,
+    },
+    /// What the sender has found on its disk.
+    Recovers {
+        core: u8,
+        found: Box<Found>,
+    },
+    /// The sender has come to this joint record.
+    Reached {
+        joint: u64,
+    },
+    /// The sender's log is at its end.
+    Ended {
+        core: u8,
+    },
+    /// The sender has written its part of a snapshot, or could not.
+    Saved {
+        generation: u64,
+        is_fine: bool,
+    },
+    /// All have; or it is given up.
+    Complete {
+        generation: u64,
+        is_fine: bool,
     },
 }
 

@@ -17,6 +17,7 @@ impl Shard {
     /// waits.
     #[inline]
     pub(crate) fn perform(&mut self, session: Session<Resp>, pending: Pending, out: &mut Outbox<'_, Shard>) {
+        let now = self.time(out);
         let Some(client) = self.clients.get_mut(session.id()) else { return };
         client.heard = out.now();
         if client.busy {
@@ -26,7 +27,6 @@ impl Shard {
         if self.pause.is_some_and(|pause| pause.concerns(&request, out)) {
             return self.wait(session.id(), request, out, |shard, id| shard.paused.push(id));
         }
-        let now = out.wall();
         let Some(mut output) = out.output(session) else { return };
         let mut host = Host { config: &self.config, now, errors: &mut self.errors };
         let Some(command) = client.connection.admit(&request, &mut host, &mut output) else {
@@ -39,6 +39,10 @@ impl Shard {
             }
             return;
         };
+        if let Some(refusal) = self.persistence.refusal(command) {
+            client.connection.refuse_now(refusal, &request, &mut host, &mut output);
+            return;
+        }
         let speaker = client.connection.session();
         match plan(command, &request, speaker, self.shards) {
             Plan::Shard(shard) if shard == self.index && self.hold.is_free() => {
@@ -48,6 +52,8 @@ impl Shard {
                     output.rollback(mark);
                 }
                 self.gate.give_back(request);
+                drop(output);
+                self.hold_answer(session.id(), out);
             }
             Plan::Connection => {
                 self.commands += 1;
@@ -79,7 +85,7 @@ impl Shard {
                 drop(output);
                 self.commands += 1;
                 let hold = conversation.hold().to_vec();
-                self.begin(session.id(), hold, Work::Talk { conversation, answers: Vec::new(), awaited: 0 }, out);
+                self.begin(Some(session.id()), hold, Work::Talk { conversation, answers: Vec::new(), awaited: 0 }, out);
             }
         }
     }
@@ -190,10 +196,11 @@ impl Shard {
             Effect::KillClients(filter, form) => (Question::Kill(filter), Ending::Kill(form)),
             Effect::Pause { until, writes_only } => (Question::Pause { until, writes_only }, Ending::Ok),
             Effect::Unpause => (Question::Unpause, Ending::Ok),
+            Effect::Persist(what) => return self.persist(id, what, out),
         };
         // Changes of the configuration come to all cores in one order: who makes them holds the first shard.
         let hold = if matches!(question, Question::Configure(_)) && self.shards > 1 { vec![0] } else { Vec::new() };
-        self.begin(id, hold, Work::Survey { question, ending, findings: Vec::new(), awaited: 0 }, out);
+        self.begin(Some(id), hold, Work::Survey { question, ending, findings: Vec::new(), awaited: 0 }, out);
     }
 
     /// Whether a waiting request may go to the same shard together with the one before it, and as what.
@@ -203,6 +210,9 @@ impl Shard {
             return None;
         }
         let command = find(request).ok()?;
+        if self.persistence.refusal(command).is_some() {
+            return None;
+        }
         let there = plan(command, request, client.connection.session(), self.shards);
         matches!(there, Plan::Shard(its) if its == shard).then_some(command)
     }

@@ -3,9 +3,10 @@
 use framework::Outbox;
 use framework::pdpix::WallTime;
 use kv_engine::engine::{DATABASES, DatabaseSize, EngineStats};
-use kv_engine::info::Info;
+use kv_engine::info::{Info, Persistence};
 use kv_engine::refusal::ErrorCounts;
 
+use crate::persistence::Durability;
 use crate::shard::Shard;
 
 /// What is known of the process: who starts the service says how to find out.
@@ -47,6 +48,10 @@ pub struct Report {
     uptime_seconds: u64,
     bytes_in: u64,
     bytes_out: u64,
+    is_loading: bool,
+    changes: u64,
+    last_save: Option<u64>,
+    persistence: Persistence,
 }
 
 impl Shard {
@@ -70,6 +75,14 @@ impl Shard {
             uptime_seconds: self.started.map_or(0, |started| out.now().since(started).as_secs()),
             bytes_in: system.bytes_received,
             bytes_out: system.bytes_sent,
+            is_loading: self.persistence.is_loading,
+            changes: self.engine.stats().changes.saturating_sub(self.persistence.changes_saved),
+            last_save: self.persistence.last_save,
+            persistence: Persistence {
+                saving: self.persistence.saving.is_some(),
+                log_pending: self.persistence.pending() as u64,
+                ..self.persistence.told.clone()
+            },
         }
     }
 
@@ -95,6 +108,8 @@ impl Shard {
             cpu_sys: facts.cpu_sys,
             ..Info::default()
         };
+        info.log_enabled = self.persistence.durability != Durability::None;
+        let mut last_save = None;
         for report in reports {
             info.connected_clients += report.clients;
             info.blocked_clients += report.blocked;
@@ -104,7 +119,20 @@ impl Shard {
             info.keyspace_hits += report.engine.hits;
             info.keyspace_misses += report.engine.misses;
             info.expired_keys += report.engine.expired;
-            info.changes_since_last_save += report.engine.changes;
+            info.changes_since_last_save += report.changes;
+            info.loading |= report.is_loading;
+            last_save = last_save.max(report.last_save);
+            let (sum, its) = (&mut info.persistence, report.persistence);
+            sum.saving |= its.saving;
+            sum.save_failed |= its.save_failed;
+            sum.saves = sum.saves.max(its.saves);
+            sum.save_seconds = sum.save_seconds.max(its.save_seconds);
+            sum.save_waiting_max += its.save_waiting_max;
+            sum.saved_ahead += its.saved_ahead;
+            sum.keys_loaded += its.keys_loaded;
+            sum.log_failed |= its.log_failed;
+            sum.log_size += its.log_size;
+            sum.log_pending += its.log_pending;
             info.errors.add(&report.errors);
             info.used_memory += report.pinned as u64;
             info.used_memory_peak += report.pinned_peak as u64;
@@ -117,7 +145,8 @@ impl Shard {
                 sum.expiring += size.expiring;
             }
         }
-        info.last_save_time = (now.as_millis() / 1000).saturating_sub(info.uptime_seconds);
+        let started = (now.as_millis() / 1000).saturating_sub(info.uptime_seconds);
+        info.last_save_time = last_save.unwrap_or(started);
         info
     }
 

@@ -20,12 +20,15 @@ use crate::client::{Client, Clients, Pending};
 use crate::codec::{Gate, Resp};
 use crate::housekeeping::{Rates, TICK};
 use crate::peer::{Message, Peer, Told};
+use crate::persistence::{Persistence, TIMER_COMMIT, TIMER_CONSIDER, TIMER_LOAD, TIMER_SAVE};
 use crate::task::{Hold, Task};
 
 /// Names of timers.
 pub(crate) const TIMER_TICK: u64 = 0;
 pub(crate) const TIMER_RETRY: u64 = 1;
 pub(crate) const TIMER_UNPAUSE: u64 = 2;
+/// With the number of a task.
+pub(crate) const TIMER_TASK: u64 = 1 << 32;
 
 /// After this time a message that found no room is sent again.
 const RETRY: Duration = Duration::from_micros(100);
@@ -64,6 +67,7 @@ pub struct Shard {
     /// Commands carried out here and not by this engine alone.
     pub(crate) commands: u64,
     pub(crate) errors: ErrorCounts,
+    pub(crate) persistence: Persistence,
     pub(crate) hold: Hold,
     pub(crate) tasks: Slab<Task>,
     pub(crate) pause: Option<Pause>,
@@ -107,6 +111,7 @@ impl Shard {
         let gate = Gate::new(seed.set());
         let config = args.config.clone();
         let spans_left = heap.stats().spans / SPANS_PER_SPAN_LEFT;
+        let persistence = Persistence::new(&args);
         let mut shard = Shard {
             index,
             shards,
@@ -126,6 +131,7 @@ impl Shard {
             commands: 0,
             rejected: 0,
             errors: ErrorCounts::default(),
+            persistence,
             hold: Hold::default(),
             tasks: Slab::new(),
             pause: None,
@@ -161,6 +167,15 @@ impl Shard {
         match self.peers[shard] {
             Some(address) => out.send(address, Message(Told::Peer(peer))),
             None => self.tell_again(shard, peer, out),
+        }
+    }
+
+    /// Tells the shards of all other cores something, which says perhaps whose it is.
+    pub(crate) fn tell_others(&mut self, what: impl Fn(usize) -> Peer, out: &mut Outbox<'_, Shard>) {
+        for shard in 0..self.shards {
+            if shard != self.index {
+                self.tell(shard, what(self.index), out);
+            }
         }
     }
 
@@ -224,6 +239,7 @@ impl Shard {
 
     fn on_stopping(&mut self, out: &mut Outbox<'_, Shard>) {
         self.stopping = true;
+        self.write_at_the_end(out);
         self.unpause_clients(out);
         // Their sessions wait for the answers that are still to come.
         for client in self.clients.iter_mut().filter(|client| client.busy) {
@@ -240,6 +256,14 @@ impl Shard {
                     self.tell(shard, peer, out);
                 }
             }
+            TIMER_COMMIT => self.on_commit_timer(out),
+            TIMER_SAVE => {
+                self.on_save_timer(out);
+                self.try_note(out);
+            }
+            TIMER_LOAD => self.load_file(out),
+            TIMER_CONSIDER => self.consider_saving(out),
+            name if name >= TIMER_TASK => self.on_task_timer((name ^ TIMER_TASK) as u32, out),
             _ => self.end_pause(out),
         }
     }
@@ -278,6 +302,7 @@ impl Actor for Shard {
                 self.started = Some(out.now());
                 out.set_timer(TICK, TIMER_TICK);
                 (0..self.shards).for_each(|core| out.watch(&name_of(core)));
+                self.begin_recovery(out);
             }
             Event::Up(id) => self.on_up(id, out),
             Event::Timer(name) => self.on_timer(name, out),
@@ -298,10 +323,16 @@ impl Actor for Shard {
                 out.stop_service(1);
             }
             Event::Stopping => self.on_stopping(out),
+            Event::Durable { log, ticket, result } => self.on_durable(log, ticket, result, out),
+            Event::Record { record, .. } => self.on_log_record(record, out),
+            Event::LogReady { log, first, next } => self.on_log_ready(log, first, next, out),
+            Event::LogFailed { log, error, damage } => self.on_log_failed(log, error, damage, out),
+            Event::Read { log, ticket, result } => self.on_log_read(log, ticket, result, out),
             // The service ends with any of them.
             Event::Down(_) => {}
             _ => {}
         }
+        self.after_event(out);
     }
 }
 

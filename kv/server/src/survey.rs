@@ -5,8 +5,10 @@ use framework::pdpix::WallTime;
 use kv_engine::config::Change;
 use kv_engine::connection::{ClientFilter, KillForm};
 use kv_engine::info::Section;
-use kv_engine::resp::Reply;
+use kv_engine::refusal::Refusal;
+use kv_engine::resp::{Reply, Request};
 
+use crate::persistence::{Durability, Way};
 use crate::report::Report;
 use crate::shard::{Pause, Shard};
 
@@ -26,6 +28,15 @@ pub enum Question {
         writes_only: bool,
     },
     Unpause,
+    /// To begin a snapshot.
+    Save {
+        generation: u64,
+        leader: usize,
+    },
+    /// To make its data anew.
+    Reload,
+    /// When all that it has changed is durable.
+    Durable,
 }
 
 /// What a core answers.
@@ -35,15 +46,30 @@ pub enum Finding {
     Lines(String),
     Count(usize),
     Done,
+    Refused(Refusal),
 }
 
 /// What is made of the answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Ending {
     Info(Vec<Section>),
     List,
     Kill(KillForm),
     Ok,
+    Saving {
+        generation: u64,
+        way: Way,
+    },
+    /// WAITAOF; with replicas that there are not, after this time.
+    Durable {
+        in_vain_ms: Option<u64>,
+    },
+}
+
+impl Finding {
+    fn refusal(&self) -> Option<Refusal> {
+        if let Finding::Refused(refusal) = self { Some(*refusal) } else { None }
+    }
 }
 
 impl Shard {
@@ -71,6 +97,19 @@ impl Shard {
             Question::ResetStats => self.reset_stats(),
             Question::Pause { until, writes_only } => self.pause_clients(*until, *writes_only, out),
             Question::Unpause => self.unpause_clients(out),
+            Question::Save { generation, leader } => {
+                if let Err(refusal) = self.begin_snapshot(*generation, *leader, out) {
+                    return Finding::Refused(refusal);
+                }
+            }
+            Question::Reload if self.persistence.saving.is_some() => return Finding::Refused(Refusal::SavingAlready),
+            Question::Reload => {
+                if self.engine.reload().is_err() {
+                    return Finding::Refused(Refusal::OutOfMemory);
+                }
+            }
+            // Answered later, by those who ask for it.
+            Question::Durable => {}
         }
         Finding::Done
     }
@@ -131,7 +170,19 @@ impl Shard {
                     findings.iter().map(|finding| if let Finding::Count(count) = finding { *count } else { 0 });
                 form.put(counts.sum(), reply);
             }
-            Ending::Ok => reply.ok(),
+            Ending::Ok => match findings.iter().find_map(Finding::refusal) {
+                Some(refusal) => reply.error(&refusal.text(None, &Request::default())),
+                None => reply.ok(),
+            },
+            Ending::Durable { .. } => {
+                let is_durable = findings.iter().all(|finding| finding.refusal().is_none());
+                let is_kept = self.persistence.durability != Durability::None;
+                reply.array(2);
+                reply.integer(i64::from(is_durable && is_kept));
+                reply.integer(0);
+            }
+            // Answered by whoever leads it.
+            Ending::Saving { .. } => {}
         }
     }
 }

@@ -2,11 +2,13 @@
 //! of this shard for one of them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use framework::pdpix::{Heap, Output};
+use framework::pdpix::{Heap, Output, Sga};
 use framework::runtime::CarriedBuf;
 use framework::{Outbox, SessionId};
 use kv_engine::command::find;
+use kv_engine::log::Joint;
 use kv_engine::refusal::Refusal;
 use kv_engine::resp::{Protocol, Reply, Request};
 use kv_engine::shard::{Answer, Conversation, Part, Step};
@@ -14,7 +16,8 @@ use libos_mem::Exhausted;
 
 use crate::client::Pending;
 use crate::peer::{Claim, Peer, Run};
-use crate::shard::Shard;
+use crate::persistence::Waiter;
+use crate::shard::{Shard, TIMER_TASK};
 use crate::survey::{Ending, Finding, Question};
 
 /// The most requests that go to another shard in one message.
@@ -23,7 +26,8 @@ const RUN_MAX: usize = 64;
 /// Something that several cores do for a connection, which is busy meanwhile and may be gone when it is done.
 #[derive(Debug)]
 pub(crate) struct Task {
-    client: SessionId,
+    /// For whom; nobody, if the service wants it itself.
+    client: Option<SessionId>,
     /// The reply is not sent.
     muted: bool,
     /// These shards are to be held, in this order, and so many are.
@@ -38,6 +42,8 @@ pub(crate) enum Work {
     Run,
     /// A command over several shards.
     Talk { conversation: Box<Conversation>, answers: Vec<Option<Answer>>, awaited: usize },
+    /// Such a command is carried out; what it has changed is being written down, and then this is answered.
+    Logging { reply: Option<Sga>, awaited: usize, is_fine: bool },
     /// All cores are asked.
     Survey { question: Question, ending: Ending, findings: Vec<Finding>, awaited: usize },
 }
@@ -88,6 +94,7 @@ impl Shard {
             Peer::Ran { task, replies } => self.on_ran(task, replies, out),
             Peer::Hold(claim) => {
                 if self.hold.claim(claim) {
+                    self.commit_before_hold(out);
                     self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
                 }
             }
@@ -96,18 +103,30 @@ impl Shard {
             Peer::Part { claim, index, part } => {
                 debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard works on it");
                 let answer = match part.try_map_bufs(|buf| buf.land(out.heap())) {
-                    Ok(part) => self.engine.carry_out(part, out.wall()),
+                    Ok(part) => {
+                        let now = self.time(out);
+                        self.engine.carry_out(part, now)
+                    }
                     Err(_) => Answer::Exhausted,
                 };
                 let answer = Box::new(answer.try_map_bufs(CarriedBuf::new).unwrap_or(Answer::Exhausted));
                 self.tell(usize::from(claim.core), Peer::Answered { task: claim.task, index, answer }, out);
             }
             Peer::Answered { task, index, answer } => self.on_answered(task, index, *answer, out),
+            Peer::Ask { claim, question } if matches!(*question, Question::Durable) => self.ask_durable(claim, out),
             Peer::Ask { claim, question } => {
                 let finding = Box::new(self.find_out(&question, None, out));
                 self.tell(usize::from(claim.core), Peer::Found { task: claim.task, finding }, out);
             }
             Peer::Found { task, finding } => self.on_found(task, *finding, out),
+            Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
+            Peer::Logged { task, is_fine } => self.on_logged(task, is_fine, out),
+            Peer::LogState { error } => self.persistence.refuses = error,
+            Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
+            Peer::Reached { joint } => self.on_reached(joint, out),
+            Peer::Ended { core } => self.on_ended(usize::from(core), out),
+            Peer::Saved { generation, is_fine } => self.on_saved(generation, is_fine, out),
+            Peer::Complete { generation, is_fine } => self.on_complete(generation, is_fine, out),
         }
     }
 }
@@ -146,7 +165,7 @@ impl Shard {
                 next = self.take_along(id, shard, out);
             }
         }
-        let task = self.add_task(id, Vec::new(), Work::Run, muted, out);
+        let task = self.add_task(Some(id), Vec::new(), Work::Run, muted, out);
         let claim = self.claim_of(task);
         self.tell(shard, Peer::Run(Box::new(Run { claim, speaker, requests })), out);
     }
@@ -163,11 +182,17 @@ impl Shard {
     /// Carries out what another core's connection has asked for.
     fn run_for(&mut self, run: Run, out: &mut Outbox<'_, Shard>) {
         let Run { claim, speaker, requests } = run;
-        let now = out.wall();
+        let now = self.time(out);
         for request in requests {
             match request.try_map_bufs(|buf| buf.land(out.heap())) {
                 Ok(request) => {
                     if let Ok(command) = find(&request) {
+                        if let Some(refusal) = self.persistence.refusal(command) {
+                            let text = refusal.text(None, &request);
+                            self.errors.count(&text);
+                            Reply::new(&mut self.scratch, speaker.protocol).error(&text);
+                            continue;
+                        }
                         self.engine.execute(command, &request, speaker, now, &mut self.scratch);
                     }
                 }
@@ -175,11 +200,11 @@ impl Shard {
             }
         }
         let replies = carry_replies(&mut self.scratch);
-        self.tell(usize::from(claim.core), Peer::Ran { task: claim.task, replies }, out);
+        self.when_answerable(Waiter::Ran { core: usize::from(claim.core), task: claim.task, replies }, out);
     }
 
     fn on_ran(&mut self, task: u32, replies: Option<Vec<CarriedBuf>>, out: &mut Outbox<'_, Shard>) {
-        let Task { client: id, muted, .. } = self.tasks.remove(task as usize);
+        let Task { client: Some(id), muted, .. } = self.tasks.remove(task as usize) else { return };
         if let Some(client) = self.clients.get_mut(id).filter(|_| !muted) {
             let (session, heap) = (client.session, out.heap().clone());
             // With a reply missing, none that follows could be told from another.
@@ -215,21 +240,33 @@ impl Shard {
         Claim { core: self.index as u8, task }
     }
 
+    /// For whom a task is.
+    pub(crate) fn client_of(&self, task: u32) -> Option<SessionId> {
+        self.tasks.get(task as usize).and_then(|task| task.client)
+    }
+
     fn add_task(
         &mut self,
-        client: SessionId,
+        client: Option<SessionId>,
         hold: Vec<usize>,
         work: Work,
         muted: bool,
         out: &mut Outbox<'_, Shard>,
     ) -> u32 {
-        self.set_busy(client, out);
+        client.into_iter().for_each(|client| self.set_busy(client, out));
         self.tasks.insert(Task { client, muted, hold, held: 0, work }) as u32
     }
 
     /// Begins something that holds these shards.
-    pub(crate) fn begin(&mut self, client: SessionId, hold: Vec<usize>, work: Work, out: &mut Outbox<'_, Shard>) {
-        let muted = self.clients.get_mut(client).is_some_and(|client| client.connection.is_muted());
+    pub(crate) fn begin(
+        &mut self,
+        client: Option<SessionId>,
+        hold: Vec<usize>,
+        work: Work,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let known = client.and_then(|client| self.clients.get_mut(client));
+        let muted = known.is_none_or(|client| client.connection.is_muted());
         let task = self.add_task(client, hold, work, muted, out);
         self.hold_next(task, out);
     }
@@ -246,6 +283,7 @@ impl Shard {
                         return;
                     }
                     *held += 1;
+                    self.commit_before_hold(out);
                 }
                 Some(&shard) => return self.tell(shard, Peer::Hold(claim), out),
             }
@@ -259,19 +297,23 @@ impl Shard {
 
     fn work(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
         match &mut self.tasks[task as usize].work {
-            Work::Run => {}
+            Work::Run | Work::Logging { .. } => {}
             Work::Talk { .. } => self.talk(task, None, out),
             Work::Survey { question, awaited, .. } => {
                 let question = question.clone();
-                *awaited = self.shards - 1;
+                let is_later = matches!(question, Question::Durable);
+                *awaited = if is_later { self.shards } else { self.shards - 1 };
                 let client = self.tasks[task as usize].client;
-                let me = self.clients.get_mut(client).map(|client| client.connection.id());
+                let me = client.and_then(|client| self.clients.get_mut(client)).map(|client| client.connection.id());
                 let finding = self.find_out(&question, me, out);
                 let claim = self.claim_of(task);
                 for shard in 0..self.shards {
                     if shard != self.index {
                         self.tell(shard, Peer::Ask { claim, question: Box::new(question.clone()) }, out);
                     }
+                }
+                if is_later {
+                    return self.ask_durable(claim, out);
                 }
                 self.note_finding(task, finding, out);
             }
@@ -285,20 +327,26 @@ impl Shard {
             else {
                 return;
             };
-            let session = self.clients.get_mut(*client).filter(|_| !*muted).map(|client| client.session);
+            let session = client.and_then(|client| self.clients.get_mut(client)).filter(|_| !*muted);
+            let session = session.map(|client| client.session);
             let (now, limits) = (out.wall(), self.limits);
             let mut step = |output: &mut Output| match answers.take() {
                 None => conversation.start(output),
                 Some(answers) => conversation.step(answers, &limits, now, output),
             };
-            // What the client does not get is carried out all the same.
+            // What the client does not get, or not yet, is carried out all the same.
+            let is_later = self.persistence.is_always();
             let mut unread = Output::new(out.heap().clone());
-            let step = match session.and_then(|session| out.output(session)) {
+            let step = match session.filter(|_| !is_later).and_then(|session| out.output(session)) {
                 Some(mut output) => step(&mut output),
                 None => step(&mut unread),
             };
             let Step::Ask(parts) = step else {
                 conversation.error().into_iter().for_each(|text| self.errors.count(text));
+                let writes = conversation.writes();
+                if is_later || writes && self.engine.keeps_log() {
+                    return self.log_talk(task, writes, unread, out);
+                }
                 return self.end_task(task, out);
             };
             let claim = self.claim_of(task);
@@ -307,7 +355,8 @@ impl Shard {
             let mut awaited = 0;
             for (index, (shard, part)) in parts.into_iter().enumerate() {
                 if shard == self.index {
-                    got[index] = Some(self.engine.carry_out(part, out.wall()));
+                    let now = self.time(out);
+                    got[index] = Some(self.engine.carry_out(part, now));
                     continue;
                 }
                 match part.try_map_bufs(CarriedBuf::new) {
@@ -340,17 +389,89 @@ impl Shard {
         }
     }
 
-    fn on_found(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
+    /// A command over several shards is carried out: each writes down its part, under one name; with `always` they stay held
+    /// until all parts are durable.
+    fn log_talk(&mut self, task: u32, writes: bool, mut unread: Output, out: &mut Outbox<'_, Shard>) {
+        let (claim, is_later) = (self.claim_of(task), self.persistence.is_always());
+        let hold = self.tasks[task as usize].hold.clone();
+        let joint = writes.then(|| {
+            self.persistence.next_joint += 1;
+            let shards = hold.iter().map(|&shard| shard as u16).collect();
+            Joint { id: self.persistence.next_joint, shards }
+        });
+        if is_later {
+            let reply = unread.take().ok();
+            self.tasks[task as usize].work = Work::Logging { reply, awaited: hold.len(), is_fine: true };
+        }
+        let me = self.index;
+        for shard in hold.into_iter().filter(|&shard| shard != me) {
+            let joint = joint.clone().map(Box::new);
+            self.tell(shard, Peer::Log { claim, joint, answer: is_later }, out);
+        }
+        if self.tasks[task as usize].hold.contains(&self.index) {
+            self.log_for(claim, joint.as_ref(), is_later, out);
+        }
+        if !is_later {
+            self.end_task(task, out);
+        }
+    }
+
+    fn log_for(&mut self, claim: Claim, joint: Option<&Joint>, answer: bool, out: &mut Outbox<'_, Shard>) {
+        debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard has changed it");
+        self.append_joint(joint, out);
+        if answer {
+            self.when_answerable(Waiter::Logged(claim), out);
+        }
+    }
+
+    /// The part of a shard is durable, or could not be made so.
+    pub(crate) fn on_logged(&mut self, task: u32, fine: bool, out: &mut Outbox<'_, Shard>) {
+        let Some(Task { client, muted, work: Work::Logging { reply, awaited, is_fine }, .. }) =
+            self.tasks.get_mut(task as usize)
+        else {
+            return;
+        };
+        *is_fine &= fine;
+        *awaited -= 1;
+        if *awaited > 0 {
+            return;
+        }
+        let (reply, is_fine) = (reply.take(), *is_fine);
+        let client = client.filter(|_| !*muted).and_then(|client| self.clients.get_mut(client));
+        if let Some((id, session)) = client.map(|client| (client.session.id(), client.session)) {
+            match reply.filter(|_| is_fine) {
+                Some(reply) => {
+                    if let Some(mut output) = out.output(session) {
+                        reply.into_iter().for_each(|buf| output.put_buf(buf));
+                    }
+                }
+                // Whether it is done nobody knows.
+                None => out.abort(id),
+            }
+        }
+        self.end_task(task, out);
+    }
+
+    pub(crate) fn on_found(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
         if let Work::Survey { awaited, .. } = &mut self.tasks[task as usize].work {
             *awaited -= 1;
         }
         self.note_finding(task, finding, out);
     }
 
-    fn note_finding(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
-        let Task { client, work: Work::Survey { ending, findings, awaited, .. }, muted, .. } =
-            &mut self.tasks[task as usize]
+    /// The time of a task is up.
+    pub(crate) fn on_task_timer(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        let Some(Task { work: Work::Survey { findings, awaited: 0, .. }, .. }) = self.tasks.get_mut(task as usize)
         else {
+            return;
+        };
+        if let Some(finding) = findings.pop() {
+            self.note_finding(task, finding, out);
+        }
+    }
+
+    fn note_finding(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
+        let Task { work: Work::Survey { ending, findings, awaited, .. }, .. } = &mut self.tasks[task as usize] else {
             return;
         };
         findings.push(finding);
@@ -358,7 +479,24 @@ impl Shard {
             return;
         }
         let (findings, ending) = (std::mem::take(findings), std::mem::replace(ending, Ending::Ok));
-        let client = self.clients.get_mut(*client).filter(|_| !*muted);
+        if let Ending::Saving { generation, way } = ending {
+            if self.conclude_saving(task, (generation, way), &findings, out) {
+                self.end_task(task, out);
+            }
+            return;
+        }
+        if let Ending::Durable { in_vain_ms: Some(after) } = ending {
+            // There are no replicas: it waits for them in vain.
+            if let Work::Survey { ending, findings: kept, .. } = &mut self.tasks[task as usize].work {
+                (*ending, *kept) = (Ending::Durable { in_vain_ms: None }, findings);
+            }
+            if after > 0 {
+                out.set_timer(Duration::from_millis(after), TIMER_TASK | u64::from(task));
+            }
+            return;
+        }
+        let Task { client, muted, .. } = &self.tasks[task as usize];
+        let client = client.and_then(|client| self.clients.get_mut(client)).filter(|_| !*muted);
         let session = client.map(|client| (client.session, client.connection.session().protocol));
         let now = out.wall();
         if let Some((session, protocol)) = session
@@ -370,7 +508,7 @@ impl Shard {
     }
 
     /// It is done: releases what was held, and its connection goes on.
-    fn end_task(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn end_task(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
         let claim = self.claim_of(task);
         let Task { client, hold, .. } = self.tasks.remove(task as usize);
         for shard in hold {
@@ -380,6 +518,7 @@ impl Shard {
                 self.tell(shard, Peer::Release(claim), out);
             }
         }
+        let Some(client) = client else { return };
         if let Some(client) = self.clients.get_mut(client).filter(|client| client.connection.is_closing()) {
             out.close(client.session.id());
         }
@@ -398,6 +537,7 @@ impl Shard {
                 Waiting::Client(id) => self.go_on(id, out),
                 Waiting::Hold(claim) => {
                     self.hold.holder = Some(claim);
+                    self.commit_before_hold(out);
                     if usize::from(claim.core) == self.index {
                         self.on_held(claim.task, out);
                     } else {

@@ -1,6 +1,5 @@
 //! Networks of our own stack: from settings to a device, and the stack over it.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
@@ -10,16 +9,17 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::Mac;
 use libos_net::{
-    CORES_MAX, Cidr, CongestionKind, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings,
-    Offloads, Pcap, Received, TcpSettings,
+    CORES_MAX, Cidr, CongestionKind, Crossing, Device, Host, IpSettings, Link, NetNetwork, NetSettings, NoDevice, Pcap,
+    TcpSettings,
 };
 use libos_runtime::{BufRings, Clock as _};
 use libos_xdp::{BusyPoll, PacketSettings, PacketSocket, Port, Queues, Tap, TapSettings, Xsk, XskSettings};
-use pdpix::{Error, Instant, Network, WakeOn, WallTime};
+use pdpix::{Network, WallTime};
 use serde::Deserialize;
 
+use crate::dpdk;
 use crate::network::BackendKind;
-use crate::settings::SettingsError;
+use crate::settings::{Settings, SettingsError};
 
 /// What the backends that move frames are told, beside the name of the interface.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,6 +39,9 @@ pub struct FrameSettings {
     pub offload: bool,
     /// "cubic", "new_reno" or "dctcp".
     pub congestion: String,
+    /// When a push on a stream is complete: "accepted" into the send budget, or "acknowledged" by the peer, which is
+    /// Demikernel's rule.
+    pub push_complete: String,
     /// Microseconds that a call polls the device for us (xdp); 0: it does not.
     pub busy_poll_us: u32,
     /// Where each core writes its frames, for Wireshark: `core-N.pcap` in this folder.
@@ -55,6 +58,7 @@ impl Default for FrameSettings {
             mtu: 0,
             offload: false,
             congestion: "cubic".into(),
+            push_complete: "accepted".into(),
             busy_poll_us: 0,
             pcap: None,
         }
@@ -68,6 +72,7 @@ pub(crate) struct Parsed {
     gateways: Vec<IpAddr>,
     mac: Option<Mac>,
     congestion: CongestionKind,
+    push_is_acknowledged: bool,
 }
 
 impl FrameSettings {
@@ -82,7 +87,8 @@ impl FrameSettings {
         };
         let address = |text: String| {
             let why = format!("`{text}` is no address with a prefix, such as 10.0.0.2/24 or fd00::2/64");
-            text.parse::<Cidr>().map_err(|_| bad("address", why))
+            // Alone it would be a network of one address, in which nobody can be reached.
+            text.parse::<Cidr>().ok().filter(|_| text.contains('/')).ok_or_else(|| bad("address", why))
         };
         let gateway = |text: String| {
             text.parse::<IpAddr>().map_err(|_| bad("gateway", format!("`{text}` is no address, such as 10.0.0.1")))
@@ -97,11 +103,17 @@ impl FrameSettings {
             "dctcp" => CongestionKind::Dctcp,
             other => return Err(bad("congestion", format!("`{other}` is not cubic, new_reno or dctcp"))),
         };
+        let push_is_acknowledged = match self.push_complete.as_str() {
+            "accepted" => false,
+            "acknowledged" => true,
+            other => return Err(bad("push_complete", format!("`{other}` is not accepted or acknowledged"))),
+        };
         Ok(Parsed {
             addresses: list(&self.address).into_iter().map(address).collect::<Result<_, _>>()?,
             gateways: list(&self.gateway).into_iter().map(gateway).collect::<Result<_, _>>()?,
             mac,
             congestion,
+            push_is_acknowledged,
         })
     }
 }
@@ -113,6 +125,7 @@ pub(crate) struct Frames {
     parsed: Parsed,
     cores: usize,
     port: Option<Arc<Port>>,
+    dpdk: Option<Arc<libos_dpdk::Port>>,
     secret: [u8; 16],
     host: Arc<Host>,
     /// What the first core's device is, once it is tried: nothing, if it could not be opened.
@@ -125,14 +138,10 @@ impl Frames {
     ///
     /// # Errors
     /// A sentence for whoever started this.
-    pub(crate) fn open(
-        kind: BackendKind,
-        settings: &FrameSettings,
-        cores: usize,
-        reservation: &Reservation,
-    ) -> Result<Frames, String> {
+    pub(crate) fn open(all: &Settings, reservation: &Reservation) -> Result<Frames, String> {
+        let (kind, settings, cores) = (all.network.backend, &all.frames, all.cores.count);
         let parsed = settings.parse().map_err(|error| error.to_string())?;
-        if settings.interface.is_empty() {
+        if settings.interface.is_empty() && kind != BackendKind::Dpdk {
             return Err("it needs to be told an interface (--interface IF)".into());
         }
         if parsed.addresses.is_empty() {
@@ -157,6 +166,11 @@ impl Frames {
             }
             _ => None,
         };
+        let dpdk = match kind {
+            BackendKind::Dpdk => Some(dpdk::open(&all.dpdk, cores, parsed.mac, settings.mtu, reservation)?),
+            _ => None,
+        };
+        notices.extend(dpdk.iter().flat_map(|port| port.notices().iter().cloned()));
         let mut secret = [0; 16];
         rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(|e| e.to_string())?;
         let host = Host::new(cores, secret, u64::from_le_bytes(secret[..8].try_into().unwrap_or_default()));
@@ -166,6 +180,7 @@ impl Frames {
             parsed,
             cores,
             port,
+            dpdk,
             secret,
             host,
             link: Default::default(),
@@ -191,13 +206,14 @@ impl Frames {
         let (device, has_own): (Box<dyn Device>, bool) = match device? {
             Some(device) => (device, true),
             // The first core has all of the interface, and the others send through it.
-            None => (Box::new(NoDevice(self.link()?)), false),
+            None => (Box::new(NoDevice::new(self.link()?)), false),
         };
         let device = match &self.settings.pcap {
             Some(folder) => with_pcap(device, folder, core)?,
             None => device,
         };
-        let mut tcp = TcpSettings { congestion: self.parsed.congestion, ..TcpSettings::default() };
+        let Parsed { congestion, push_is_acknowledged, .. } = self.parsed;
+        let mut tcp = TcpSettings { congestion, push_is_acknowledged, ..TcpSettings::default() };
         // A connection's budget is a part of the heap, not all of it.
         tcp.receive_budget_max = tcp.receive_budget_max.min(heap.reservation().size() / self.cores / 8).max(64 << 10);
         tcp.receive_budget = tcp.receive_budget.min(tcp.receive_budget_max);
@@ -233,15 +249,17 @@ impl Frames {
         while link.is_none() {
             link = opened.wait(link).unwrap_or_else(PoisonError::into_inner);
         }
-        let link = (*link).and_then(|link| link).ok_or("the first core could not open its device")?;
-        // Frames are handed over whole.
-        Ok(Link { offloads: Offloads::NONE, ..link })
+        Ok((*link).and_then(|link| link).ok_or("the first core could not open its device")?)
     }
 
     /// The device of a core; nothing, if it has none of its own.
     fn device(&self, core: usize, heap: &Heap) -> Result<Option<Box<dyn Device>>, String> {
         if let Some(port) = &self.port {
             return self.queues(port, core, heap);
+        }
+        if let Some(port) = &self.dpdk {
+            let queue = (core < port.queues()).then(|| port.queue(core, heap.clone())).transpose();
+            return queue.map(|queue| queue.map(|queue| Box::new(queue) as _)).map_err(|error| error.to_string());
         }
         if core > 0 {
             return Ok(None);
@@ -279,31 +297,6 @@ fn receive_queues(interface: &str) -> usize {
     names.filter(|name| name.to_string_lossy().starts_with("rx-")).count().max(1)
 }
 
-/// What a core has that sends through another one's device.
-struct NoDevice(Link);
-
-impl Device for NoDevice {
-    fn link(&self) -> Link {
-        self.0
-    }
-
-    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
-
-    fn flush(&mut self, _: Instant) {}
-
-    fn arm(&mut self, _: Instant) -> WakeOn {
-        WakeOn::Nothing
-    }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-}
-
 fn with_pcap(device: Box<dyn Device>, folder: &Path, core: usize) -> Result<Box<dyn Device>, String> {
     let path = folder.join(format!("core-{core}.pcap"));
     let said = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
@@ -312,4 +305,40 @@ fn with_pcap(device: Box<dyn Device>, folder: &Path, core: usize) -> Result<Box<
     let clock = libos_runtime::KernelClock;
     let zero = WallTime::from_nanos(clock.wall().as_nanos() - clock.now().as_nanos());
     Ok(Box::new(Pcap::new(device, file, 0, zero)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(change: impl FnOnce(&mut FrameSettings)) -> FrameSettings {
+        let mut settings = FrameSettings { address: "10.0.0.2/24".into(), ..FrameSettings::default() };
+        change(&mut settings);
+        settings
+    }
+
+    #[test]
+    fn lists_have_commas_and_may_have_blanks() {
+        let parsed = settings(|to| to.address = " 10.0.0.2/24, fd00::2/64 ,".into()).parse().unwrap();
+        let addresses: Vec<IpAddr> = parsed.addresses.iter().map(Cidr::address).collect();
+        assert_eq!(addresses, ["10.0.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
+        assert!(parsed.gateways.is_empty() && parsed.mac.is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_key() {
+        let cases: [(&str, FrameSettings); 6] = [
+            ("frames.address", settings(|to| to.address = "10.0.0.2".into())),
+            ("frames.address", settings(|to| to.address = "10.0.0.2/33".into())),
+            ("frames.gateway", settings(|to| to.gateway = "10.0.0.1/24".into())),
+            ("frames.mac", settings(|to| to.mac = "02:00:00:00:00:+f".into())),
+            ("frames.congestion", settings(|to| to.congestion = "vegas".into())),
+            ("frames.address", settings(|to| to.address = "10.0.0.2/24 fd00::2/64".into())),
+        ];
+        for (expected, settings) in cases {
+            let Err(SettingsError::BadValue { key, why }) = settings.parse() else { panic!("{settings:?}") };
+            assert_eq!(key, expected);
+            assert!(!why.is_empty());
+        }
+    }
 }

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 38] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -21,6 +21,7 @@ const KEYS: [&str; 33] = [
     "frames.mtu",
     "frames.offload",
     "frames.congestion",
+    "frames.push_complete",
     "frames.busy_poll_us",
     "frames.pcap",
     "storage.dir",
@@ -33,6 +34,10 @@ const KEYS: [&str; 33] = [
     "storage.prepare",
     "storage.commit_delay_us",
     "storage.read_only",
+    "dpdk.port",
+    "dpdk.eal",
+    "dpdk.queues",
+    "dpdk.down_after_ms",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -97,6 +102,7 @@ mod tests {
                 "cores.pin" => "false",
                 "cores.count" | "seed" | "trace.entries" | "idle.spin_us" | "idle.gather_us" => "7",
                 "network.buffers" => "64",
+                "dpdk.queues" | "dpdk.down_after_ms" => "2",
                 "network.backend" => "epoll",
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",
@@ -113,6 +119,7 @@ mod tests {
                 "frames.gateway" => "10.0.0.1",
                 "frames.mac" => "02:00:00:00:00:01",
                 "frames.congestion" => "new_reno",
+                "frames.push_complete" => "acknowledged",
                 _ => "64KiB",
             };
             let value = if key == "memory.size" { "8MiB" } else { value };

@@ -10,7 +10,7 @@ use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::network::Networks;
+use crate::network::{BackendKind, Networks};
 use crate::settings::Settings;
 
 /// Why a service could not be started.
@@ -53,12 +53,12 @@ pub struct Launched {
 }
 
 /// What each thread needs to begin.
-struct Kit {
-    heap_index: usize,
-    ports: Ports,
-    rings: BufRings,
-    processor: Option<usize>,
-    notices: Vec<String>,
+pub(crate) struct Kit {
+    pub(crate) heap_index: usize,
+    pub(crate) ports: Ports,
+    pub(crate) rings: BufRings,
+    pub(crate) processor: Option<usize>,
+    pub(crate) notices: Vec<String>,
 }
 
 /// Starts a thread per core and runs `service` on each until it returns; gives the largest of the codes returned. The
@@ -162,7 +162,12 @@ fn run_core(
     code
 }
 
-fn make_core(mut kit: Kit, settings: &Settings, networks: &Networks, heap: &Heap) -> Result<Launched, LaunchError> {
+pub(crate) fn make_core(
+    mut kit: Kit,
+    settings: &Settings,
+    networks: &Networks,
+    heap: &Heap,
+) -> Result<Launched, LaunchError> {
     let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
     let network = networks.make(settings, kit.heap_index, seed, heap, kit.rings);
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
@@ -207,9 +212,13 @@ fn random_number() -> u128 {
     u128::from(random_seed()) << 64 | u128::from(random_seed())
 }
 
-fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
+pub(crate) fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
     let heap_size = settings.heap_size();
     let plan = |source| Plan { heaps: settings.cores.count, heap_size, reserves: Reserves::usual(heap_size), source };
+    if settings.network.backend == BackendKind::Dpdk {
+        let reserved = crate::dpdk::reserve(settings, plan(Source::External));
+        return reserved.map_err(|why| ReserveError::Os(Source::External, std::io::Error::other(why)));
+    }
     match settings.memory.source.as_str() {
         "huge" => Reservation::new(plan(Source::Huge)),
         "memfd" => Reservation::new(plan(Source::Memfd)),

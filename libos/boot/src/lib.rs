@@ -4,18 +4,24 @@
 //! - [`launch()`]: reserves the memory, starts a thread per core, pins it, makes its networks and its storage, and runs a service on it;
 //!   SIGINT and SIGTERM stop it in order.
 //!
+//! - [`core_here()`]: a core on the calling thread, for a program that has threads of its own.
+//!
 //! This is the only crate that names every backend; only tools, tests of clusters and the C interface name this one.
 
 #![forbid(unsafe_code)]
 
+mod dpdk;
 mod frames;
+mod here;
 mod keys;
 mod launch;
 mod network;
 mod settings;
 mod storage;
 
+pub use dpdk::DpdkSettings;
 pub use frames::FrameSettings;
+pub use here::core_here;
 pub use launch::{LaunchError, Launched, launch};
 pub use network::{BackendKind, backends};
 pub use settings::{

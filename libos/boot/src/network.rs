@@ -26,6 +26,8 @@ pub enum BackendKind {
     Packet,
     /// Our own stack over a TAP interface.
     Tap,
+    /// Our own stack over a DPDK port.
+    Dpdk,
 }
 
 impl BackendKind {
@@ -38,12 +40,13 @@ impl BackendKind {
             BackendKind::Xdp => "xdp",
             BackendKind::Packet => "packet",
             BackendKind::Tap => "tap",
+            BackendKind::Dpdk => "dpdk",
         }
     }
 
     /// Whether it moves frames, under our own stack.
     pub fn has_frames(self) -> bool {
-        matches!(self, BackendKind::Xdp | BackendKind::Packet | BackendKind::Tap)
+        matches!(self, BackendKind::Xdp | BackendKind::Packet | BackendKind::Tap | BackendKind::Dpdk)
     }
 }
 
@@ -67,6 +70,7 @@ pub fn backends() -> Vec<(BackendKind, Option<String>)> {
         (BackendKind::Xdp, xdp.err()),
         (BackendKind::Packet, None),
         (BackendKind::Tap, None),
+        (BackendKind::Dpdk, libos_dpdk::is_built().err().map(str::to_string)),
     ]
 }
 
@@ -86,8 +90,7 @@ impl Networks {
         if !backend.has_frames() {
             return Ok(Networks::Sockets);
         }
-        Frames::open(backend, &settings.frames, settings.cores.count, reservation)
-            .map(|frames| Networks::Frames(Box::new(frames)))
+        Frames::open(settings, reservation).map(|frames| Networks::Frames(Box::new(frames)))
     }
 
     /// What to tell whoever started this.

@@ -10,6 +10,7 @@ use libos_runtime::{IdlePolicy, Patience};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::dpdk::DpdkSettings;
 use crate::frames::FrameSettings;
 use crate::keys;
 use crate::network::BackendKind;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub frames: FrameSettings,
     /// Where logs are.
     pub storage: StorageSettings,
+    /// DPDK's port, if that is what moves frames.
+    pub dpdk: DpdkSettings,
     /// What a core does when there is nothing to do.
     pub idle: IdleSettings,
     /// What is kept of what happened.
@@ -87,14 +90,18 @@ impl Default for CoreSettings {
 #[serde(default)]
 pub struct MemorySettings {
     /// Bytes of each core's heap ("1GiB"), or "auto": half of the machine's memory, divided among the cores, at most 16
-    /// GiB each; only what is used takes memory. With AF_XDP all of it is pinned, and "auto" is 512 MiB.
+    /// GiB each; only what is used takes memory. With AF_XDP and DPDK all of it is there from the start, and "auto" is 512 and
+    /// 256 MiB.
     pub size: String,
-    /// "ordinary", "huge", "memfd", or "auto": huge pages where enough are free, else ordinary ones.
+    /// "ordinary", "huge", "memfd", or "auto": huge pages where enough are free, else ordinary ones. With DPDK the memory is
+    /// DPDK's, whatever this says.
     pub source: String,
 }
 
 /// Of a core, with AF_XDP.
 const XDP_HEAP_SIZE: usize = 512 << 20;
+/// Of a core, with DPDK.
+const DPDK_HEAP_SIZE: usize = 256 << 20;
 
 impl Default for MemorySettings {
     fn default() -> MemorySettings {
@@ -250,6 +257,7 @@ impl Settings {
             Some(size) => size,
             // All of it is pinned when the device is opened, whether it is used or not.
             None if self.network.backend == BackendKind::Xdp => XDP_HEAP_SIZE,
+            None if self.network.backend == BackendKind::Dpdk => DPDK_HEAP_SIZE,
             None => {
                 let info = rustix::system::sysinfo();
                 let total = info.totalram as usize * info.mem_unit.max(1) as usize;

@@ -125,7 +125,8 @@ impl StorageSettings {
         Ok(file(core))
     }
 
-    fn size(&self) -> usize {
+    /// Bytes of each file.
+    pub fn size(&self) -> usize {
         parse_bytes(&self.size).unwrap_or(SIZE_MIN)
     }
 

@@ -22,6 +22,10 @@ pub trait Stage {
     fn address(&self, side: Side, ipv6: bool) -> Option<IpAddr>;
     /// See [`Subject::nobody`].
     fn nobody(&self) -> Option<Endpoint>;
+    /// See [`Subject::kept`].
+    fn kept(&self) -> usize {
+        0
+    }
     /// Something was called on the LibOs of `side` from outside: it may have work.
     fn called(&mut self, side: Side);
     /// Steps cores, or lets time pass if none has work, but not beyond `until`.
@@ -270,6 +274,10 @@ impl Subject for Cores {
                 ..books
             },
         }
+    }
+
+    fn kept(&self) -> usize {
+        self.stage.kept()
     }
 
     fn kill(&mut self, side: Side) {

@@ -11,8 +11,8 @@
 //!
 //! Each case ends with a look at the books: heap, tokens, queues and zombies are what they were before.
 //! What a kind of subject has not ([`Can`]) is skipped, and said: `SKIP name: reason`. README.md says how a new backend
-//! uses this. `storage_suite!` is the suite of storage queues, [`block`] that of block devices. Not here: remote memory
-//! queues, which come with their backends.
+//! uses this. [`block`] is the suite of block devices, `storage_suite!` that of storage queues. Not here: remote memory queues,
+//! which come with their backends.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ mod subject;
 pub use cores::{Cores, Stage};
 pub use flow::{Flow, Reader, Writer};
 pub use pattern::Pattern;
-pub use real_time::{Addresses, RealTime, Seat};
+pub use real_time::{Addresses, Memory, RealTime, Seat};
 pub use run::{Case, Made, run, run_on, say};
 pub use scene::{LIMIT, Pair, Scene, Skip, Verdict};
 pub use subject::{Arrival, Books, Can, End, Ended, Queue, Side, Subject, Token};

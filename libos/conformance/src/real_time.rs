@@ -25,6 +25,7 @@ pub struct RealTime {
     cores: [Option<Core>; 3],
     can: Can,
     addresses: Addresses,
+    kept: usize,
     idle_turns: u32,
 }
 
@@ -47,6 +48,16 @@ impl Addresses {
         let has_ipv6 = UdpSocket::bind((ipv6, 0)).is_ok();
         Addresses { ipv4: [ipv4; 2], ipv6: has_ipv6.then_some([ipv6; 2]), nobody: None }
     }
+}
+
+/// Where the cores' heaps are.
+pub struct Memory<R> {
+    /// Bytes of each.
+    pub heap_size: usize,
+    /// See [`Subject::kept`](crate::Subject::kept).
+    pub kept: usize,
+    /// Makes the reservation of a host.
+    pub reserve: R,
 }
 
 /// The core that a network is for.
@@ -81,12 +92,27 @@ impl RealTime {
         can: Can,
         addresses: Addresses,
         heap_size: usize,
+        network: impl FnMut(Seat<'_>) -> Result<Box<dyn Network>, Error>,
+    ) -> Result<Cores, Error> {
+        let ordinary = |plan| Reservation::new(plan).map_err(|_| Error::NoBuffers);
+        RealTime::hosts_in(can, addresses, Memory { heap_size, kept: 0, reserve: ordinary }, network)
+    }
+
+    /// The same in memory that `reserve` gives, for devices that want memory of their own.
+    ///
+    /// # Errors
+    /// What `reserve` and `network` say.
+    pub fn hosts_in(
+        can: Can,
+        addresses: Addresses,
+        memory: Memory<impl FnMut(Plan) -> Result<Reservation, Error>>,
         mut network: impl FnMut(Seat<'_>) -> Result<Box<dyn Network>, Error>,
     ) -> Result<Cores, Error> {
+        let Memory { heap_size, kept, mut reserve } = memory;
         let mut host = |sides: &[Side]| {
             let plan =
                 Plan { heaps: sides.len(), heap_size, reserves: Reserves::usual(heap_size), source: Source::Ordinary };
-            let reservation = Reservation::new(plan).map_err(|_| Error::NoBuffers)?;
+            let reservation = reserve(plan)?;
             let mesh = mesh(sides.len(), MeshKind::Stepped).map_err(|_| Error::NoBuffers)?;
             let rings = buf_rings(&mesh);
             let seats = sides.iter().zip(mesh).zip(rings).enumerate();
@@ -103,7 +129,7 @@ impl RealTime {
         let sides = Side::ALL.map(|side| cores[side.0].libos().clone());
         let mut cores = cores.into_iter();
         let cores = Side::ALL.map(|_| cores.next());
-        Ok(Cores::new(sides, RealTime { cores, can, addresses, idle_turns: 0 }))
+        Ok(Cores::new(sides, RealTime { cores, can, addresses, kept, idle_turns: 0 }))
     }
 
     fn step_all(&mut self) -> bool {
@@ -127,6 +153,10 @@ impl Stage for RealTime {
 
     fn nobody(&self) -> Option<Endpoint> {
         self.addresses.nobody
+    }
+
+    fn kept(&self) -> usize {
+        self.kept
     }
 
     fn called(&mut self, _: Side) {}

@@ -59,8 +59,13 @@ impl<'a> Scene<'a> {
             let now = Side::ALL.map(|side| self.s.books(side));
             let wrong = Side::ALL.into_iter().find(|&Side(i)| {
                 let before = if self.killed[i] { Books::default() } else { self.before[i] };
-                // What a device keeps posted may come and go by a few buffers; it never grows.
-                if self.killed[i] { now[i].pinned > 0 } else { now[i] != before }
+                if self.killed[i] {
+                    return now[i].pinned > 0;
+                }
+                // What the device keeps of what was sent last was there before, or is now.
+                let pinned =
+                    if now[i].pinned.abs_diff(before.pinned) <= self.s.kept() { before.pinned } else { now[i].pinned };
+                Books { pinned, ..now[i] } != before
             });
             match wrong {
                 None => return,

@@ -189,6 +189,10 @@ pub trait Subject {
     fn settle(&mut self);
     /// What a side has in use.
     fn books(&self, side: Side) -> Books;
+    /// Bytes of each side's memory that a device may keep of what it sent last, for as long as nothing else is sent.
+    fn kept(&self) -> usize {
+        0
+    }
     /// The side dies, in the middle of everything. Its queues and tokens are gone; its memory is not asked for again, and
     /// its books can still be read.
     fn kill(&mut self, side: Side);

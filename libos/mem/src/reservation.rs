@@ -23,6 +23,8 @@ pub enum Source {
     Huge,
     /// A memfd, so that another process or a device's helper can map it.
     Memfd,
+    /// What somebody else has reserved, such as DPDK's environment: only for [`Reservation::over_external`].
+    External,
 }
 
 /// What to reserve.
@@ -96,6 +98,9 @@ impl Reservation {
     /// [`ReserveError`]: the plan makes no sense, or the system refuses.
     pub fn new(plan: Plan) -> Result<Reservation, ReserveError> {
         let size = check(&plan)?;
+        if plan.source == Source::External {
+            return Err(ReserveError::BadPlan("somebody else's memory is what somebody else has to give"));
+        }
         let data = Mapping::new(plan.source, size, SPAN_SIZE).map_err(|e| ReserveError::Os(plan.source, e))?;
         Reservation::over(plan, data)
     }
@@ -241,7 +246,7 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let start = unsafe {
             match source {
-                Source::Ordinary => {
+                Source::Ordinary | Source::External => {
                     mmap_anonymous(std::ptr::null_mut(), len, rw, MapFlags::PRIVATE | MapFlags::NORESERVE)?
                 }
                 Source::Huge => mmap_anonymous(std::ptr::null_mut(), len, rw, MapFlags::PRIVATE | MapFlags::HUGETLB)?,
@@ -290,6 +295,7 @@ mod tests {
         }
         let greedy = Reserves { receive_spans: 2, ..Reserves::NONE };
         assert!(Reservation::new(Plan { reserves: greedy, ..plan(1, 4 * SPAN_SIZE) }).is_err());
+        assert!(Reservation::new(Plan { source: Source::External, ..plan(1, 4 * SPAN_SIZE) }).is_err());
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub trait Device {
     /// Appends what has arrived, at most `room` frames.
     ///
     /// # Errors
-    /// `NetworkDown`, once: the device is gone, and nothing will ever come.
+    /// `NetworkDown`, once: the device is gone, and nothing will ever come. `NetworkUnreachable`, once each time: the other
+    /// end of the link has been gone for so long that whoever is connected should hear of it; it may come back.
     fn receive(&mut self, now: Instant, into: &mut VecDeque<Received>, room: usize) -> Result<(), Error>;
 
     /// Takes from the front as many frames as it has room for, and leaves the rest.
@@ -165,5 +166,39 @@ impl Device for Box<dyn Device> {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         (**self).counters()
+    }
+}
+
+/// The device of a core that has none: what it sends goes through another core's ([`Crossing::sends_through`]).
+///
+/// [`Crossing::sends_through`]: crate::Crossing::sends_through
+pub struct NoDevice(Link);
+
+impl NoDevice {
+    /// Beside a device with this link. Frames are handed over whole, so nothing is left to do for that device.
+    pub fn new(link: Link) -> NoDevice {
+        NoDevice(Link { offloads: Offloads::NONE, ..link })
+    }
+}
+
+impl Device for NoDevice {
+    fn link(&self) -> Link {
+        self.0
+    }
+
+    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
+
+    fn flush(&mut self, _: Instant) {}
+
+    fn arm(&mut self, _: Instant) -> WakeOn {
+        WakeOn::Nothing
+    }
+
+    fn in_flight(&self) -> usize {
+        0
     }
 }

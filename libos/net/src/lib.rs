@@ -34,7 +34,7 @@ mod wrap;
 pub use bridge::Bridge;
 pub use counters::Counters;
 pub use crossing::Crossing;
-pub use device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
+pub use device::{ChecksumAt, Device, Frame, Link, NoDevice, Offloads, Received};
 pub use host::{CORES_MAX, Host};
 #[doc(hidden)]
 pub use ip::FuzzedHost;

@@ -59,6 +59,8 @@ pub struct NetNetwork {
     /// The last burst was full.
     has_more: bool,
     down: bool,
+    /// The link was lost, and may come back.
+    has_lost_link: bool,
     /// The way to the other cores, if there are any.
     crossing: Option<Crossing>,
 }
@@ -93,6 +95,7 @@ impl NetNetwork {
             adaptive,
             has_more: false,
             down: false,
+            has_lost_link: false,
             crossing,
         }
     }
@@ -137,8 +140,10 @@ impl NetNetwork {
     /// Takes at most so many frames in, and says how many.
     #[inline]
     fn receive_some(&mut self, now: Instant, room: usize, done: &mut Completions) -> usize {
-        if self.device.receive(now, &mut self.received, room).is_err() {
-            self.down = true;
+        match self.device.receive(now, &mut self.received, room) {
+            Ok(()) => {}
+            Err(Error::NetworkUnreachable) => self.has_lost_link = true,
+            Err(_) => self.down = true,
         }
         let count = self.received.len();
         while let Some(frame) = self.received.pop_front() {
@@ -185,12 +190,14 @@ impl NetNetwork {
             match what {
                 Crossed::Received { verified, .. } => self.take_steered(Received { buf, verified }, what, done),
                 Crossed::Looped { .. } => self.take_steered(Received { buf, verified: true }, what, done),
-                Crossed::ToSend => self.stack.frames().push_back(Frame {
+                Crossed::ToSend if self.stack.ip.has_room() => self.stack.frames().push_back(Frame {
                     header: buf,
                     payload: Sga::new(),
                     checksum: None,
                     segment_size: 0,
                 }),
+                // A device that stands still does not fill this core's memory with what others send.
+                Crossed::ToSend => self.stack.ip.counters.crossing_lost += 1,
             }
         }
     }
@@ -282,6 +289,8 @@ impl Network for NetNetwork {
             self.receive(now, done);
             if self.down {
                 self.stack.fail(done);
+            } else if std::mem::take(&mut self.has_lost_link) {
+                self.stack.lose_link(done);
             }
         }
         if self.crossing.is_some() {

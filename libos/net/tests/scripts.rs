@@ -97,6 +97,7 @@ scripts! {
     new_reno_partial,
     rack_lost_again,
     rack_reordering,
+    push_acknowledged,
     reset_embryo,
     reset_listen,
     reset_no_connection,

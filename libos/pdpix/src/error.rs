@@ -39,6 +39,8 @@ pub enum Error {
     Canceled,
     /// A deadline passed: the caller's in `wait`, or the peer's.
     TimedOut,
+    /// A wait was ended from another thread; its tokens stay valid.
+    Interrupted,
     /// Nothing listens there.
     ConnectionRefused,
     /// The peer, or the stack on its behalf, gave the connection up.
@@ -77,7 +79,7 @@ pub enum Error {
 
 impl Error {
     /// Every error, once.
-    pub const ALL: [Error; 33] = {
+    pub const ALL: [Error; 34] = {
         use Error::*;
         [
             BadDescriptor,
@@ -96,6 +98,7 @@ impl Error {
             TooManyQueues,
             Canceled,
             TimedOut,
+            Interrupted,
             ConnectionRefused,
             ConnectionReset,
             ConnectionAborted,
@@ -121,6 +124,7 @@ impl Error {
         match self {
             Error::PermissionDenied => 1,     // EPERM
             Error::NotFound => 2,             // ENOENT
+            Error::Interrupted => 4,          // EINTR
             Error::Io => 5,                   // EIO
             Error::BadDescriptor => 9,        // EBADF
             Error::TokenBusy => 16,           // EBUSY
@@ -197,6 +201,7 @@ impl Error {
             Error::TooManyQueues => "too many queues",
             Error::Canceled => "cancelled",
             Error::TimedOut => "timed out",
+            Error::Interrupted => "the wait was interrupted",
             Error::ConnectionRefused => "connection refused",
             Error::ConnectionReset => "connection reset by peer",
             Error::ConnectionAborted => "connection aborted",

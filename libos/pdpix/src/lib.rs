@@ -43,4 +43,4 @@ pub use time::{Instant, WallTime};
 pub use token::{Generation, QToken, Qd};
 pub use wheel::{TimerKey, Wheel};
 
-pub use libos_mem::{Buf, BufMut, Exhausted, Heap, Purpose, Region};
+pub use libos_mem::{Buf, BufMut, CopyPath, Exhausted, Heap, Purpose, Region};

@@ -127,6 +127,7 @@ impl Core {
             returned: Cell::new(0),
             caller_woken: Cell::new(false),
             stop: Cell::new(false),
+            interrupted: Arc::new(AtomicBool::new(false)),
             burst: Cell::new(1),
             idle_policy: parts.idle,
             idle: Idle::default(),

@@ -17,6 +17,7 @@ use crate::mesh::Ports;
 use crate::parcel::Parcel;
 use crate::queue::QueueTable;
 use crate::scheduler::Scheduler;
+use crate::sync::{Arc, AtomicBool};
 use crate::token::{TokenTable, Waiter};
 use crate::trace::{Event, Trace};
 
@@ -60,6 +61,8 @@ pub(crate) struct Inner {
     /// A token that a blocking `wait` waits for has ended.
     pub(crate) caller_woken: Cell<bool>,
     pub(crate) stop: Cell<bool>,
+    /// Another thread wants the present or next wait to end (`interrupt.rs`).
+    pub(crate) interrupted: Arc<AtomicBool>,
     pub(crate) burst: Cell<usize>,
     pub(crate) idle_policy: IdlePolicy,
     pub(crate) idle: Idle,

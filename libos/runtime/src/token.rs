@@ -5,6 +5,7 @@
 //! operation. Slots are reused first-in first-out, so a stale token is told apart for as long as possible. A completion
 //! wakes the one waiter. Bound: 2^20 slots.
 
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use pdpix::{Completion, Error, Generation, OpId, Outcome, QToken, Qd};
@@ -79,6 +80,8 @@ pub(crate) struct TokenTable {
     free_last: u32,
     used: usize,
     sequence: u64,
+    /// Tokens that became complete and had no waiter, oldest first, once somebody has asked for them. Some may be redeemed.
+    collected: Option<VecDeque<QToken>>,
 }
 
 /// How an operation's end found its slot.
@@ -93,7 +96,16 @@ pub(crate) enum Ended {
 impl TokenTable {
     /// `generation_bits` is [`Generation::BITS`], or fewer, to see it wrap.
     pub(crate) fn new(core: u8, generation_bits: u32) -> TokenTable {
-        TokenTable { core, generation_bits, slots: Vec::new(), free_first: NIL, free_last: NIL, used: 0, sequence: 0 }
+        TokenTable {
+            core,
+            generation_bits,
+            slots: Vec::new(),
+            free_first: NIL,
+            free_last: NIL,
+            used: 0,
+            sequence: 0,
+            collected: None,
+        }
     }
 
     /// The token that the next operation will have, if it needs one: what is over at once needs none.
@@ -137,7 +149,48 @@ impl TokenTable {
         }
         slot.result = Some(result);
         slot.state = State::Complete;
-        Ok(slot.token)
+        let qt = slot.token;
+        if self.collected.is_some() {
+            self.collect(qt);
+        }
+        Ok(qt)
+    }
+
+    /// From now on tokens that become complete are listed; those that are by now come first.
+    #[cold]
+    fn begin_collecting(&mut self) {
+        let mut complete: Vec<&Slot> = self.slots.iter().filter(|slot| slot.state == State::Complete).collect();
+        complete.sort_unstable_by_key(|slot| slot.sequence);
+        self.collected = Some(complete.into_iter().map(|slot| slot.token).collect());
+    }
+
+    #[cold]
+    fn collect(&mut self, qt: QToken) {
+        let Some(mut collected) = self.collected.take() else { return };
+        if collected.len() > 64 + 2 * self.used {
+            // Its user redeems by name, too: what is redeemed goes.
+            collected.retain(|&qt| self.is_complete(qt).unwrap_or(false));
+        }
+        collected.push_back(qt);
+        self.collected = Some(collected);
+    }
+
+    /// Takes the token that has been complete for longest, of those that nobody waits for.
+    pub(crate) fn take_collected(&mut self) -> Option<QToken> {
+        if self.collected.is_none() {
+            self.begin_collecting();
+        }
+        while let Some(qt) = self.collected.as_mut()?.pop_front() {
+            if self.is_complete(qt).unwrap_or(false) {
+                return Some(qt);
+            }
+        }
+        None
+    }
+
+    /// Whether a token is listed, perhaps one that is redeemed by now.
+    pub(crate) fn has_collected(&self) -> bool {
+        self.collected.as_ref().is_some_and(|collected| !collected.is_empty())
     }
 
     /// Sees to it that the next token can be issued.
@@ -228,7 +281,11 @@ impl TokenTable {
                 assert!(slot.result.is_none(), "an operation has one result");
                 slot.result = Some(result);
                 slot.state = State::Complete;
-                Ended::Complete(std::mem::replace(&mut slot.waiter, Waiter::None))
+                let waiter = std::mem::replace(&mut slot.waiter, Waiter::None);
+                if self.collected.is_some() && matches!(waiter, Waiter::None) {
+                    self.collect(qt);
+                }
+                Ended::Complete(waiter)
             }
             State::Abandoned => {
                 self.free(qt.index());

@@ -13,8 +13,8 @@ impl LibOs {
     /// Runs the core until the operation of `qt` has ended, or `timeout` has passed; then the token stays valid.
     ///
     /// # Errors
-    /// `BadToken`, `StaleToken`, `TokenBusy`, `TimedOut`, and `WouldDeadlock` from inside a coroutine, or when nothing is
-    /// left that could complete it.
+    /// `BadToken`, `StaleToken`, `TokenBusy`, `TimedOut`, `Interrupted` (by an [`Interrupter`](crate::Interrupter)), and
+    /// `WouldDeadlock` from inside a coroutine, or when nothing is left that could complete it.
     #[inline]
     pub fn wait(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
         if !self.0.in_pass.get() {
@@ -47,10 +47,11 @@ impl LibOs {
             self.0.tokens.borrow_mut().is_complete(qt)?;
         }
         for (i, &qt) in tokens.iter().enumerate() {
+            let mut table = self.0.tokens.borrow_mut();
             // A complete one has no waiter to be registered.
-            if !self.0.tokens.borrow_mut().is_complete(qt)?
-                && let Err(busy) = self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)
-            {
+            let registered = if table.is_complete(qt)? { Ok(()) } else { table.wait(qt, Waiter::Caller) };
+            drop(table);
+            if let Err(busy) = registered {
                 tokens[..i].iter().for_each(|&qt| self.0.tokens.borrow_mut().unwait(qt));
                 return Err(busy);
             }
@@ -69,7 +70,8 @@ impl LibOs {
                     return Ok((i, completion));
                 }
             }
-            self.turn(deadline, || self.0.caller_woken.get())?;
+            self.check_interrupt()?;
+            self.turn(deadline, || self.0.caller_woken.get() || self.is_interrupted())?;
             if deadline.is_some_and(|deadline| self.now() >= deadline) && !self.0.caller_woken.get() {
                 return Err(Error::TimedOut);
             }
@@ -94,10 +96,11 @@ impl LibOs {
         for &qt in tokens {
             // Waits without redeeming, so that nothing is lost when a later one times out.
             while !self.0.tokens.borrow_mut().is_complete(qt)? {
+                self.check_interrupt()?;
                 self.0.tokens.borrow_mut().wait(qt, Waiter::Caller)?;
                 self.0.caller_woken.set(false);
                 let deadline = timeout.map(|timeout| start + timeout);
-                let turned = self.turn(deadline, || self.0.caller_woken.get());
+                let turned = self.turn(deadline, || self.0.caller_woken.get() || self.is_interrupted());
                 self.0.tokens.borrow_mut().unwait(qt);
                 turned?;
                 if deadline.is_some_and(|deadline| self.now() >= deadline)

@@ -1,13 +1,11 @@
 //! The simulated network passes the behaviour suite, gentle and rough; and so does our own stack over simulated frames.
 
-mod stack;
-
 use std::net::IpAddr;
 use std::time::Duration;
 
 use libos_conformance::{Can, Cores, Made, Side, Stage, suite};
 use libos_net::LineSettings;
-use libos_sim::{CoreId, HostId, Interface, NetKind, Plug, Settings, World};
+use libos_sim::{Attached, CoreId, HostId, Interface, NetKind, Plug, Settings, World};
 use pdpix::{Endpoint, Error, Instant, SocketKind};
 
 /// A world with the client's host and the server's.
@@ -98,7 +96,7 @@ fn over_frames(line: &LineSettings) -> Made {
         let plug = Plug::Switch(switch);
         // Nothing is lost, however much comes at once.
         let rings = Interface { receive_ring: 1 << 16, ..Interface::plugged(plug) };
-        NetKind::frames(Interface { out: line.clone(), back: line.clone(), ..rings }, stack::stack)
+        NetKind::frames(Interface { out: line.clone(), back: line.clone(), ..rings }, Attached::stack)
     };
     let hosts = [world.add_host_on(net(), "client", 1, |_| {}), world.add_host_on(net(), "server", 2, |_| {})];
     introduce(&mut world, hosts);

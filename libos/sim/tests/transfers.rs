@@ -1,7 +1,6 @@
 //! TCP over the network of frames: whatever befalls the lines and the hosts, what arrives is what was sent, nothing is left
 //! over, and when everything is healed no connection is stuck.
 
-mod stack;
 mod topology;
 mod transfer;
 
@@ -10,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libos_net::{LineSettings, Loss, Offloads};
-use libos_sim::{HostId, Interface, NetKind, Plug, Settings, SwitchId, World, sweep};
+use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SwitchId, World, sweep};
 use pdpix::{Endpoint, Error, Rng, Sga, SocketKind, SocketOption};
 use topology::{MS, faulty, pick, random_line, random_switches};
 use transfer::{PORT, Served, Transfer, check_nothing_is_left, serve, transfer};
@@ -35,7 +34,7 @@ impl Scene {
         let served = Rc::new(RefCell::new(Served::default()));
         let hosts = (0..hosts).map(|i| {
             let (served, interface) = (served.clone(), interface(&switches, rng));
-            let net = NetKind::frames(interface, stack::stack);
+            let net = NetKind::frames(interface, Attached::stack);
             world.add_host_on(net, &format!("host {i}"), 1, move |libos| serve(libos, &served))
         });
         Scene { hosts: hosts.collect(), served, whole: Rc::default(), failed: Rc::default(), started: 0 }
@@ -178,7 +177,7 @@ fn a_fin_that_is_lost_is_sent_again_though_its_sender_has_closed() {
         let mut world = World::new(1, Settings::default());
         let switch = world.add_switch();
         let ended = Rc::new(Cell::new(false));
-        let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), stack::stack);
+        let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), Attached::stack);
         let (note, release) = (ended.clone(), Rc::new(Cell::new(false)));
         let server = world.add_host_on(net(), "server", 1, move |libos| {
             let (theirs, ended) = (libos.clone(), note.clone());
@@ -230,7 +229,7 @@ fn a_fin_that_is_lost_is_sent_again_though_its_sender_has_closed() {
 
 /// A client that sends for ever, and a server that counts, at the ends of a cable: what was counted so far.
 fn stream(world: &mut World, line: &LineSettings) -> (HostId, Rc<Cell<u64>>) {
-    let net = || NetKind::frames(Interface::plugged(Plug::Open), stack::stack);
+    let net = || NetKind::frames(Interface::plugged(Plug::Open), Attached::stack);
     let counted = Rc::new(Cell::new(0));
     let note = counted.clone();
     let server = world.add_host_on(net(), "server", 1, move |libos| {
@@ -303,7 +302,7 @@ fn after_a_silence_one_timeout_is_enough_to_go_on() {
 fn who_has_finished_learns_that_the_other_side_is_dead() {
     let mut world = World::new(1, Settings::default());
     let switch = world.add_switch();
-    let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), stack::stack);
+    let net = || NetKind::frames(Interface::plugged(Plug::Switch(switch)), Attached::stack);
     let server = world.add_host_on(net(), "server", 1, move |libos| {
         let theirs = libos.clone();
         libos.spawn(async move {

@@ -17,7 +17,7 @@ use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, 
 use libos_mem::Heap;
 use libos_net::wire::Mac;
 use libos_net::{
-    Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, Offloads, Pcap, Received,
+    Cidr, Crossing, Device, Frame, Host, IpSettings, Link, NetNetwork, NetSettings, NoDevice, Pcap, Received,
 };
 use libos_xdp::{OpenError, PacketSettings, PacketSocket, Port, Tap, TapSettings, Xsk, XskSettings};
 use pdpix::{Endpoint, Error, Instant, Network, SocketKind, WakeOn, WallTime};
@@ -119,7 +119,7 @@ fn network(seat: Seat<'_>, device: Option<Box<dyn Device>>, server: &mut Server)
         return Box::new(NetNetwork::new(device.expect("the client has one"), heap.clone(), settings));
     }
     let sends_through = device.is_none().then_some(0);
-    let device = device.unwrap_or_else(|| Box::new(NoDevice(server.link.expect("the first core has one"))));
+    let device = device.unwrap_or_else(|| Box::new(NoDevice::new(server.link.expect("the first core has one"))));
     server.link.get_or_insert(device.link());
     let crossing = Crossing { host: server.host.clone(), conduit: rings.with_heap(heap.clone()), sends_through };
     Box::new(NetNetwork::sharing(device, heap.clone(), settings, crossing))
@@ -202,32 +202,6 @@ fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
         Ok(it) => Ok(it),
         Err(OpenError::Unsupported(why)) => Err(why),
         Err(error) => panic!("{error}"),
-    }
-}
-
-/// What sends through another core's device.
-struct NoDevice(Link);
-
-impl Device for NoDevice {
-    fn link(&self) -> Link {
-        // Frames are handed over whole.
-        Link { offloads: Offloads::NONE, ..self.0 }
-    }
-
-    fn receive(&mut self, _: Instant, _: &mut VecDeque<Received>, _: usize) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn transmit(&mut self, _: Instant, _: &mut VecDeque<Frame>) {}
-
-    fn flush(&mut self, _: Instant) {}
-
-    fn arm(&mut self, _: Instant) -> WakeOn {
-        WakeOn::Nothing
-    }
-
-    fn in_flight(&self) -> usize {
-        0
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod demi;
 pub mod hop;
 pub mod journal;
 pub mod local;

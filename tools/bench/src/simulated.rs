@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use libos_net::{Cidr, IpSettings, LineSettings, NetNetwork, NetSettings};
+use libos_net::{LineSettings, Loss};
 use libos_runtime::LibOs;
 use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, World};
-use pdpix::{Endpoint, Network, Qd, Sga, SocketKind};
+use pdpix::{Endpoint, Qd, Sga, SocketKind};
 
 use crate::sampling::median;
 
@@ -16,6 +16,9 @@ const PORT: u16 = 7;
 /// Real time of one batch, and how many there are.
 const BATCH: Duration = Duration::from_millis(300);
 const BATCHES: usize = 7;
+/// Virtual time of a stream over lossy lines, and before it is measured.
+const LOSSY: Duration = Duration::from_secs(60);
+const LOSSY_WARM_UP: Duration = Duration::from_secs(3);
 /// Streams between the two hosts, with TCP.
 const STREAMS: usize = 4;
 /// Datagrams under way between two hosts.
@@ -34,9 +37,9 @@ pub fn tcp_packets() -> f64 {
         LineSettings { bandwidth: Some(10_000_000_000), ..LineSettings::with_latency(Duration::from_micros(10)) };
     let net = || {
         let lines = Interface { out: line.clone(), back: line.clone(), ..Interface::plugged(Plug::Switch(switch)) };
-        NetKind::frames(lines, stack)
+        NetKind::frames(lines, Attached::stack)
     };
-    let server = world.add_host_on(net(), "server", 1, drain);
+    let server = world.add_host_on(net(), "server", 1, |libos| drain(libos, &Rc::default()));
     let client = world.add_host_on(net(), "client", 1, |_| {});
     let to = world.endpoint(server, PORT);
     for _ in 0..STREAMS {
@@ -49,18 +52,38 @@ pub fn tcp_packets() -> f64 {
     rate
 }
 
-fn stack(attached: Attached) -> Box<dyn Network> {
-    let lens = attached.addresses.map(|address| if address.is_ipv4() { 24 } else { 64 });
-    let own = attached.addresses.into_iter().zip(lens);
-    let addresses = own.map(|(address, len)| Cidr::new(address, len).expect("a prefix that fits")).collect();
-    let ip = IpSettings { addresses, ..IpSettings::default() };
-    let settings = NetSettings { ip, seed: attached.seed, ..NetSettings::default() };
-    Box::new(NetNetwork::new(Box::new(attached.device), attached.heap, settings))
+/// A line of 100 Mbit/s that takes 5 ms and loses one frame of a hundred.
+pub fn lossy_line() -> LineSettings {
+    LineSettings {
+        bandwidth: Some(100_000_000),
+        loss: Loss::Each(0.01),
+        ..LineSettings::with_latency(Duration::from_millis(5))
+    }
 }
 
-/// Takes whatever comes on any connection.
-fn drain(libos: &LibOs) {
-    let theirs = libos.clone();
+/// What one stream carries over two such lines, in Mbit/s of virtual time.
+pub fn lossy_stream() -> f64 {
+    let mut world = World::new(1, settings());
+    let net = || NetKind::frames(Interface::plugged(Plug::Open), Attached::stack);
+    let taken = Rc::new(Cell::new(0));
+    let counted = taken.clone();
+    let server = world.add_host_on(net(), "server", 1, move |libos| drain(libos, &counted));
+    let client = world.add_host_on(net(), "client", 1, |_| {});
+    world.join(client, server, [lossy_line(), lossy_line()]);
+    let to = world.endpoint(server, PORT);
+    world.spawn(client.core(0), "a stream", async move |libos| fill(&libos, to).await);
+    world.run_for(LOSSY_WARM_UP);
+    let before = taken.get();
+    world.run_for(LOSSY);
+    let rate = (taken.get() - before) as f64 * 8.0 / LOSSY.as_secs_f64() / 1e6;
+    // It stands in the middle of everything.
+    std::mem::forget(world);
+    rate
+}
+
+/// Takes whatever comes on any connection, and counts its bytes.
+fn drain(libos: &LibOs, taken: &Rc<Cell<usize>>) {
+    let (theirs, taken) = (libos.clone(), taken.clone());
     libos.spawn(async move {
         let listener = theirs.socket(SocketKind::Stream, None).expect("a queue");
         theirs.bind(listener, any(PORT)).expect("a free port");
@@ -68,8 +91,15 @@ fn drain(libos: &LibOs) {
         loop {
             let accepted = theirs.redeem(theirs.accept(listener).expect("it listens")).await;
             let (qd, _) = accepted.expect("a token of ours").accepted().expect("a connection");
-            let libos = theirs.clone();
-            theirs.spawn(async move { while pop(&libos, qd).await > 0 {} });
+            let (libos, taken) = (theirs.clone(), taken.clone());
+            theirs.spawn(async move {
+                loop {
+                    match pop(&libos, qd).await {
+                        0 => return,
+                        len => taken.set(taken.get() + len),
+                    }
+                }
+            });
         }
     });
 }

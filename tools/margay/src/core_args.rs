@@ -23,10 +23,16 @@ pub struct CoreArguments {
     /// With xdp, packet and tap: the interface that carries frames.
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
-    /// With xdp, packet and tap: our addresses, such as 10.0.0.2/24,fd00::2/64. The kernel must not have them.
+    /// With dpdk: the port, as DPDK spells it (0000:03:00.0, or net_memif0,role=client,socket=/run/x.sock).
+    #[arg(long, value_name = "DEVICE")]
+    pub port: Option<String>,
+    /// With dpdk: arguments for DPDK's environment, such as "--no-huge -m 512".
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    pub eal: Option<String>,
+    /// With xdp, packet, tap and dpdk: our addresses, such as 10.0.0.2/24,fd00::2/64. The kernel must not have them.
     #[arg(long, value_name = "CIDR")]
     pub address: Option<String>,
-    /// With xdp, packet and tap: the router to other networks.
+    /// With xdp, packet, tap and dpdk: the router to other networks.
     #[arg(long, value_name = "IP")]
     pub gateway: Option<String>,
     /// What a core does when there is nothing to do.
@@ -53,6 +59,8 @@ pub enum Backend {
     Packet,
     /// Our own TCP over a TAP interface.
     Tap,
+    /// Our own TCP over a DPDK port.
+    Dpdk,
 }
 
 /// Idle policies.
@@ -77,6 +85,8 @@ impl CoreArguments {
         flag("cores.count", self.cores.map(|cores| cores.to_string()));
         flag("network.backend", self.backend.and_then(|backend| Some(backend.to_possible_value()?.get_name().into())));
         flag("frames.interface", self.interface.clone());
+        flag("dpdk.port", self.port.clone());
+        flag("dpdk.eal", self.eal.clone());
         flag("frames.address", self.address.clone());
         flag("frames.gateway", self.gateway.clone());
         flag("idle.policy", self.idle.and_then(|idle| Some(idle.to_possible_value()?.get_name().into())));

@@ -1,11 +1,15 @@
 //! `margay kv`
 
+mod progress;
+
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use framework::pdpix::Endpoint;
-use kv_server::{ProcessFacts, ServerArgs};
+use kv_engine::rdb::Reader;
+use kv_server::{Load, ProcessFacts, ServerArgs};
 
 use crate::core_args::{CoreArguments, Transport, listen_at, say_listening, serve};
 
@@ -17,15 +21,41 @@ pub struct Arguments {
     /// Sets a parameter of Redis's, such as `maxmemory=1gb` or `requirepass=SECRET`; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     option: Vec<String>,
+    /// When writes are answered: at once and never kept; at once, and kept within a second; when they are durable
+    /// [default: everysec with --dir, else none]
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+    /// A directory for the log and the snapshots. A dump.rdb of Redis's in it is loaded if there is nothing else.
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// Loads an RDB file of Redis's, where there is no data yet.
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
     #[command(flatten)]
     cores: CoreArguments,
 }
 
-pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
+/// What is promised of a write that was answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Durability {
+    /// Nothing: SAVE and BGSAVE write snapshots, if there is a directory.
+    None,
+    /// At most the last second is lost.
+    Everysec,
+    /// It is durable.
+    Always,
+}
+
+pub fn run(mut arguments: Arguments) -> anyhow::Result<i32> {
+    if let Some(dir) = &arguments.dir {
+        // What is said later counts, so that `--set storage.size` still does.
+        arguments.cores.set.insert(0, format!("storage.dir={}", dir.display()));
+    }
     let listen = listen_at(arguments.listen, 6379, Transport::Tcp, &arguments.cores)?;
     let mut args = ServerArgs::new(listen);
     args.facts = process_facts;
     args.run_id = run_id();
+    keep(&arguments, &mut args)?;
     for option in &arguments.option {
         let (name, value) = option.split_once('=').with_context(|| format!("`--option {option}` is not NAME=VALUE"))?;
         args.config.set_at_start(name.trim(), value.trim()).map_err(|error| {
@@ -40,6 +70,57 @@ pub fn run(arguments: Arguments) -> anyhow::Result<i32> {
         args.on_listening = if system.libos().core() == 0 { say_listening } else { |_| {} };
         kv_server::run(system, args);
     })
+}
+
+/// What is kept, where, and what is loaded.
+fn keep(arguments: &Arguments, args: &mut ServerArgs) -> anyhow::Result<()> {
+    let storage = arguments.cores.settings()?.storage;
+    args.has_storage = storage.dir.is_some() || storage.device.is_some();
+    let asked = arguments.durability.unwrap_or(if args.has_storage { Durability::Everysec } else { Durability::None });
+    anyhow::ensure!(
+        args.has_storage || asked == Durability::None,
+        "--durability {} needs a place for the log: give a directory with --dir",
+        asked.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    );
+    let (durability, only, sync) = match asked {
+        Durability::None => (kv_server::Durability::None, "no", "everysec"),
+        Durability::Everysec => (kv_server::Durability::EverySecond, "yes", "everysec"),
+        Durability::Always => (kv_server::Durability::Always, "yes", "always"),
+    };
+    args.durability = durability;
+    args.is_read_only = storage.read_only;
+    args.log_len_max = storage.size() as u64 / 4;
+    let dir = storage.dir.as_ref().map_or_else(|| ".".into(), |dir| dir.display().to_string());
+    for (name, value) in [("appendonly", only), ("appendfsync", sync), ("dir", dir.as_str())] {
+        let _ = args.config.set_at_start(name, value);
+    }
+    let beside = storage.dir.map(|dir| dir.join("dump.rdb")).filter(|file| file.exists());
+    if let Some(file) = arguments.load.clone().or(beside) {
+        args.load_is_asked_for = arguments.load.is_some();
+        check_rdb(&file)?;
+        args.load = Some(Load::new(move || Ok(Box::new(fs::File::open(&file)?))));
+    }
+    args.on_trouble = |why| eprintln!("margay: {why}");
+    args.on_progress = progress::show;
+    Ok(())
+}
+
+/// Refuses a file that cannot be loaded before anything of it is.
+fn check_rdb(path: &Path) -> anyhow::Result<()> {
+    use std::io::Read;
+    let mut file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut reader, mut bytes) = (Reader::new(), vec![0; 1 << 20]);
+    loop {
+        let len = file.read(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+        reader.feed(&bytes[..len]);
+        if len == 0 {
+            reader.finish();
+        }
+        let checked = reader.check().map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        if checked || len == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Forty digits that no other run has.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod core_args;
+mod devices;
 mod echo;
 mod grant;
 mod journal;
@@ -56,6 +57,8 @@ enum Command {
     Trace(trace::Arguments),
     /// Looks at a device of logs, offline and read-only.
     Journal(journal::Arguments),
+    /// Lists what this machine offers to run on, and why the rest is not to be had.
+    Devices(devices::Arguments),
     /// Opens what takes rights, for a service that has none.
     Grant(grant::Arguments),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::TestClient(arguments) => test::run_client(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),
+        Command::Devices(arguments) => devices::run(arguments),
         Command::Grant(arguments) => grant::run(arguments),
     };
     match result {

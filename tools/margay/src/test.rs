@@ -14,7 +14,7 @@ use cluster_tests::check::{Verdict, cache};
 use cluster_tests::history::{History, Kind};
 use cluster_tests::timeline;
 use cluster_tests::worlds::namespaces::{client, remove_own};
-use cluster_tests::worlds::{Means, Run, Stage, WORLDS, World};
+use cluster_tests::worlds::{Means, Run, WORLDS, World};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -85,7 +85,7 @@ fn run_worlds(arguments: &Arguments) -> anyhow::Result<i32> {
         println!("SKIP {name}: {reason}");
         return Ok(UNKNOWN);
     }
-    if world.stage == Stage::Namespaces {
+    if world.stage.has_processes() {
         clean_up_on_signals()?;
     }
     let means = Means { margay: std::env::current_exe().context("where this program is")?, revision: revision() };

@@ -86,9 +86,9 @@ fn a_wrong_history_fails_and_is_drawn() {
     assert!(code == Some(2) && text.contains("line 3 is no event"), "{text}");
 }
 
-/// Whether namespaces can be made here; else says that they are not tested.
-fn has_namespaces() -> bool {
-    match World::find("ns-calm").expect("it is there").is_missing() {
+/// Whether namespaces can be made here, and this world in them; else says that it is not tested.
+fn has_namespaces(world: &str) -> bool {
+    match World::find(world).expect("it is there").is_missing() {
         None => true,
         Some(reason) => {
             println!("SKIP cluster_namespaces: {reason}");
@@ -99,14 +99,23 @@ fn has_namespaces() -> bool {
 
 #[test]
 fn processes_in_namespaces_are_linearizable_under_all_faults() {
-    if !has_namespaces() {
+    assert_linearizable_under_all_faults("ns-all-2");
+}
+
+#[test]
+fn over_our_tcp_and_our_wire_they_are_linearizable_too() {
+    assert_linearizable_under_all_faults("wire-all-2");
+}
+
+fn assert_linearizable_under_all_faults(world: &str) {
+    if !has_namespaces(world) {
         return;
     }
-    let folder = folder("cluster-namespaces");
-    let seed = format!("{:#x}", seed_with_all_faults(World::find("ns-all-2").expect("it is there")));
-    let (code, text) = run(&folder, &["ns-all-2", "--seed", &seed]);
+    let folder = folder(&format!("cluster-{world}"));
+    let seed = format!("{:#x}", seed_with_all_faults(World::find(world).expect("it is there")));
+    let (code, text) = run(&folder, &[world, "--seed", &seed]);
     assert_eq!(code, Some(0), "{text}");
-    let history = history(&folder.join(format!("ns-all-2-{seed}.jsonl")));
+    let history = history(&folder.join(format!("{world}-{seed}.jsonl")));
     let ended = |kind| history.operations().iter().filter(|operation| operation.end == kind).count();
     assert!(ended(Kind::Ok) > 100 && ended(Kind::Info) > 0, "{text}");
     assert_eq!(ended(Kind::Fail), 0, "{text}");
@@ -155,7 +164,7 @@ fn a_run_under_way(folder: &Path, says: Stdio) -> Child {
 
 #[test]
 fn a_server_that_crashes_fails_the_run() {
-    if !has_namespaces() {
+    if !has_namespaces("ns-calm") {
         return;
     }
     let folder = folder("cluster-crashed");
@@ -173,7 +182,7 @@ fn a_server_that_crashes_fails_the_run() {
 
 #[test]
 fn a_run_that_is_interrupted_or_killed_leaves_nothing_behind() {
-    if !has_namespaces() {
+    if !has_namespaces("ns-calm") {
         return;
     }
     let folder = folder("cluster-killed");
@@ -193,6 +202,6 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing_behind() {
     // Nobody is there to remove the namespaces.
     wait_until("its processes die with it", || processes_in(&left) == 0);
     // The next one finds them.
-    assert!(has_namespaces());
+    assert!(has_namespaces("ns-calm"));
     assert_eq!(namespaces_of(killed.id()), [""; 0]);
 }

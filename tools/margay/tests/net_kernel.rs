@@ -52,6 +52,9 @@ impl Link {
         let mut link = Link { far: near.clone(), near };
         let near = &link.near;
         ip(&format!("-n {near} link set lo up"));
+        if backend == "dpdk-tap" {
+            return Some(link);
+        }
         if backend == "tap" {
             ip(&format!("-n {near} tuntap add dev near0 mode tap"));
             ip(&format!("-n {near} addr add {KERNELS}/24 dev near0"));
@@ -64,6 +67,10 @@ impl Link {
         ip(&format!("-n {near} link set near0 up"));
         ip(&format!("-n {far} addr add {KERNELS}/24 dev far0"));
         ip(&format!("-n {far} link set far0 up"));
+        // DPDK's ports do not say of a frame that its sums are left out, as the kernel does on a link inside the machine.
+        if backend.starts_with("dpdk-") && !succeeds("ip", &format!("netns exec {far} ethtool -K far0 tx off")) {
+            return skip(test, "there is no ethtool in the path (Debian: ethtool)");
+        }
         link.far = far;
         Some(link)
     }
@@ -119,8 +126,18 @@ impl Service {
     fn start(test: &str, link: &Link, service: &str, backend: &str) -> Option<Service> {
         let mut command = Command::new("ip");
         // `ip netns exec` becomes the program: its process is margay's.
-        command.args(["netns", "exec", &link.near, env!("CARGO_BIN_EXE_margay"), service, "--backend", backend]);
-        command.args(["--interface", "near0", "--address", &format!("{OURS}/24"), "--listen", &format!("{OURS}:7007")]);
+        let dpdk_device = backend.strip_prefix("dpdk-").map(|driver| match driver {
+            // Interface and kernel's address come with the port.
+            "tap" => "net_tap0,iface=near0".to_string(),
+            driver => format!("net_{driver}0,iface=near0"),
+        });
+        let kind = if dpdk_device.is_some() { "dpdk" } else { backend };
+        command.args(["netns", "exec", &link.near, env!("CARGO_BIN_EXE_margay"), service, "--backend", kind]);
+        command.args(["--address", &format!("{OURS}/24"), "--listen", &format!("{OURS}:7007")]);
+        match &dpdk_device {
+            Some(device) => command.args(["--port", device]),
+            None => command.args(["--interface", "near0"]),
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MARGAY_")) {
             command.env_remove(name);
         }
@@ -131,8 +148,15 @@ impl Service {
         if !line.starts_with("listening on ") {
             let ended = child.wait_with_output().expect("its end");
             let why = String::from_utf8_lossy(&ended.stderr).trim().to_string();
-            assert!(backend == "xdp", "margay {service} --backend {backend} does not listen: {line}{why}");
+            assert!(
+                ["xdp", "dpdk-af_xdp"].contains(&backend) || is_left_out(&why),
+                "margay {service} --backend {backend} does not listen: {line}{why}"
+            );
             return skip(test, &why.replace('\n', " "));
+        }
+        if backend == "dpdk-tap" {
+            ip(&format!("-n {} addr add {KERNELS}/24 dev near0", link.near));
+            ip(&format!("-n {} link set near0 up", link.near));
         }
         Some(Service(child))
     }
@@ -161,7 +185,13 @@ impl Drop for Service {
     }
 }
 
-const BACKENDS: [&str; 3] = ["packet", "tap", "xdp"];
+/// What moves frames; of DPDK's ports those that have a kernel at the other end.
+const BACKENDS: [&str; 6] = ["packet", "tap", "xdp", "dpdk-af_packet", "dpdk-tap", "dpdk-af_xdp"];
+
+/// DPDK was not there when this was built.
+fn is_left_out(why: &str) -> bool {
+    why.contains("libdpdk") || why.contains("libclang") || why.contains("MARGAY_WITHOUT_DPDK")
+}
 
 /// The test's link and service for every backend that can be had here.
 fn with_each(test: &str, service: &str, work: impl Fn(&Link)) {

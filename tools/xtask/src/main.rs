@@ -7,6 +7,7 @@
 mod bench;
 mod command;
 mod fuzz;
+mod install;
 mod machine;
 mod packages;
 mod planted;
@@ -18,6 +19,7 @@ mod test;
 mod tidy;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -41,6 +43,8 @@ Usage: cargo xtask <task> [options]
   bench [name...]    The benchmarks; writes docs/benchmarks.md.
       --list         What benchmarks there are.
       --rounds N     How often each program is run (3); the medians count.
+  install            Builds margay and libdemikernel.so, and installs them with headers and manual pages.
+      --prefix DIR   Where (also below DESTDIR, if that is set).
 ";
 
 fn main() -> ExitCode {
@@ -69,6 +73,7 @@ fn run() -> Result<bool> {
         Some("planted") => planted::run(),
         Some("soak") => soak::run(&options),
         Some("bench") => bench::run(&options),
+        Some("install") => install::run(&options),
         Some(other) => bail!("there is no task `{other}`: see `cargo xtask --help`"),
     }
 }
@@ -84,6 +89,7 @@ struct Options {
     fix: bool,
     seeds: Option<u64>,
     rounds: Option<usize>,
+    prefix: Option<PathBuf>,
 }
 
 impl Options {
@@ -99,6 +105,7 @@ impl Options {
                 Long("fix") => options.fix = true,
                 Long("seeds") => options.seeds = Some(parser.value()?.parse()?),
                 Long("rounds") => options.rounds = Some(parser.value()?.parse()?),
+                Long("prefix") => options.prefix = Some(parser.value()?.into()),
                 Long("help") | Short('h') => options.task = None,
                 other => return Err(other.unexpected().into()),
             }

@@ -1,4 +1,4 @@
-//! Debian packages that the fuller tests need: redis-server and clients of it, and what AF_XDP takes. Installed where that may
+//! Debian packages that the fuller tests need: redis-server and clients of it, and what AF_XDP and DPDK take. Installed where that may
 //! be done; no daemon is started.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 8] = [
+const PACKAGES: [Package; 15] = [
     Package { name: "fio", probe: &["fio", "--version"], serves: "a log on a disk, beside fio," },
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
@@ -33,6 +33,25 @@ const PACKAGES: [Package; 8] = [
         name: "libbpf-dev",
         probe: &["test", "-f", "/usr/include/bpf/bpf_helpers.h"],
         serves: "AF_XDP, which is left out without it,",
+    },
+    Package { name: "gcc", probe: &["gcc", "--version"], serves: "programs in C on libdemikernel.so" },
+    Package { name: "g++", probe: &["g++", "--version"], serves: "its headers in C++" },
+    Package { name: "valgrind", probe: &["valgrind", "--version"], serves: "programs in C under memcheck" },
+    Package {
+        name: "pkg-config",
+        probe: &["pkg-config", "--version"],
+        serves: "the pkg-config file of libdemikernel.so",
+    },
+    Package { name: "man-db", probe: &["man", "--version"], serves: "the form of the manual pages" },
+    Package {
+        name: "libdpdk-dev",
+        probe: &["pkg-config", "--atleast-version", "22.11", "libdpdk"],
+        serves: "DPDK, which is left out without it,",
+    },
+    Package {
+        name: "libclang-dev",
+        probe: &["sh", "-c", "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*"],
+        serves: "DPDK, which is left out without it,",
     },
     Package { name: "bpftool", probe: &["bpftool", "version"], serves: "removing an XDP program that was left behind" },
 ];

@@ -1,6 +1,6 @@
 //! A cache and its clients as processes, each in a network namespace of its own.
 //!
-//! The server is `margay kv`, a client is `margay test-client` ([`client`]). A hub, which is one more namespace, joins them
+//! The server is `margay kv`, over kernel sockets or over our own TCP; a client is `margay test-client` ([`client`]). A hub, which is one more namespace, joins them
 //! ([`network`]); nothing of it lies in the namespace of whoever runs this. [`wire`] is what brings faults to frames.
 //!
 //! Everything that is made goes again: at the end, on an error and on a panic by `Drop`; on a signal by [`remove_own`], which
@@ -21,18 +21,20 @@ use self::client::{ClientOrder, Task, monotonic_now};
 use self::network::Network;
 pub use self::network::remove_own;
 use self::process::{ClientProcess, NodeProcess, ServerProcess};
-use super::{KEYS_OF_EACH, Means, Played, Tempo, World};
+use super::{KEYS_OF_EACH, Means, Played, Stage as StageKind, Tempo, World};
 use crate::faults::{Fault, Node};
 use crate::history::{Datum, Event, History, Kind, Process, merge};
 use crate::workload::keys;
 
 /// What this machine lacks, if it lacks anything. It makes a small network, to see.
-pub fn is_missing() -> Option<String> {
+pub fn is_missing(stage: StageKind) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces are made by root".into());
     }
-    let probe = network::missing_program().map(|program| format!("there is no `{program}` in the path"));
-    probe.or_else(|| Network::new(1).err().map(|error| format!("no network of namespaces can be made here: {error:#}")))
+    let probe = network::missing_program(stage).map(|program| format!("there is no `{program}` in the path"));
+    probe.or_else(|| {
+        Network::new(1, stage, 0).err().map(|error| format!("no network of namespaces can be made here: {error:#}"))
+    })
 }
 
 /// Makes a run.
@@ -40,8 +42,8 @@ pub fn is_missing() -> Option<String> {
 /// # Errors
 /// If the network cannot be made, or a process does not do what it should.
 pub fn run(world: &World, seed: u64, means: &Means) -> Result<Played> {
-    let network = Network::new(world.clients + 1).context("the network")?;
-    let server = ServerProcess::start(&network, SERVER, means, world.cores)?;
+    let network = Network::new(world.clients + 1, world.stage, seed).context("the network")?;
+    let server = ServerProcess::start(&network, SERVER, means, world)?;
     let mut stage = Stage::new(world, seed, means, network, server);
     let stuck = stage.play()?;
     let notes = std::mem::take(&mut stage.notes);

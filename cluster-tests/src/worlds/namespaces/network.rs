@@ -10,18 +10,25 @@ use anyhow::{Context, Result};
 use pdpix::Endpoint;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::SERVER;
 use super::process::{output_of, tool};
-use super::wire::{KernelWire, Port, Rules, Wire, last_byte_of_address};
+use super::wire::{KernelWire, Port, Rules, SeededWire, Wire, last_byte_of_address};
+use crate::worlds::Stage;
 
 const PREFIX: &str = "margay-";
 
 /// Programs that it takes.
-const PROGRAMS: [&str; 3] = ["ip", "tc", "setpriv"];
+const PROGRAMS: [&str; 2] = ["ip", "setpriv"];
 
 /// The first of them that is not in the path.
-pub fn missing_program() -> Option<&'static str> {
+pub fn missing_program(stage: Stage) -> Option<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    PROGRAMS.into_iter().find(|program| !std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
+    let of_stage = if stage == Stage::Wire { &["ethtool"][..] } else { &["tc"] };
+    PROGRAMS
+        .iter()
+        .chain(of_stage)
+        .copied()
+        .find(|program| !std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
 }
 
 /// A namespace, as long as this lives.
@@ -86,37 +93,40 @@ pub struct Network {
 }
 
 impl Network {
-    /// So many nodes, over a wire of the kernel's.
+    /// So many nodes, over the wire of this stage.
     ///
     /// # Errors
     /// If this machine cannot make it. What was made is removed.
-    pub fn new(nodes: usize) -> Result<Network> {
-        Network::over(nodes, |hub| Ok(Box::new(KernelWire::new(hub)?)))
-    }
-
-    /// So many nodes, over a wire that is made in the namespace of the hub.
-    ///
-    /// # Errors
-    /// If this machine cannot make it. What was made is removed.
-    fn over(nodes: usize, make_wire: impl FnOnce(&str) -> Result<Box<dyn Wire>>) -> Result<Network> {
+    pub fn new(nodes: usize, stage: Stage, seed: u64) -> Result<Network> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         sweep();
         let name = format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let hub = Namespace::new(format!("{name}-hub"))?;
-        let wire = make_wire(&hub.name)?;
+        let wire: Box<dyn Wire> = match stage {
+            Stage::Wire => Box::new(SeededWire::new(&hub.name, seed)?),
+            _ => Box::new(KernelWire::new(&hub.name)?),
+        };
         let (ports, cut) = (Vec::new(), Vec::new());
         let mut network = Network { wire, ports, cut, loss_percent: 0, nodes: Vec::new(), hub };
-        (0..nodes).try_for_each(|node| network.add_node(&name, node))?;
+        (0..nodes).try_for_each(|node| network.add_node(&name, node, stage))?;
         Ok(network)
     }
 
-    fn add_node(&mut self, name: &str, node: usize) -> Result<()> {
+    fn add_node(&mut self, name: &str, node: usize, stage: Stage) -> Result<()> {
         let (hub, device) = (&self.hub.name, format!("port{node}"));
         let namespace = Namespace::new(format!("{name}-{node}"))?;
         let (of, last) = (&namespace.name, last_byte_of_address(node));
         tool("ip", &["-n", hub, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", of])?;
         tool("ip", &["-n", of, "link", "set", "eth0", "address", &format!("02:00:00:00:00:{last:02x}"), "up"])?;
-        tool("ip", &["-n", of, "addr", "add", &format!("{}/24", address(node).ip()), "dev", "eth0"])?;
+        if stage == Stage::Wire {
+            // A wire in user space sees whole frames, and fills in nothing.
+            tool("ip", &["netns", "exec", of, "ethtool", "-K", "eth0", "tx", "off"])?;
+            tool("ip", &["-n", hub, "link", "set", &device, "up"])?;
+        }
+        // Where the server has its own TCP the kernel has no address.
+        if stage != Stage::Wire || node != SERVER {
+            tool("ip", &["-n", of, "addr", "add", &format!("{}/24", address(node).ip()), "dev", "eth0"])?;
+        }
         tool("ip", &["-n", of, "link", "set", "lo", "up"])?;
         let port = Port { node, device };
         self.wire.join(&port).with_context(|| format!("joining {}", port.device))?;
@@ -192,9 +202,9 @@ mod tests {
         socket
     }
 
-    /// How many of the datagrams sent from one node to another arrive.
+    /// How many of the datagrams sent from one socket to another arrive: the first is that of the second node.
     fn arriving(sockets: &[UdpSocket], from: usize, to: usize) -> usize {
-        let at = SocketAddr::new(address(to).ip(), address(to).port());
+        let at = SocketAddr::new(address(to + 1).ip(), address(to + 1).port());
         for _ in 0..SENT {
             sockets[from].send_to(b"x", at).expect("it is sent");
             thread::sleep(Duration::from_micros(50));
@@ -204,27 +214,38 @@ mod tests {
 
     #[test]
     fn links_are_cut_one_way_and_frames_are_lost_and_all_is_healed() {
-        if let Some(reason) = is_missing() {
+        cuts_and_losses(Stage::Namespaces);
+    }
+
+    #[test]
+    fn our_wire_cuts_and_loses_as_the_kernels_does() {
+        cuts_and_losses(Stage::Wire);
+    }
+
+    fn cuts_and_losses(stage: Stage) {
+        if let Some(reason) = is_missing(stage) {
             return println!("SKIP cluster_namespaces: {reason}");
         }
-        let mut network = Network::new(3).expect("a network");
-        let sockets: Vec<UdpSocket> = (0..3).map(|node| socket_in(&network, node)).collect();
-        assert_eq!(arriving(&sockets, 0, 1), SENT);
-        assert_eq!(arriving(&sockets, 1, 0), SENT);
+        // The server's node has no address of the kernel's in every stage.
+        let mut network = Network::new(4, stage, 1).expect("a network");
+        let sockets: Vec<UdpSocket> = (1..4).map(|node| socket_in(&network, node)).collect();
+        let arriving = |from: usize, to: usize| arriving(&sockets, from, to);
+        assert_eq!(arriving(0, 1), SENT);
+        assert_eq!(arriving(1, 0), SENT);
 
-        network.cut(&[(0, 1)]).expect("a cut");
-        assert_eq!(arriving(&sockets, 0, 1), 0, "from 0 to 1 nothing passes");
-        assert_eq!(arriving(&sockets, 1, 0), SENT, "back it does");
-        assert_eq!(arriving(&sockets, 2, 1), SENT, "and from others");
+        network.cut(&[(1, 2)]).expect("a cut");
+        assert_eq!(arriving(0, 1), 0, "from the first to the second nothing passes");
+        assert_eq!(arriving(1, 0), SENT, "back it does");
+        assert_eq!(arriving(2, 1), SENT, "and from others");
 
         network.cut(&[]).expect("no cut");
         network.lose(50).expect("losses");
-        let arrived = arriving(&sockets, 0, 1);
+        let arrived = arriving(0, 1);
         assert!((SENT / 4..SENT * 3 / 4).contains(&arrived), "{arrived} of {SENT}");
 
         network.lose(0).expect("no losses");
-        assert_eq!(arriving(&sockets, 0, 1), SENT);
-        let names: Vec<String> = (0..3).map(|node| network.namespace(node).to_string()).collect();
+        assert_eq!(arriving(0, 1), SENT);
+        let names: Vec<String> = (0..4).map(|node| network.namespace(node).to_string()).collect();
         drop((sockets, network));
         let left = output_of("ip", &["netns", "list"]).expect("a list");
         assert!(names.iter().all(|name| !left.contains(name)), "{left}");

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::client::{ClientOrder, monotonic_now};
 use super::network::{Network, address};
 use crate::history::{Datum, Event, Kind};
-use crate::worlds::Means;
+use crate::worlds::{Means, Stage, World};
 
 /// How long a server has to listen.
 const START: Duration = Duration::from_secs(10);
@@ -109,10 +109,14 @@ impl ServerProcess {
     ///
     /// # Errors
     /// If it does not.
-    pub fn start(network: &Network, node: usize, means: &Means, cores: usize) -> Result<ServerProcess> {
-        let (at, cores) = (address(node), cores.to_string());
-        let listen = at.to_string();
-        let words = ["kv", "--listen", &listen, "--cores", &cores, "--backend", "epoll"];
+    pub fn start(network: &Network, node: usize, means: &Means, world: &World) -> Result<ServerProcess> {
+        let (at, cores) = (address(node), world.cores.to_string());
+        let (listen, own) = (at.to_string(), format!("{}/24", at.ip()));
+        let mut words = vec!["kv", "--listen", &listen, "--cores", &cores];
+        match world.stage {
+            Stage::Wire => words.extend(["--backend", "packet", "--interface", "eth0", "--address", &own]),
+            _ => words.extend(["--backend", "epoll"]),
+        }
         let settings = ["--set", "memory.size=64MiB", "--set", "cores.pin=false"];
         let (node, stdout) = NodeProcess::start(network, node, means, &[&words[..], &settings].concat())?;
         let (sender, first_line) = mpsc::channel();

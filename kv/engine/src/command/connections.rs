@@ -1,7 +1,7 @@
 //! Commands on the connection and the server, other than CLIENT (`clients.rs`) and COMMAND (`introspection.rs`).
 
 use super::row::{ALWAYS, FAST, READONLY};
-use super::{Categories, Command, Flags, Group, Result, Run, clients, introspection};
+use super::{Categories, Command, Flags, Group, Result, Run, clients, introspection, persistence};
 use crate::connection::{Effect, Visit};
 use crate::engine::DATABASES;
 use crate::info::{REDIS_VERSION, Section};
@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Command] = &[
         .doc("1.0.0", "O(1)", "Describes the server")
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .category(Categories::DANGEROUS),
-    server("debug", -2, ADMIN, debug).doc("1.0.0", "Depends on subcommand", "Looks at internals"),
+    server("debug", -2, ADMIN, persistence::debug).doc("1.0.0", "Depends on subcommand", "Looks at internals"),
 ];
 
 const CONFIG: &[Command] = &[
@@ -185,10 +185,6 @@ fn lolwut(visit: &mut Visit<'_>) -> Result {
 fn info(visit: &mut Visit<'_>) -> Result {
     visit.effect = Effect::Info(Section::asked_for(visit.request));
     Ok(())
-}
-
-fn debug(_: &mut Visit<'_>) -> Result {
-    Err(Refusal::Debug)
 }
 
 fn config_get(visit: &mut Visit<'_>) -> Result {

@@ -4,12 +4,13 @@
 //! and confuses nothing else with them. Two words, the first eight bytes and the last eight, tell all names apart.
 
 use super::{
-    Command, connections, counters, generic, hashes, lists, row::Run, sets, strings, zset_ranges, zset_sums, zsets,
+    Command, connections, counters, generic, hashes, lists, persistence, row::Run, sets, strings, zset_ranges,
+    zset_sums, zsets,
 };
 use crate::refusal::Refusal;
 use crate::resp::Request;
 
-const GROUPS: [&[Command]; 10] = [
+const GROUPS: [&[Command]; 11] = [
     strings::ROWS,
     counters::ROWS,
     generic::ROWS,
@@ -20,6 +21,7 @@ const GROUPS: [&[Command]; 10] = [
     zset_ranges::ROWS,
     zset_sums::ROWS,
     connections::ROWS,
+    persistence::ROWS,
 ];
 
 const COUNT: usize = {

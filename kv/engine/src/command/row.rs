@@ -130,6 +130,8 @@ flags! { Flags {
     ADMIN = 3 "admin",
     /// Not from scripts.
     NOSCRIPT = 6 "noscript",
+    /// It waits for something.
+    BLOCKING = 7 "blocking",
     /// Also while data is being loaded.
     LOADING = 8 "loading",
     /// Also on a replica that has lost its master.
@@ -138,6 +140,10 @@ flags! { Flags {
     FAST = 13 "fast",
     /// Before authentication.
     NO_AUTH = 14 "no_auth",
+    /// Not while data of another server is loaded beside one's own.
+    NO_ASYNC_LOADING = 17 "no_async_loading",
+    /// Not in transactions.
+    NO_MULTI = 18 "no_multi",
     /// Its keys are not at fixed places.
     MOVABLE_KEYS = 19 "movablekeys",
     /// While a script runs for long.

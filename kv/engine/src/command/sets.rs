@@ -164,6 +164,9 @@ fn spop(call: &mut Call<'_>) -> Result {
     }
     let count = if with_count { call.natural(2)? } else { 1 };
     let Call { engine, reply, at, .. } = call;
+    // A log is told what went, and not that it was left to chance.
+    let is_logged = engine.keeps_log();
+    let mut gone = Vec::new();
     let Some((set, tools)) = engine.find_as::<Set>(*at, &key)? else {
         if with_count {
             reply.set(0)
@@ -179,13 +182,20 @@ fn spop(call: &mut Call<'_>) -> Result {
     if taken == set.len() {
         set.iter().for_each(|name| name.put(reply));
         call.engine.delete(call.at, &key);
+        call.engine.note_instead(&[b"DEL", key.bytes], &[], call.at);
     } else {
         for _ in 0..taken {
             let Some(which) = set.random(&mut tools.rng) else { break };
             if let Some(name) = set.get(which) {
+                if is_logged {
+                    gone.push(name.to_blob(&tools.heap)?);
+                }
                 name.put(reply);
             }
             set.remove_at(which);
+        }
+        if taken > 0 {
+            call.engine.note_instead(&[b"SREM", key.bytes], &gone, call.at);
         }
     }
     call.changed(taken);

@@ -129,6 +129,11 @@ impl Conversation {
         self.settle(step, out)
     }
 
+    /// Whether it may change something.
+    pub fn writes(&self) -> bool {
+        self.command.flags.contains(Flags::WRITE)
+    }
+
     /// The error that it has answered with, to be counted.
     pub fn error(&self) -> Option<&[u8]> {
         self.error.as_deref()

@@ -273,6 +273,7 @@ mod on_engine {
             for Staged { database, key, hash, entry } in std::mem::take(&mut self.staged) {
                 let at = At { database: usize::from(database), now: now.as_millis() };
                 self.delete(at, &crate::keyspace::Key { bytes: &key, hash });
+                self.note_key(at, &key, entry.as_ref());
                 if let Some(entry) = entry {
                     self.database_mut(at).insert(entry);
                 }

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use pdpix::{Error, SocketOption};
 
 use crate::pattern::Pattern;
-use crate::scene::{NO_QUEUE, Scene, Verdict};
+use crate::scene::{NO_QUEUE, Scene, Skip, Verdict};
 use crate::subject::{Ended, Queue, Side, Token};
 
-fn queue(scene: &mut Scene) -> Result<Queue, crate::scene::Skip> {
+fn queue(scene: &mut Scene) -> Result<Queue, Skip> {
     scene.needs(|can| can.memory_queues, "memory queues")?;
     Ok(scene.s.queue(Side::SERVER).expect("a memory queue"))
 }
@@ -219,11 +219,22 @@ pub fn a_memory_queue_is_no_socket(scene: &mut Scene) -> Verdict {
     Ok(())
 }
 
+/// The pushing end of a queue, where there are such.
+fn attach(scene: &mut Scene, from: Side, q: Queue, budget: usize) -> Result<Queue, Skip> {
+    match scene.s.attach(from, q, budget) {
+        Err(Error::NotSupported) => {
+            scene.close(&[q]);
+            Err(Skip("this subject has no memory queues between cores".into()))
+        }
+        attached => Ok(attached.expect("a core of the same host")),
+    }
+}
+
 /// From another core of the host, and from its own.
 pub fn an_attached_end_carries_everything_in_order(scene: &mut Scene) -> Verdict {
     for from in [Side::SECOND, Side::SERVER] {
         let q = queue(scene)?;
-        let end = scene.s.attach(from, q, 10_000).expect("a core of the same host");
+        let end = attach(scene, from, q, 10_000)?;
         assert_eq!(scene.s.pop(end, 10), Err(Error::NotSupported), "it only pushes");
         // Short ones travel by value, long ones as loans.
         let bytes = |i: u64| Pattern::of(i).bytes(0, [5, 60, 300, 3000, 20_000][i as usize % 5]);
@@ -248,7 +259,7 @@ pub fn an_attached_end_carries_everything_in_order(scene: &mut Scene) -> Verdict
 pub fn an_attached_end_is_told_that_its_queue_is_gone(scene: &mut Scene) -> Verdict {
     for from in [Side::SECOND, Side::SERVER] {
         let q = queue(scene)?;
-        let end = scene.s.attach(from, q, 1000).expect("a core of the same host");
+        let end = attach(scene, from, q, 1000)?;
         let tokens = [(); 5].map(|()| push(scene, end, &[7; 900]));
         assert!(scene.stays_pending(tokens[4]));
         scene.close(&[q]);
@@ -269,7 +280,7 @@ pub fn an_attached_end_is_told_that_its_queue_is_gone(scene: &mut Scene) -> Verd
 
 pub fn pushes_that_wait_at_an_attached_end_are_cancelled(scene: &mut Scene) -> Verdict {
     let q = queue(scene)?;
-    let end = scene.s.attach(Side::SECOND, q, 1000).expect("a core of the same host");
+    let end = attach(scene, Side::SECOND, q, 1000)?;
     let tokens: Vec<Token> = (0..5).map(|i| push(scene, end, &[i; 900])).collect();
     assert!(scene.stays_pending(tokens[3]));
     scene.s.cancel(tokens[3]).expect("a token that is held");

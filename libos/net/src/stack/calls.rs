@@ -218,6 +218,7 @@ impl Stack {
         let waiting = std::mem::take(&mut socket.waiting).into_iter().map(|(op, _)| op);
         let ops: Vec<OpId> =
             waiting.chain(std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op)).collect();
+        let ops: Vec<OpId> = ops.into_iter().chain(socket.take_unacknowledged()).collect();
         self.ended.extend(ops.into_iter().map(|op| (op, Err(Error::Canceled))));
         match &mut self.at(h).role {
             Role::Fresh | Role::Dead => self.release(i),
@@ -337,8 +338,13 @@ impl Stack {
             socket.pushes.push_back(Push { op, sga, to: None });
             return Ok(Submitted::Pending);
         }
+        let len = sga.len();
         tcb.queue.push(sga);
         self.mark_dirty(h.0);
+        if self.settings.push_is_acknowledged {
+            self.at(h).note_unacknowledged(op, len);
+            return Ok(Submitted::Pending);
+        }
         Ok(Submitted::PUSHED)
     }
 

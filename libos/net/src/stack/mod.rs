@@ -1,7 +1,7 @@
 //! The stack of one core: queues, and the connections, listeners and ports behind them. Frames and `now` in; frames,
 //! completions and the next deadline out.
 //!
-//! - `calls.rs`: what a user asks of a queue. `inbound.rs`: what packets lead to; `predicted.rs`: the short way of most of
+//! - `calls.rs`: what a user asks of a queue. `acknowledged.rs`: the other rule of when a push is complete. `inbound.rs`: what packets lead to; `predicted.rs`: the short way of most of
 //!   them. `passive.rs`: listeners, embryos, cookies,
 //!   TIME-WAIT. `datagrams.rs`: UDP. `socket.rs`: a queue.
 //!
@@ -9,6 +9,7 @@
 //! its connection is over or in TIME-WAIT, which holds no buffers.
 //! Bounds: `connections_max`, `embryos_max` a listener, `time_waits_max`; budgets of each queue.
 
+mod acknowledged;
 mod calls;
 mod datagrams;
 mod inbound;
@@ -314,6 +315,9 @@ impl Stack {
         if !self.sockets[i as usize].pushes.is_empty() {
             self.serve_pushes(i, done);
         }
+        if !self.sockets[i as usize].unacknowledged.is_empty() {
+            self.serve_acknowledged(i, done);
+        }
         if self.sockets[i as usize].tcb().is_some_and(|tcb| tcb.state == State::TimeWait) {
             self.flush_one(i);
             return self.retire(i);
@@ -356,6 +360,7 @@ impl Stack {
         for push in pushes {
             self.complete(push.op, Err(error.unwrap_or(Error::BrokenPipe)), done);
         }
+        self.conclude_unacknowledged(i, error, done);
         self.serve_reads(i, done);
         self.release_if_closed(i);
     }
@@ -427,11 +432,16 @@ impl Stack {
                 return;
             }
             let Some(push) = socket.pushes.pop_front() else { return };
+            let len = push.sga.len();
             if let Some(tcb) = socket.tcb() {
                 tcb.queue.push(push.sga);
             }
             self.mark_dirty(i);
-            self.complete(push.op, Ok(Outcome::Pushed), done);
+            if self.settings.push_is_acknowledged {
+                self.sockets[i as usize].note_unacknowledged(push.op, len);
+            } else {
+                self.complete(push.op, Ok(Outcome::Pushed), done);
+            }
             self.finish_if_pushed(i);
         }
     }
@@ -443,11 +453,23 @@ impl Stack {
             let Some(socket) = self.sockets.get_mut(i as usize) else { continue };
             let waiting = std::mem::take(&mut socket.waiting).into_iter().map(|(op, _)| op);
             let pushes = std::mem::take(&mut socket.pushes).into_iter().map(|push| push.op);
-            let mut ops: Vec<OpId> = waiting.chain(pushes).collect();
+            let mut ops: Vec<OpId> = waiting.chain(pushes).chain(socket.take_unacknowledged()).collect();
             if let Role::Datagram(datagrams) = &mut socket.role {
                 ops.extend(datagrams.close());
             }
             ops.into_iter().for_each(|op| self.complete(op, Err(Error::NetworkDown), done));
+            if let Some(fate) = self.with_tcb(i, |tcb, cx| tcb.abort(Error::NetworkDown, cx)) {
+                self.after(i, fate, done);
+            }
+        }
+        self.ip.outbound().clear();
+    }
+
+    /// Whoever is at the other end of the link has gone, perhaps not for ever: every connection is over, and whoever listens
+    /// goes on.
+    pub(crate) fn lose_link(&mut self, done: &mut Completions) {
+        let all: Vec<u32> = self.sockets.iter().map(|(i, _)| i as u32).collect();
+        for i in all {
             if let Some(fate) = self.with_tcb(i, |tcb, cx| tcb.abort(Error::NetworkDown, cx)) {
                 self.after(i, fate, done);
             }

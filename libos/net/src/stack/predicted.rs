@@ -48,7 +48,7 @@ impl Stack {
         }
         ip.counters.tcp_segments_received += 1;
         tcb.take_expected(&heard, &mut Cx { ip, settings, now: *now });
-        let mut waits = !socket.pushes.is_empty();
+        let mut waits = !socket.pushes.is_empty() || !socket.unacknowledged.is_empty();
         if len > 0 {
             text.advance(text_at);
             text.truncate(len);

@@ -21,6 +21,10 @@ pub(super) struct Socket {
     pub(super) waiting: VecDeque<(OpId, usize)>,
     /// Pushes that wait for room.
     pub(super) pushes: VecDeque<Push>,
+    /// Pushes that have started and are complete when they are acknowledged, each with how much was pushed up to its end.
+    pub(super) unacknowledged: VecDeque<(OpId, u64)>,
+    /// Bytes pushed so far, as far as they are counted for that.
+    pub(super) pushed: u64,
     /// The end of the stream was told.
     pub(super) ended: bool,
     /// Our side is to end after the pushes that wait.
@@ -66,6 +70,8 @@ impl Socket {
             bound: None,
             waiting: VecDeque::new(),
             pushes: VecDeque::new(),
+            unacknowledged: VecDeque::new(),
+            pushed: 0,
             ended: false,
             finishing: false,
             closing: false,

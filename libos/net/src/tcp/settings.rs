@@ -38,6 +38,8 @@ pub struct TcpSettings {
     pub embryos_max: usize,
     /// Ends of connections that are remembered in TIME-WAIT.
     pub time_waits_max: usize,
+    /// A push is complete when the peer has acknowledged it, and not already when it is in the send budget.
+    pub push_is_acknowledged: bool,
     /// Connections.
     pub connections_max: usize,
 }
@@ -60,6 +62,7 @@ impl Default for TcpSettings {
             fin_wait: Duration::from_secs(60),
             embryos_max: 1024,
             time_waits_max: 65_536,
+            push_is_acknowledged: false,
             connections_max: 1 << 20,
         }
     }

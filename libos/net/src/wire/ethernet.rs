@@ -50,7 +50,9 @@ impl std::str::FromStr for Mac {
         let mut parts = text.split(':');
         for byte in &mut bytes {
             let part = parts.next().filter(|part| part.len() == 2).ok_or("six pairs of digits, with colons")?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| "a digit that is not hexadecimal")?;
+            let digits = Some(part).filter(|part| part.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            *byte =
+                u8::from_str_radix(digits.unwrap_or_default(), 16).map_err(|_| "a digit that is not hexadecimal")?;
         }
         if parts.next().is_some() { Err("more than six bytes") } else { Ok(Mac(bytes)) }
     }

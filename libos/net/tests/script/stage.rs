@@ -126,6 +126,7 @@ impl Stage {
                         other => panic!("{other} is no congestion control"),
                     }
                 }
+                "push_is_acknowledged" => tcp.push_is_acknowledged = switch(value),
                 "sack" => tcp.sack = switch(value),
                 "timestamps" => tcp.timestamps = switch(value),
                 "window_scaling" => tcp.window_scaling = switch(value),

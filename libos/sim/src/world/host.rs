@@ -1,11 +1,12 @@
 //! A host of a world, and what its cores are attached to.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use libos_mem::Heap;
-use libos_net::Crossing;
+use libos_net::{Cidr, Crossing, Device, IpSettings, NetNetwork, NetSettings, Pcap};
 use libos_runtime::{Core, Coroutine, LibOs};
-use pdpix::{Instant, Network, Storage};
+use pdpix::{Instant, Network, Rng, Storage, WallTime};
 
 use super::CoreId;
 use crate::clock::HostClock;
@@ -48,6 +49,34 @@ pub struct Attached {
     pub host_seed: u64,
     /// The way to the host's other cores, if it has any.
     pub crossing: Option<Crossing>,
+}
+
+impl Attached {
+    /// Our own stack, for [`NetKind::frames`].
+    ///
+    /// With `MARGAY_PCAP=folder` what each host sends and receives is written there, for Wireshark: together with
+    /// `MARGAY_SEED`, so that it is of one world. A host that boots again begins a new file.
+    pub fn stack(self) -> Box<dyn Network> {
+        let Attached { device, heap, core, addresses, seed, host_seed, crossing, .. } = self;
+        let own = addresses.map(|at| Cidr::new(at, if at.is_ipv4() { 24 } else { 64 }).expect("a prefix that fits"));
+        let mut secret = [0; 16];
+        Rng::new(host_seed).fill(&mut secret);
+        let ip = IpSettings { addresses: own.to_vec(), answers: core.index == 0, ..IpSettings::default() };
+        let settings = NetSettings { ip, secret, seed, ..NetSettings::default() };
+        let device = captured(device, addresses[0]);
+        Box::new(match crossing {
+            Some(crossing) => NetNetwork::sharing(device, heap, settings, crossing),
+            None => NetNetwork::new(device, heap, settings),
+        })
+    }
+}
+
+fn captured(device: SimDevice, host: IpAddr) -> Box<dyn Device> {
+    let Ok(folder) = std::env::var("MARGAY_PCAP") else { return Box::new(device) };
+    let named = |i: u32| Path::new(&folder).join(format!("{host}-{i}.pcapng"));
+    let path = (0..).map(named).find(|path| !path.exists()).expect("there are names enough");
+    let file = std::fs::File::create(path).expect("the folder that MARGAY_PCAP names is there");
+    Box::new(Pcap::new(device, file, 0, WallTime::default()))
 }
 
 /// Makes the storages of one core: for each core, when the host boots.

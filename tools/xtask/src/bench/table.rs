@@ -35,6 +35,7 @@ const IDLE_CONNECTIONS: &[&str] = program!("idle_connections");
 const IDLE_CPU: &[&str] = program!("idle_cpu");
 const SIMULATOR: &[&str] = program!("simulator");
 const STACK: &[&str] = program!("stack");
+const DEMI: &[&str] = program!("demi");
 const NET: &[&str] = program!("net");
 
 /// All of them, in the order of the table.
@@ -154,6 +155,8 @@ pub const BENCHMARKS: &[Benchmark] = &[
         "net_echo_raw_xsk",
         1.3,
     ),
+    through_c("demi_tcp_c", "64 B there and back through the C interface, kernel TCP over epoll", "demi_tcp_rust"),
+    through_c("demi_udp_c", "the same with kernel UDP", "demi_udp_rust"),
     over_wire("net_echo_tcp_xsk", "TCP echo of 64 B", "net_echo_raw_xsk", 1.5),
     Benchmark {
         peer: Some("net_echo_tcp_kernel"),
@@ -183,6 +186,12 @@ pub const BENCHMARKS: &[Benchmark] = &[
         )
     },
     Benchmark { peer: Some("net_stream_kernel"), ..row("net_stream_xsk", "ours to ours over AF_XDP", "Gbit/s", NET) },
+    lossy(
+        "net_lossy_to_kernel",
+        "one stream at 100 Mbit/s, 10 ms and 1 % loss, ours to the kernel, beside Linux CUBIC",
+    ),
+    lossy("net_lossy_from_kernel", "the same, the kernel to ours"),
+    lossy("simulator_lossy", "the same in the simulator, ours to ours"),
     Benchmark {
         target: AtLeast(200_000.0),
         ..row("simulator_tcp_packets", "TCP packets of our stack through the simulator", "packets/s", SIMULATOR)
@@ -192,6 +201,10 @@ pub const BENCHMARKS: &[Benchmark] = &[
         ..row("simulator_messages", "messages of 64 B directly at the contract through it", "messages/s", SIMULATOR)
     },
 ];
+
+const fn lossy(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { peer: Some("net_lossy_kernel"), target: AtLeastPeer(1.0), ..row(name, what, "Mbit/s", NET) }
+}
 
 const fn alloc(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
     Benchmark { target: AtMost(10.0), ..beside(name, what, peer) }
@@ -223,6 +236,10 @@ const fn kv_p50(name: &'static str, what: &'static str, peer: &'static str) -> B
 
 const fn stack(name: &'static str, what: &'static str, unit: &'static str, target: Target) -> Benchmark {
     Benchmark { target, ..row(name, what, unit, STACK) }
+}
+
+const fn through_c(name: &'static str, what: &'static str, peer: &'static str) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtMostPeer(1.05), ..row(name, what, "instructions", DEMI) }
 }
 
 const fn over_wire(name: &'static str, what: &'static str, floor: &'static str, times: f64) -> Benchmark {

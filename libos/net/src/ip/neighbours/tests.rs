@@ -103,6 +103,24 @@ fn it_ages_is_probed_alone_first_and_confirmed_by_transports() {
 }
 
 #[test]
+fn a_suspect_is_asked_when_it_is_used_next() {
+    let (mut table, heap, mut rng) = table(4);
+    table.send(ip(1), packet(&heap, 0), at(0));
+    table.suspect(0, ip(1), at(1)); // it is asked already
+    assert_eq!((table.state(ip(1), at(1)), table.deadline()), (State::Incomplete, Some(at(1000))));
+    table.hear(ip(1), MAC, Event::Answer, false, at(2), &mut rng);
+    table.suspect(0, ip(2), at(3));
+    assert_eq!(table.state(ip(1), at(3)), State::Reachable, "the place is another neighbour's");
+    table.suspect(0, ip(1), at(3));
+    assert_eq!((table.state(ip(1), at(3)), table.deadline()), (State::Stale, None), "nobody uses it");
+    assert!(matches!(table.send(ip(1), packet(&heap, 1), at(4)), Sent::To(MAC, _)), "it is used meanwhile");
+    assert_eq!((table.state(ip(1), at(4)), table.deadline()), (State::Delay, Some(at(5004))));
+    table.suspect(0, ip(1), at(5)); // it is doubted already
+    assert_eq!(table.deadline(), Some(at(5004)));
+    table.check();
+}
+
+#[test]
 fn who_moved_is_believed_but_not_proved() {
     let (mut table, heap, mut rng) = table(4);
     table.send(ip(1), packet(&heap, 0), at(0));

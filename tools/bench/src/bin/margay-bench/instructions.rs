@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use margay_bench::demi::Rounds;
 use margay_bench::stack::{CONNECTIONS, Checksums, Pops, Pushes};
 use margay_bench::{journal, local};
 use pdpix::SocketKind;
@@ -32,6 +33,11 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
         "call" => local::call(&mut local::pollables(), count),
         "memory_queue" => {
             let mut rounds = local::Rounds::new();
+            (0..count).for_each(|_| rounds.round());
+        }
+        "tcp_demi_rounds" | "udp_demi_rounds" => {
+            let is_tcp = name.starts_with("tcp");
+            let rounds = Rounds::new(if is_tcp { SocketKind::Stream } else { SocketKind::Datagram });
             (0..count).for_each(|_| rounds.round());
         }
         "journal_append" => {
@@ -162,6 +168,24 @@ impl Callgrind {
     /// The same, of what happens inside of one function only.
     pub fn each_inside(&self, function: &str, kernel: &str) -> Result<f64> {
         self.each_with(&[&format!("--toggle-collect=*{function}*")], kernel)
+    }
+
+    /// What one more of `counts` takes `program`, which is told the count behind `arguments`.
+    pub fn each_of(
+        &self,
+        counts: [u64; 2],
+        program: &Path,
+        arguments: &[&str],
+        set: impl Fn(&mut Command),
+    ) -> Result<f64> {
+        let mut totals = [0.0; 2];
+        for (total, count) in totals.iter_mut().zip(counts) {
+            let mut command = self.command(program);
+            set(command.args(arguments).arg(count.to_string()));
+            ensure!(command.output()?.status.success(), "callgrind fails");
+            *total = self.total()?;
+        }
+        Ok((totals[1] - totals[0]) / (counts[1] - counts[0]) as f64)
     }
 
     fn each_with(&self, options: &[&str], kernel: &str) -> Result<f64> {

@@ -8,6 +8,8 @@
 
 mod child;
 mod disk;
+mod demi;
+mod dpdk;
 mod echo;
 mod idle;
 mod instructions;
@@ -27,7 +29,7 @@ use margay_bench::{hop, journal, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 14] = [
+const PROGRAMS: [(&str, &str, Program); 17] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -40,6 +42,8 @@ const PROGRAMS: [(&str, &str, Program); 14] = [
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
     ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
+    ("demi", "64 B there and back through the C interface, beside the same in Rust", demi::run),
+    ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<()> {
     match words {
         ["kernel", name, count] => instructions::kernel(name, count.parse()?),
+        ["dpdk-end", which, role, device, mtu] => dpdk::end(which, role, device, mtu),
         ["all"] => PROGRAMS.iter().try_for_each(|(_, _, program)| program()),
         [name] if PROGRAMS.iter().any(|(known, ..)| known == name) => {
             PROGRAMS.iter().filter(|(known, ..)| known == name).try_for_each(|(_, _, program)| program())

@@ -4,7 +4,9 @@
 //! The kernel's ends are 10.77.0.1 and 10.77.0.2, without offloads: TCP has to be cut into segments of 1448 bytes by either.
 //! Ours are 10.77.0.11 and 10.77.0.12, over AF_XDP (native mode, copying, on a veth) or AF_PACKET.
 
+mod lossy;
 mod raw;
+mod streams;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,8 +14,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,10 +26,11 @@ use libos_net::{Cidr, Device, Frame, IpSettings, NetNetwork, NetSettings};
 use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, Stopper, mesh};
 use libos_xdp::{PacketSettings, PacketSocket, Xsk, XskSettings};
 use margay_bench::sampling::{Pinned, median};
-use pdpix::{Endpoint, Network, Purpose, Qd, Sga, SocketKind};
+use pdpix::{Endpoint, Network, Sga, SocketKind};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use raw::datagram;
+use streams::stream;
 
 use crate::child::installed;
 use crate::{result, skip};
@@ -37,10 +40,6 @@ const WARM_UP: usize = 1_000;
 const TRIPS: usize = 5_000;
 const TEXT: usize = 64;
 const PORT: u16 = 7777;
-/// How long a stream runs, once it has begun.
-const STREAM: Duration = Duration::from_millis(700);
-/// What a stream is pushed in.
-const PIECE: usize = 64 << 10;
 /// Nothing takes as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -78,6 +77,8 @@ pub fn run() -> Result<()> {
     };
     measure(&link, &TRIPS_OF, "us");
     measure(&link, &STREAMS, "Gbit/s");
+    drop(link); // its names are wanted again
+    lossy::run();
     Ok(())
 }
 
@@ -123,7 +124,13 @@ struct End {
 }
 
 impl Link {
+    /// A veth pair straight from one end to the other.
     fn new() -> Result<Link> {
+        Link::made(|[a, b]| a.veth(&b.namespace, &b.interface))
+    }
+
+    /// Two ends, with interfaces that `join` makes.
+    fn made(join: impl FnOnce([&End; 2]) -> Result<()>) -> Result<Link> {
         let id = std::process::id();
         let end = |i: usize| End {
             namespace: format!("mgbench{id}{}", ["a", "b"][i]),
@@ -137,10 +144,7 @@ impl Link {
         for end in [a, b] {
             ip(&["netns", "add", &end.namespace])?;
         }
-        let peer = ["peer", "name", &b.interface, "netns", &b.namespace];
-        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
-        ip(&[&["-n", &a.namespace, "link", "add", &a.interface], &queues[..], &["type", "veth"], &peer, &queues]
-            .concat())?;
+        join([a, b])?;
         for end in [a, b] {
             let of = ["-n", end.namespace.as_str()];
             let address = format!("{}/24", end.kernel);
@@ -178,6 +182,14 @@ fn ip(words: &[&str]) -> Result<()> {
 }
 
 impl End {
+    /// Makes its interface, with the other end of it there.
+    fn veth(&self, namespace: &str, name: &str) -> Result<()> {
+        let peer = ["peer", "name", name, "netns", namespace];
+        let queues = ["numrxqueues", "1", "numtxqueues", "1"];
+        let this = ["-n", &self.namespace, "link", "add", &self.interface];
+        ip(&[&this[..], &queues, &["type", "veth"], &peer, &queues].concat())
+    }
+
     /// Runs something in a thread of this namespace, on this end's processor.
     fn run<'s, R: Send + 's>(
         &'s self,
@@ -477,108 +489,4 @@ async fn exchange(libos: &LibOs, kind: SocketKind, to: Endpoint, times: &mut Vec
         times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     Ok(())
-}
-
-// Streams.
-
-/// What one stream carries from the first end to the second, in Gbit/s.
-fn stream(link: &Link, from: Through, to: Through) -> Result<f64> {
-    let taken = &Arc::new(AtomicU64::new(0));
-    let at: IpAddr = if to == Through::Kernel { link.b().kernel.into() } else { link.b().ours.into() };
-    let server = |is_over: &AtomicBool, tell: mpsc::Sender<Option<Stopper>>| match to {
-        Through::Kernel => drain_kernel(link.b(), is_over, tell, taken),
-        through => drain(link.b(), through, tell, taken),
-    };
-    both(link, server, || {
-        let (is_over, (tell, told)) = (&AtomicBool::new(false), mpsc::channel::<Stopper>());
-        let rate = thread::scope(|scope| {
-            let fills = link.a().run(scope, move || match from {
-                Through::Kernel => fill_kernel(at, is_over),
-                through => fill(link.a(), through, at, &tell),
-            });
-            let rate = rate(taken);
-            is_over.store(true, Ordering::Relaxed);
-            told.try_iter().for_each(|stopper| stopper.stop());
-            fills.join().map_err(|_| anyhow!("the sender panicked"))??;
-            Ok::<f64, anyhow::Error>(rate)
-        })?;
-        ensure!(rate > 0.0, "nothing arrives");
-        Ok(rate)
-    })
-}
-
-fn rate(taken: &AtomicU64) -> f64 {
-    let begun = Instant::now();
-    while taken.load(Ordering::Relaxed) < 1 << 20 && begun.elapsed() < PATIENCE / 2 {
-        thread::sleep(Duration::from_millis(5));
-    }
-    let (begun, before) = (Instant::now(), taken.load(Ordering::Relaxed));
-    thread::sleep(STREAM);
-    (taken.load(Ordering::Relaxed) - before) as f64 * 8.0 / begun.elapsed().as_nanos() as f64
-}
-
-fn drain_kernel(end: &End, is_over: &AtomicBool, tell: mpsc::Sender<Option<Stopper>>, taken: &AtomicU64) -> Result<()> {
-    let listener = TcpListener::bind((end.kernel, PORT))?;
-    tell.send(None)?;
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
-    let mut bytes = vec![0; PIECE];
-    while !is_over.load(Ordering::Relaxed) {
-        match stream.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(len) => _ = taken.fetch_add(len as u64, Ordering::Relaxed),
-            Err(_) => {}
-        }
-    }
-    Ok(())
-}
-
-fn fill_kernel(to: IpAddr, is_over: &AtomicBool) -> Result<()> {
-    let mut stream = TcpStream::connect((to, PORT))?;
-    stream.set_write_timeout(Some(Duration::from_millis(50)))?;
-    let bytes = vec![7; PIECE];
-    while !is_over.load(Ordering::Relaxed) {
-        let _ = stream.write(&bytes); // it may be full
-    }
-    Ok(())
-}
-
-fn drain(end: &End, through: Through, tell: mpsc::Sender<Option<Stopper>>, taken: &Arc<AtomicU64>) -> Result<()> {
-    let core = end.core(through)?;
-    let (libos, at, taken) = (core.libos().clone(), Endpoint::new(end.ours.into(), PORT), taken.clone());
-    core.libos().spawn(async move { _ = take_all(&libos, at, &taken).await });
-    tell.send(Some(core.stopper()))?;
-    core.run();
-    Ok(())
-}
-
-async fn take_all(libos: &LibOs, at: Endpoint, taken: &AtomicU64) -> Result<(), pdpix::Error> {
-    let listener = libos.socket(SocketKind::Stream, None)?;
-    libos.bind(listener, at)?;
-    libos.listen(listener, 1)?;
-    let (qd, _) = libos.redeem(libos.accept(listener)?).await?.accepted()?;
-    loop {
-        let popped = libos.redeem(libos.pop(qd, PIECE)?).await?.popped()?;
-        taken.fetch_add(popped.sga.len() as u64, Ordering::Relaxed);
-    }
-}
-
-fn fill(end: &End, through: Through, to: IpAddr, tell: &mpsc::Sender<Stopper>) -> Result<()> {
-    let core = end.core(through)?;
-    let (libos, to) = (core.libos().clone(), Endpoint::new(to, PORT));
-    core.libos().spawn(async move { _ = give_all(&libos, to).await });
-    tell.send(core.stopper())?;
-    core.run();
-    Ok(())
-}
-
-async fn give_all(libos: &LibOs, to: Endpoint) -> Result<(), pdpix::Error> {
-    let qd: Qd = libos.socket(SocketKind::Stream, None)?;
-    libos.redeem(libos.connect(qd, to)?).await?.done()?;
-    let mut memory = libos.heap().alloc_for(Purpose::App, PIECE)?;
-    memory.put(&vec![7; PIECE]);
-    let piece = memory.freeze();
-    loop {
-        libos.redeem(libos.push(qd, Sga::from(piece.clone()))?).await?.done()?;
-    }
 }

@@ -1,53 +1,9 @@
-//! What carries frames between nodes, and what it does to them.
-//!
-//! A node has one end of a veth pair; the other, its port, lies in the hub, and a [`Wire`] joins the ports. [`KernelWire`] is a
-//! bridge of the kernel's, which drops at each port by a filter. It cannot delay, double or reorder: where the kernel has
-//! netem that could be had; a wire in user space that reads and writes the ports' frames, and draws from the run's seed, can
-//! stand here instead.
-
-use std::collections::BTreeSet;
+//! A bridge of the kernel's, and at each port a filter that drops.
 
 use anyhow::Result;
 
-use super::process::tool;
-
-/// A node's end of the hub.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Port {
-    /// The number of the node, from 0.
-    pub node: usize,
-    /// Its network device, in the namespace of the hub.
-    pub device: String,
-}
-
-/// What is done to the frames that go out to a node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Rules {
-    /// Frames of these nodes are dropped.
-    pub blocked: BTreeSet<usize>,
-    /// And so many of a hundred of the others.
-    pub loss_percent: u64,
-}
-
-/// What carries frames between ports.
-pub trait Wire {
-    /// Joins a port with those that were joined before.
-    ///
-    /// # Errors
-    /// If this machine cannot do that.
-    fn join(&mut self, port: &Port) -> Result<()>;
-
-    /// Says what is done from now on to the frames that go out to a port.
-    ///
-    /// # Errors
-    /// If this machine cannot do that.
-    fn set(&mut self, port: &Port, rules: &Rules) -> Result<()>;
-}
-
-/// The last byte of a node's hardware address, which is otherwise 02:00:00:00:00.
-pub fn last_byte_of_address(node: usize) -> u8 {
-    node as u8 + 1
-}
+use super::{Port, Rules, Wire, last_byte_of_address};
+use crate::worlds::namespaces::process::tool;
 
 /// A bridge, and at each port of it a queue with a filter: what that chooses falls into a class that has a black hole.
 ///
@@ -127,6 +83,8 @@ fn program(rules: &Rules) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

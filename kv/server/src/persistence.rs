@@ -1,0 +1,477 @@
+//! What a shard keeps on disk: a log of its changes, snapshots, and what is told of them.
+//!
+//! A shard has three logs on the core's storage: `kv.commands` (records of the engine, each in pieces of at most
+//! `PIECE` bytes), `kv.snapshots` (RDB files, in pieces), and `kv.notes` (which snapshot is whole, where it lies, and what
+//! of the commands does not count). With `always` nothing is answered that is not durable: who reads what another has just
+//! written waits for that one's flush, too. Answers gather in their sessions, which are held meanwhile (the framework's
+//! `hold`); one append carries all that was written while the one before it was under way.
+//!
+//! Always: a record is appended after all before it, and nothing after a failed one: from then on writes are refused
+//! (MISCONF) until a snapshot, which holds what the log has not, is durable. What was executed and could not be made
+//! durable is never acknowledged: its connections end.
+//! A command over several shards is a record on each of them (`Joint`); with `always` they stay held until all records are
+//! durable. So a joint record that is missing elsewhere is followed by nothing that was acknowledged.
+//!
+//! Source: Redis's AOF and its `appendfsync`; group commit. docs/persistence.md has the formats and what is promised.
+
+mod notes;
+mod recovery;
+mod saving;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
+use framework::runtime::CarriedBuf;
+use framework::{LogId, LogSettings, Outbox, SessionId, Ticket};
+use kv_engine::command::{Command, Flags};
+use kv_engine::info;
+use kv_engine::log::Joint;
+use kv_engine::refusal::Refusal;
+
+use crate::ServerArgs;
+use crate::peer::{Claim, Peer};
+use crate::shard::Shard;
+
+pub(crate) use notes::Note;
+pub(crate) use recovery::Recovery;
+pub use recovery::{Found, Progress};
+pub(crate) use saving::{Lead, Saving, Way};
+
+/// Names of timers.
+pub(crate) const TIMER_COMMIT: u64 = 16;
+pub(crate) const TIMER_SAVE: u64 = 17;
+pub(crate) const TIMER_LOAD: u64 = 18;
+pub(crate) const TIMER_CONSIDER: u64 = 19;
+
+/// When an answer is given to who has changed something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// At once; no log is kept.
+    #[default]
+    None,
+    /// At once; what is not older than a second may be lost.
+    EverySecond,
+    /// When it is durable.
+    Always,
+}
+
+/// Bytes of a piece of a record: a journal takes at least so many.
+pub(crate) const PIECE: usize = 60 << 10;
+/// The last byte of each piece but the last.
+pub(crate) const IS_PIECE: u8 = 3;
+
+/// So long after the first change the log is written, without `always`: what is lost is at most that and a flush.
+const SECOND: Duration = Duration::from_millis(500);
+/// Or when so many bytes wait.
+const WAITING_MAX: usize = 64 << 10;
+
+/// What the logs of a shard are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Logs {
+    pub commands: LogId,
+    pub snapshots: LogId,
+    pub notes: LogId,
+}
+
+/// Who waits for something to be durable.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// Replies for a client of another core.
+    Ran { core: usize, task: u32, replies: Option<Vec<CarriedBuf>> },
+    /// Whoever holds this shard.
+    Logged(Claim),
+    /// Who has asked when all is durable (WAITAOF).
+    Asked(Claim),
+}
+
+/// An append under way.
+#[derive(Debug)]
+struct Append {
+    ticket: Ticket,
+    record: u64,
+    is_last: bool,
+    len: usize,
+}
+
+/// Everything that a shard knows of its disk.
+#[derive(Debug, Default)]
+pub(crate) struct Persistence {
+    pub durability: Durability,
+    /// There is a storage.
+    pub has_storage: bool,
+    pub is_read_only: bool,
+    pub logs: Option<Logs>,
+    pub recovery: Option<Box<Recovery>>,
+    /// Data is being loaded, here or elsewhere.
+    pub is_loading: bool,
+    appends: VecDeque<Append>,
+    /// The last record that was appended, and the last that is durable, with the number of its last piece in the log.
+    pub appended: u64,
+    pub durable: u64,
+    pub durable_sequence: u64,
+    is_timer_set: bool,
+    is_considering: bool,
+    /// This shard has asked for a snapshot of its own accord, and it is not begun.
+    is_asked: bool,
+    /// Sessions that are held, each with the record that it waits for.
+    held: VecDeque<(SessionId, u64)>,
+    waiting: VecDeque<(u64, Waiter)>,
+    /// Why this shard's log cannot be written to.
+    pub failed: Option<Error>,
+    /// Why that of any shard cannot: writes are refused.
+    pub refuses: Option<Error>,
+    pub try_again: Option<Instant>,
+    pub generation: u64,
+    pub saving: Option<Box<Saving>>,
+    pub lead: Option<Lead>,
+    pub last_save: Option<u64>,
+    /// Bytes of the last snapshot.
+    pub saved_len: u64,
+    pub told: info::Persistence,
+    /// The engine's changes when the last snapshot was begun.
+    pub changes_saved: u64,
+    /// Joint records are named from here on.
+    pub next_joint: u64,
+    /// No record is older than this.
+    last_wall: WallTime,
+}
+
+impl Persistence {
+    pub fn new(args: &ServerArgs) -> Persistence {
+        let ServerArgs { durability, has_storage, is_read_only, .. } = *args;
+        let refuses = is_read_only.then_some(Error::ReadOnly);
+        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, ..Persistence::default() };
+        persistence.told.log_failed = is_read_only;
+        persistence
+    }
+
+    /// Why a command is not carried out now.
+    #[inline]
+    pub fn refusal(&self, command: &Command) -> Option<Refusal> {
+        if !self.is_loading && self.refuses.is_none() {
+            return None;
+        }
+        if self.is_loading && !command.flags.contains(Flags::LOADING) {
+            return Some(Refusal::Loading);
+        }
+        self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).map(Refusal::NotWritable)
+    }
+
+    /// Bytes appended and not known to be durable.
+    pub fn pending(&self) -> usize {
+        self.appends.iter().map(|append| append.len).sum()
+    }
+
+    pub fn is_always(&self) -> bool {
+        self.durability == Durability::Always
+    }
+}
+
+// Appending.
+impl Shard {
+    /// The time for what is written down: it never goes back.
+    #[inline]
+    pub(crate) fn time(&mut self, out: &Outbox<'_, Shard>) -> WallTime {
+        let now = out.wall();
+        if self.persistence.durability == Durability::None {
+            return now;
+        }
+        self.persistence.last_wall = self.persistence.last_wall.max(now);
+        self.persistence.last_wall
+    }
+
+    pub(crate) fn set_time(&mut self, millis: u64) {
+        let at = WallTime::from_nanos(millis.saturating_mul(1_000_000));
+        self.persistence.last_wall = self.persistence.last_wall.max(at);
+    }
+
+    /// The record that all that was changed so far is in, or will be.
+    #[inline]
+    fn mark(&self) -> u64 {
+        if self.engine.log_waiting() > 0 { self.engine.next_record() } else { self.persistence.appended }
+    }
+
+    /// What may be answered at once: all that it may have seen is durable, or that is not asked for.
+    #[inline]
+    fn is_durable(&self, mark: u64) -> bool {
+        mark <= self.persistence.durable || !self.persistence.is_always()
+    }
+
+    /// Something was carried out for a session: what it is answered waits until that is durable.
+    #[inline]
+    pub(crate) fn hold_answer(&mut self, id: SessionId, out: &mut Outbox<'_, Shard>) {
+        let mark = self.mark();
+        if self.is_durable(mark) {
+            return;
+        }
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let before = std::mem::replace(&mut client.answered_by, mark);
+        if !client.is_held {
+            client.is_held = true;
+            out.hold(id);
+            self.persistence.held.push_back((id, mark));
+        } else if before < mark && self.persistence.held.back().is_none_or(|&(last, _)| last != id) {
+            self.persistence.held.push_back((id, mark));
+        }
+    }
+
+    /// After each event: sees to it that what was changed is written.
+    #[inline]
+    pub(crate) fn after_event(&mut self, out: &mut Outbox<'_, Shard>) {
+        let waiting = self.engine.log_waiting();
+        if waiting == 0 {
+            return;
+        }
+        self.schedule(waiting, out);
+    }
+
+    fn schedule(&mut self, waiting: usize, out: &mut Outbox<'_, Shard>) {
+        if waiting > WAITING_MAX || self.stopping {
+            return self.commit(out);
+        }
+        if self.persistence.is_timer_set || self.persistence.is_always() && !self.persistence.appends.is_empty() {
+            return;
+        }
+        self.persistence.is_timer_set = true;
+        // With `always`: when all that has arrived was carried out.
+        let after = if self.persistence.is_always() { Duration::ZERO } else { SECOND };
+        out.set_timer(after, TIMER_COMMIT);
+    }
+
+    pub(crate) fn on_commit_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.is_timer_set = false;
+        self.commit(out);
+    }
+
+    /// Appends what was changed as a record, unless it is a part of something that is not done.
+    pub(crate) fn commit(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.engine.log_waiting() > 0 && self.hold.is_free() {
+            self.append_record(None, out);
+        }
+    }
+
+    /// The same before a shard is held.
+    pub(crate) fn commit_before_hold(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.engine.log_waiting() > 0 {
+            self.append_record(None, out);
+        }
+    }
+
+    fn append_record(&mut self, joint: Option<&Joint>, out: &mut Outbox<'_, Shard>) {
+        let record = self.engine.next_record();
+        let taken = self.engine.take_record(joint);
+        let Some(logs) = self.persistence.logs else { return };
+        if self.persistence.failed.is_some() {
+            // What could not be written down is in the next snapshot.
+            self.persistence.appended = record;
+            return self.give_up_waiting(out);
+        }
+        let Ok(Some(mut data)) = taken else {
+            if taken.is_err() {
+                self.persistence.appended = record;
+                self.fail_log(Error::NoBuffers, out);
+            }
+            return;
+        };
+        self.persistence.appended = record;
+        self.persistence.told.log_size += data.len() as u64;
+        if self.persistence.told.log_size > self.args.log_len_max && self.persistence.saving.is_none() {
+            // Soon, and not only when there is nothing better to do.
+            self.set_consider_timer(out);
+        }
+        while data.len() > PIECE {
+            let piece = data.split_to(PIECE).and_then(|mut piece| {
+                piece.push(out.heap().copy(&[IS_PIECE])?).map_err(|_| libos_mem::Exhausted)?;
+                Ok(piece)
+            });
+            let Ok(piece) = piece else { return self.fail_log(Error::NoBuffers, out) };
+            self.append(logs.commands, piece, record, false, out);
+        }
+        self.append(logs.commands, data, record, true, out);
+    }
+
+    fn append(&mut self, log: LogId, data: Sga, record: u64, is_last: bool, out: &mut Outbox<'_, Shard>) {
+        let len = data.len();
+        let ticket = out.append(log, data);
+        self.persistence.appends.push_back(Append { ticket, record, is_last, len });
+    }
+
+    /// The record of a command over several shards, as far as it concerns this one.
+    pub(crate) fn append_joint(&mut self, joint: Option<&Joint>, out: &mut Outbox<'_, Shard>) {
+        if joint.is_some() && self.engine.keeps_log() {
+            self.append_record(joint, out);
+        }
+    }
+
+    /// Whoever waits is told when all that was appended so far is durable: at once, if it is.
+    pub(crate) fn when_durable(&mut self, waiter: Waiter, out: &mut Outbox<'_, Shard>) {
+        let mark = self.mark();
+        if mark <= self.persistence.durable || self.persistence.appended == mark && self.persistence.failed.is_some() {
+            let is_fine = self.persistence.failed.is_none();
+            return self.tell_waiter(waiter, is_fine, out);
+        }
+        self.persistence.waiting.push_back((mark, waiter));
+    }
+
+    /// The same, for what only needs that with `always`.
+    pub(crate) fn when_answerable(&mut self, waiter: Waiter, out: &mut Outbox<'_, Shard>) {
+        if self.is_durable(self.mark()) {
+            let is_fine = self.persistence.failed.is_none() || !matches!(waiter, Waiter::Logged(_));
+            return self.tell_waiter(waiter, is_fine, out);
+        }
+        self.persistence.waiting.push_back((self.mark(), waiter));
+    }
+
+    fn tell_waiter(&mut self, waiter: Waiter, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        match waiter {
+            Waiter::Ran { core, task, replies } => {
+                self.tell(core, Peer::Ran { task, replies: replies.filter(|_| is_fine) }, out);
+            }
+            Waiter::Logged(Claim { core, task }) if usize::from(core) == self.index => {
+                self.on_logged(task, is_fine, out);
+            }
+            Waiter::Logged(Claim { core, task }) => {
+                self.tell(usize::from(core), Peer::Logged { task, is_fine }, out);
+            }
+            Waiter::Asked(Claim { core, task }) => self.answer_wait(core, task, is_fine, out),
+        }
+    }
+}
+
+// What has become of it.
+impl Shard {
+    pub(crate) fn on_durable(
+        &mut self,
+        log: LogId,
+        ticket: Ticket,
+        result: Result<u64, Error>,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let Some(logs) = self.persistence.logs else { return };
+        if log != logs.commands {
+            return self.on_saved_piece(log, ticket, result, out);
+        }
+        let Some(index) = self.persistence.appends.iter().position(|append| append.ticket == ticket) else { return };
+        match result {
+            Err(error) => self.fail_log(error, out),
+            Ok(sequence) => {
+                // They end in their order.
+                for append in self.persistence.appends.drain(..=index) {
+                    if append.is_last {
+                        self.persistence.durable = append.record;
+                    }
+                }
+                self.persistence.durable_sequence = sequence;
+                self.on_progress(out);
+            }
+        }
+    }
+
+    fn on_progress(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.note_cut();
+        let durable = self.persistence.durable;
+        while let Some(&(id, mark)) = self.persistence.held.front()
+            && mark <= durable
+        {
+            self.persistence.held.pop_front();
+            self.release_answer(id, out);
+        }
+        while let Some(&(mark, _)) = self.persistence.waiting.front()
+            && mark <= durable
+        {
+            if let Some((_, waiter)) = self.persistence.waiting.pop_front() {
+                self.tell_waiter(waiter, true, out);
+            }
+        }
+        let waiting = self.engine.log_waiting();
+        if waiting > 0 {
+            self.schedule(waiting, out);
+        }
+    }
+
+    /// A session may be answered, unless it was answered something later meanwhile.
+    pub(crate) fn release_answer(&mut self, id: SessionId, out: &mut Outbox<'_, Shard>) {
+        let (durable, is_always) = (self.persistence.durable, self.persistence.is_always());
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.answered_by > durable && is_always {
+            // It asks on and on without waiting: it is to wait now, or it would never be answered.
+            if !client.is_slowed {
+                client.is_slowed = true;
+                out.pause(id);
+            }
+            let by = client.answered_by;
+            if self.persistence.held.back().is_none_or(|&(last, _)| last != id) {
+                self.persistence.held.push_back((id, by));
+            }
+            return;
+        }
+        client.is_held = false;
+        out.release(id);
+        if std::mem::take(&mut client.is_slowed) && !client.held_back {
+            out.resume(id);
+        }
+    }
+
+    /// The log cannot be written to: nothing that waits is acknowledged, and writes are refused from now on.
+    #[cold]
+    pub(crate) fn fail_log(&mut self, error: Error, out: &mut Outbox<'_, Shard>) {
+        self.persistence.failed.get_or_insert(error);
+        self.persistence.told.log_failed = true;
+        self.persistence.appends.clear();
+        self.persistence.try_again = Some(out.now() + Duration::from_secs(1));
+        self.give_up_waiting(out);
+        for shard in 0..self.shards {
+            let error = self.persistence.failed;
+            if shard == self.index {
+                self.persistence.refuses = error;
+            } else {
+                self.tell(shard, Peer::LogState { error }, out);
+            }
+        }
+    }
+
+    /// Nobody will be told that what he has written is durable.
+    fn give_up_waiting(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.engine.log_waiting() > 0 && self.hold.is_free() {
+            self.persistence.appended = self.engine.next_record();
+            let _ = self.engine.take_record(None);
+        }
+        // What is read from now on may be what could not be written: it is answered, as there is nothing to wait for.
+        self.persistence.durable = self.persistence.appended;
+        for (id, _) in std::mem::take(&mut self.persistence.held) {
+            out.abort(id);
+        }
+        for (_, waiter) in std::mem::take(&mut self.persistence.waiting) {
+            self.tell_waiter(waiter, false, out);
+        }
+    }
+
+    /// A snapshot is durable that holds everything: the log can be used again.
+    pub(crate) fn mend_log(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.persistence.failed.is_none() {
+            return;
+        }
+        self.persistence.failed = None;
+        self.persistence.told.log_failed = false;
+        self.persistence.try_again = None;
+        self.tell_others(|_| Peer::LogState { error: None }, out);
+        self.persistence.refuses = None;
+    }
+
+    /// The service is being stopped: what waits is written.
+    pub(crate) fn write_at_the_end(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.commit(out);
+    }
+
+    /// Opens the logs, if there are to be any, and begins to recover.
+    pub(crate) fn open_logs(&mut self, out: &mut Outbox<'_, Shard>) {
+        // What can only be read is served, and not changed.
+        let mode = if self.persistence.is_read_only { OpenMode::ReadOnly } else { OpenMode::ExistingOrNew };
+        let mut open =
+            |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
+        let notes = open("kv.notes", true);
+        let (commands, snapshots) = (open("kv.commands", false), open("kv.snapshots", false));
+        self.persistence.logs = Some(Logs { commands, snapshots, notes });
+    }
+}

@@ -1,0 +1,613 @@
+//! How a shard comes by its data when it begins: the newest snapshot that every shard has, and the log behind it; or a file
+//! of Redis's, if there is nothing.
+//!
+//! Shards recover at the same time. At a joint record each waits until all that it names have come to theirs; a shard whose
+//! log ends without it has lost it, and then it does not count on any, and neither does what follows it (which nobody was
+//! told of, see the parent's head). What does not count is noted, durably, before anything else is written.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use framework::pdpix::storage::Damage;
+use framework::pdpix::{Error, Sga};
+use framework::{LogId, Outbox, Record, Ticket};
+use kv_engine::log::{RecordHead, head_of, in_one};
+use kv_engine::rdb::Reader;
+use kv_engine::shard::shard_of;
+
+use super::notes::SavedNote;
+use super::{IS_PIECE, Note, TIMER_LOAD};
+use crate::peer::Peer;
+use crate::shard::Shard;
+
+/// Records, and bytes of them, that are taken in at once.
+const RECORDS: usize = 256;
+const BYTES: usize = 1 << 20;
+/// Keys that are loaded in one go, and bytes of a file that are read.
+const KEYS: usize = 4096;
+const FILE_BYTES: usize = 256 << 10;
+
+/// How far a shard is with loading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Which.
+    pub shard: usize,
+    /// Bytes read so far.
+    pub bytes: u64,
+    /// Keys that it has.
+    pub keys: u64,
+    /// How many keys the file has that it reads, if that says so.
+    pub keys_expected: u64,
+    /// It has all.
+    pub is_over: bool,
+}
+
+/// What a shard has found before anything was loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub(crate) generations: Vec<u64>,
+    pub(crate) is_empty: bool,
+}
+
+/// Where a shard is.
+pub(crate) struct Recovery {
+    notes: Vec<(u64, Note)>,
+    ready: usize,
+    /// First and next piece of each log.
+    commands: (u64, u64),
+    found: Vec<Option<Found>>,
+    stage: Stage,
+    reader: Reader,
+    reading: Option<Ticket>,
+    /// The next piece to be read.
+    next: u64,
+    saved: Option<SavedNote>,
+    pieces: Vec<Sga>,
+    pieces_from: u64,
+    /// Pieces that were read and not looked at.
+    backlog: std::collections::VecDeque<Record>,
+    /// The last record that was done again.
+    last: u64,
+    joint: Option<(u64, RecordHead, Sga)>,
+    /// How many other shards have come to a joint record.
+    reached: BTreeMap<u64, usize>,
+    ended: Vec<bool>,
+    has_ended: bool,
+    voiding: Option<Ticket>,
+    file: Option<Box<dyn Read + Send>>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Recovery({:?}, record {})", self.stage, self.last)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Notes,
+    Snapshot,
+    Commands,
+    /// All own is done; others are not.
+    Waiting,
+    File,
+}
+
+impl Recovery {
+    pub fn new(shards: usize) -> Recovery {
+        Recovery {
+            notes: Vec::new(),
+            ready: 0,
+            commands: (1, 1),
+            found: vec![None; shards],
+            stage: Stage::Notes,
+            reader: Reader::new(),
+            reading: None,
+            next: 1,
+            saved: None,
+            pieces: Vec::new(),
+            pieces_from: 0,
+            backlog: std::collections::VecDeque::new(),
+            last: 0,
+            joint: None,
+            reached: BTreeMap::new(),
+            ended: vec![false; shards],
+            has_ended: false,
+            voiding: None,
+            file: None,
+            bytes: 0,
+        }
+    }
+
+    fn voids(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.notes.iter().filter_map(|(_, note)| match *note {
+            Note::Void { from, to } => Some((from, to)),
+            _ => None,
+        })
+    }
+
+    fn saved_notes(&self) -> impl Iterator<Item = SavedNote> {
+        self.notes.iter().filter_map(|(_, note)| match note {
+            Note::Saved(saved) => Some(*saved),
+            _ => None,
+        })
+    }
+}
+
+// The logs.
+impl Shard {
+    /// Begins, if there is anything to load.
+    pub(crate) fn begin_recovery(&mut self, out: &mut Outbox<'_, Shard>) {
+        if !self.persistence.has_storage && self.args.load.is_none() {
+            return;
+        }
+        self.persistence.is_loading = true;
+        self.persistence.recovery = Some(Box::new(Recovery::new(self.shards)));
+        if self.persistence.has_storage {
+            self.open_logs(out);
+        } else {
+            self.tell_found(Found { generations: Vec::new(), is_empty: true }, out);
+        }
+    }
+
+    /// It cannot go on: says why, and ends the service.
+    #[cold]
+    pub(crate) fn give_up(&mut self, why: &str, out: &mut Outbox<'_, Shard>) {
+        self.persistence.recovery = None;
+        (self.args.on_trouble)(why);
+        out.stop_service(1);
+    }
+
+    pub(crate) fn on_log_failed(
+        &mut self,
+        log: LogId,
+        error: Error,
+        damage: Option<Damage>,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let Some(logs) = self.persistence.logs else { return };
+        if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
+            return;
+        }
+        let name = match log {
+            log if log == logs.commands => "commands",
+            log if log == logs.snapshots => "snapshots",
+            _ => "notes",
+        };
+        let lost = damage.map_or_else(String::new, |damage| {
+            format!("; at byte {} record {} is lost, and at least {} more", damage.offset, damage.sequence, damage.lost)
+        });
+        let way_out = match error {
+            Error::ReadOnly => " (with --set storage.read_only=true what is there is served)",
+            _ => "",
+        };
+        self.give_up(
+            &format!("the log of {name} of core {} cannot be opened: {error}{lost}{way_out}", self.index),
+            out,
+        );
+    }
+
+    pub(crate) fn on_log_record(&mut self, record: Record, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        match Note::read(&record.data.to_vec()) {
+            Some(note) => recovery.notes.push((record.sequence, note)),
+            None => self.give_up("a note is of no known kind: the data was written by a newer version", out),
+        }
+    }
+
+    pub(crate) fn on_log_ready(&mut self, log: LogId, first: u64, next: u64, out: &mut Outbox<'_, Shard>) {
+        let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
+        recovery.ready += 1;
+        if log == logs.commands {
+            recovery.commands = (first, next);
+        }
+        if recovery.ready < 3 {
+            return;
+        }
+        let made_for = recovery.notes.iter().rev().find_map(|(_, note)| match note {
+            Note::Made { cores } | Note::Saved(SavedNote { cores, .. }) => Some(usize::from(*cores)),
+            Note::Void { .. } => None,
+        });
+        if let Some(cores) = made_for
+            && cores != self.shards
+        {
+            return self.give_up(
+                &format!("the data was written with {cores} cores, and this is started with {}", self.shards),
+                out,
+            );
+        }
+        let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
+        let is_empty = made_for.is_none() && recovery.commands.1 == 1;
+        if made_for.is_none() && !self.persistence.is_read_only {
+            let note = Note::Made { cores: self.shards as u16 };
+            if let Ok(data) = out.heap().copy(&note.write()) {
+                out.append(logs.notes, data);
+            }
+        }
+        self.tell_found(Found { generations, is_empty }, out);
+    }
+
+    fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
+        self.tell_others(|me| Peer::Recovers { core: me as u8, found: Box::new(found.clone()) }, out);
+        self.on_found_data(self.index, found, out);
+    }
+
+    /// What another shard has found; when all have told, it is clear where to begin.
+    pub(crate) fn on_found_data(&mut self, shard: usize, found: Found, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        recovery.found[shard] = Some(found);
+        let Some(found) = recovery.found.iter().cloned().collect::<Option<Vec<Found>>>() else { return };
+        if recovery.stage != Stage::Notes {
+            return;
+        }
+        let empty = found.iter().filter(|found| found.is_empty).count();
+        if empty > 0 && empty < self.shards {
+            return self.give_up("some cores have data and some have none: was it written with fewer cores?", out);
+        }
+        if empty == self.shards {
+            return self.begin_file(out);
+        }
+        if self.args.load_is_asked_for {
+            return self.give_up("there is data already: a file is loaded where there is none", out);
+        }
+        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
+        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
+        recovery.saved = chosen.and_then(|chosen| recovery.saved_notes().find(|saved| saved.generation == chosen));
+        self.persistence.generation =
+            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
+        match recovery.saved {
+            Some(saved) => {
+                (recovery.stage, recovery.next, recovery.last) = (Stage::Snapshot, saved.first, saved.next - 1);
+                self.read_on(out);
+            }
+            None => self.begin_commands(out),
+        }
+    }
+
+    fn read_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
+        let log = if recovery.stage == Stage::Snapshot { logs.snapshots } else { logs.commands };
+        recovery.reading = Some(out.read_log(log, recovery.next, RECORDS, BYTES));
+        let progress = Progress {
+            shard: self.index,
+            bytes: recovery.bytes,
+            keys: (0..kv_engine::engine::DATABASES).map(|index| self.engine.size(index).keys as u64).sum(),
+            keys_expected: recovery.reader.announced(),
+            is_over: false,
+        };
+        (self.args.on_progress)(progress);
+    }
+
+    pub(crate) fn on_log_read(
+        &mut self,
+        log: LogId,
+        ticket: Ticket,
+        result: Result<Vec<Record>, Error>,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        if recovery.reading.take_if(|reading| *reading == ticket).is_none() {
+            return;
+        }
+        let records = match result {
+            Ok(records) => records,
+            Err(error) => return self.on_log_failed(log, error, None, out),
+        };
+        if let Some(last) = records.last() {
+            recovery.next = last.sequence + 1;
+        }
+        recovery.bytes += records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        match recovery.stage {
+            Stage::Snapshot => self.load_snapshot(records, out),
+            Stage::Commands if records.is_empty() => self.end_commands(out),
+            Stage::Commands => {
+                recovery.backlog.extend(records);
+                self.replay_on(out);
+            }
+            _ => {}
+        }
+    }
+
+    fn load_snapshot(&mut self, records: Vec<Record>, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let Some(saved) = recovery.saved else { return };
+        let is_empty = records.is_empty();
+        for record in records.iter().filter(|record| record.sequence <= saved.last) {
+            record.data.segments().iter().for_each(|buf| recovery.reader.feed(buf));
+        }
+        let is_all = recovery.next > saved.last || is_empty;
+        if is_all {
+            recovery.reader.finish();
+        }
+        let (index, shards) = (self.index, self.shards);
+        let loaded = self.engine.load(&mut recovery.reader, |key| shard_of(key, shards) == index, None, usize::MAX);
+        if let Err(error) = loaded {
+            return self.give_up(&format!("the snapshot of core {index} cannot be loaded: {error}"), out);
+        }
+        if is_all {
+            debug_assert!(recovery.reader.is_over(), "a snapshot that was whole");
+            return self.begin_commands(out);
+        }
+        self.read_on(out);
+    }
+
+    fn begin_commands(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.told.keys_loaded = self.keys();
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        recovery.stage = Stage::Commands;
+        recovery.next = recovery.saved.map_or(recovery.commands.0, |saved| saved.from.max(recovery.commands.0));
+        self.read_on(out);
+    }
+
+    pub(crate) fn keys(&self) -> u64 {
+        (0..kv_engine::engine::DATABASES).map(|index| self.engine.size(index).keys as u64).sum()
+    }
+
+    /// Does again what was read, up to a joint record that others have not come to.
+    fn replay_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        loop {
+            let Some(recovery) = &mut self.persistence.recovery else { return };
+            if recovery.joint.is_some() || recovery.stage != Stage::Commands {
+                return;
+            }
+            let Some(piece) = recovery.backlog.pop_front() else { return self.read_on(out) };
+            let sequence = piece.sequence;
+            if recovery.voids().any(|(from, to)| (from..to).contains(&sequence)) {
+                recovery.pieces.clear();
+                continue;
+            }
+            if recovery.pieces.is_empty() {
+                recovery.pieces_from = sequence;
+            }
+            let is_last = piece.data.segments().last().and_then(|buf| buf.last()) != Some(&IS_PIECE);
+            recovery.pieces.push(piece.data);
+            if !is_last {
+                continue;
+            }
+            let whole = match whole(std::mem::take(&mut recovery.pieces)) {
+                Ok(whole) => whole,
+                Err(libos_mem::Exhausted) => return self.give_up("there is not enough memory for the log", out),
+            };
+            let from = recovery.pieces_from;
+            let head = match in_one(&whole, out.heap()).map(|bytes| head_of(&bytes)) {
+                Ok(Ok(head)) => head,
+                Ok(Err(error)) => return self.give_up(&error.to_string(), out),
+                Err(_) => return self.give_up("there is not enough memory for the log", out),
+            };
+            // What is in the snapshot already may stand before what is not.
+            if head.number <= recovery.last {
+                continue;
+            }
+            let me = self.index;
+            let Some(joint) =
+                head.joint.clone().filter(|joint| joint.shards.iter().any(|&shard| usize::from(shard) != me))
+            else {
+                self.replay(&whole, out);
+                continue;
+            };
+            recovery.joint = Some((from, head, whole));
+            for &shard in joint.shards.iter().filter(|&&shard| usize::from(shard) != me) {
+                self.tell(usize::from(shard), Peer::Reached { joint: joint.id }, out);
+            }
+            self.try_joint(out);
+        }
+    }
+
+    fn replay(&mut self, record: &Sga, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let done = match in_one(record, out.heap()) {
+            Ok(bytes) => self.engine.replay(&bytes, recovery.last),
+            Err(_) => return self.give_up("there is not enough memory for the log", out),
+        };
+        match done {
+            Ok(time) => {
+                recovery.last += 1;
+                time.into_iter().for_each(|time| self.set_time(time));
+            }
+            Err(error) => self.give_up(&format!("the log of core {} cannot be done again: {error}", self.index), out),
+        }
+    }
+
+    pub(crate) fn on_reached(&mut self, joint: u64, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        *recovery.reached.entry(joint).or_default() += 1;
+        if recovery.joint.is_some() {
+            self.try_joint(out);
+            self.replay_on(out);
+        }
+    }
+
+    pub(crate) fn on_ended(&mut self, shard: usize, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        recovery.ended[shard] = true;
+        if recovery.joint.is_some() {
+            self.try_joint(out);
+            self.replay_on(out);
+        }
+        self.end_if_all_have(out);
+    }
+
+    /// Goes over a joint record if all have come to it; ends before it if one never will.
+    fn try_joint(&mut self, out: &mut Outbox<'_, Shard>) {
+        let me = self.index;
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let Some((from, head, record)) = recovery.joint.take() else { return };
+        let Some(joint) = &head.joint else { return };
+        let others = joint.shards.iter().filter(|&&shard| usize::from(shard) != me).count();
+        if recovery.reached.get(&joint.id).copied().unwrap_or(0) == others {
+            recovery.reached.remove(&joint.id);
+            return self.replay(&record, out);
+        }
+        let is_over = |&shard: &u16| usize::from(shard) != me && recovery.ended.get(usize::from(shard)) != Some(&false);
+        if joint.shards.iter().any(is_over) {
+            // Those who have come to it have said so before they ended; one has not.
+            return self.void(from, out);
+        }
+        recovery.joint = Some((from, head, record));
+    }
+
+    /// The log ends. What stands there of a record that is not whole does not count.
+    fn end_commands(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let torn = (!recovery.pieces.is_empty()).then_some(recovery.pieces_from);
+        match torn {
+            Some(from) => self.void(from, out),
+            None => self.end_own(out),
+        }
+    }
+
+    /// Nothing from this piece on counts.
+    fn void(&mut self, from: u64, out: &mut Outbox<'_, Shard>) {
+        let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
+        recovery.pieces.clear();
+        recovery.backlog.clear();
+        recovery.stage = Stage::Waiting;
+        let note = Note::Void { from, to: recovery.commands.1 };
+        match out.heap().copy(&note.write()) {
+            Ok(data) => recovery.voiding = Some(out.append(logs.notes, data)),
+            Err(_) => self.give_up("there is not enough memory for a note", out),
+        }
+    }
+
+    /// Whether an append was that of a recovery.
+    pub(crate) fn on_voided(
+        &mut self,
+        ticket: Ticket,
+        result: Result<u64, Error>,
+        out: &mut Outbox<'_, Shard>,
+    ) -> bool {
+        let Some(recovery) = &mut self.persistence.recovery else { return false };
+        if recovery.voiding.take_if(|voiding| *voiding == ticket).is_none() {
+            return false;
+        }
+        match result {
+            Ok(_) => self.end_own(out),
+            Err(error) => self.give_up(&format!("a note cannot be written: {error}"), out),
+        }
+        true
+    }
+
+    fn end_own(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        recovery.stage = Stage::Waiting;
+        if std::mem::replace(&mut recovery.has_ended, true) {
+            return;
+        }
+        let (last, end) = (recovery.last, recovery.commands.1);
+        recovery.ended[self.index] = true;
+        (self.persistence.appended, self.persistence.durable) = (last, last);
+        self.persistence.durable_sequence = end - 1;
+        self.tell_others(|me| Peer::Ended { core: me as u8 }, out);
+        self.end_if_all_have(out);
+    }
+
+    fn end_if_all_have(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &self.persistence.recovery else { return };
+        if recovery.has_ended && recovery.ended.iter().all(|&ended| ended) {
+            self.end_recovery(out);
+        }
+    }
+
+    fn end_recovery(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = self.persistence.recovery.take() else { return };
+        self.persistence.is_loading = false;
+        self.engine.reset_stats();
+        self.persistence.changes_saved = self.engine.stats().changes;
+        self.persistence.last_save = Some(out.wall().as_millis() / 1000);
+        if self.persistence.has_storage && self.persistence.durability != super::Durability::None {
+            self.engine.keep_log(recovery.last + 1);
+        }
+        // Unlike those of the runs before, unless the clock was set back; and then it only has to differ from what is left.
+        self.persistence.next_joint =
+            (self.index as u64) << 56 | (out.wall().as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
+        let keys = self.keys();
+        let progress = Progress { shard: self.index, bytes: recovery.bytes, keys, keys_expected: 0, is_over: true };
+        (self.args.on_progress)(progress);
+        // What came from a file is made durable as a whole.
+        let is_from_file = recovery.stage == Stage::File;
+        if is_from_file && self.index == 0 && self.persistence.has_storage {
+            self.begin_saving(None, super::Way::Behind, out);
+        }
+    }
+}
+
+/// A record that came in pieces.
+fn whole(pieces: Vec<Sga>) -> Result<Sga, libos_mem::Exhausted> {
+    let last = pieces.len() - 1;
+    let mut whole = Sga::new();
+    for (index, mut piece) in pieces.into_iter().enumerate() {
+        if index < last {
+            let len = piece.len() - 1;
+            piece = piece.split_to(len)?;
+        }
+        whole.append(piece).map_err(|_| libos_mem::Exhausted)?;
+    }
+    Ok(whole)
+}
+
+// A file of Redis's.
+impl Shard {
+    /// There is no data: loads a file, if there is one.
+    fn begin_file(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let Some(load) = self.args.load.clone() else { return self.end_own(out) };
+        recovery.stage = Stage::File;
+        match load.open() {
+            Ok(file) => {
+                recovery.file = Some(file);
+                out.set_timer(std::time::Duration::ZERO, TIMER_LOAD);
+            }
+            Err(error) => self.give_up(&format!("the file cannot be read: {error}"), out),
+        }
+    }
+
+    /// Goes on with it. Each shard reads it whole and keeps its own keys.
+    pub(crate) fn load_file(&mut self, out: &mut Outbox<'_, Shard>) {
+        let now = out.wall();
+        let (index, shards) = (self.index, self.shards);
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let Some(file) = &mut recovery.file else { return };
+        let loaded = self.engine.load(&mut recovery.reader, |key| shard_of(key, shards) == index, Some(now), KEYS);
+        match loaded {
+            Err(error) => return self.give_up(&format!("the file cannot be loaded: {error}"), out),
+            Ok(false) => {}
+            Ok(true) if recovery.reader.is_over() => {
+                recovery.file = None;
+                self.persistence.told.keys_loaded = self.keys();
+                return self.on_imported(out);
+            }
+            Ok(true) => {
+                let mut bytes = vec![0; FILE_BYTES];
+                match file.read(&mut bytes) {
+                    Ok(0) => recovery.reader.finish(),
+                    Ok(len) => {
+                        recovery.reader.feed(&bytes[..len]);
+                        recovery.bytes += len as u64;
+                    }
+                    Err(error) => return self.give_up(&format!("the file cannot be read: {error}"), out),
+                }
+            }
+        }
+        let progress = Progress {
+            shard: index,
+            bytes: recovery.bytes,
+            keys: 0,
+            keys_expected: recovery.reader.announced(),
+            is_over: false,
+        };
+        (self.args.on_progress)(Progress { keys: self.keys(), ..progress });
+        out.set_timer(std::time::Duration::ZERO, TIMER_LOAD);
+    }
+
+    fn on_imported(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let (last, end) = (recovery.last, recovery.commands.1);
+        recovery.ended[self.index] = true;
+        recovery.has_ended = true;
+        (self.persistence.appended, self.persistence.durable) = (last, last);
+        self.persistence.durable_sequence = end - 1;
+        self.tell_others(|me| Peer::Ended { core: me as u8 }, out);
+        self.end_if_all_have(out);
+    }
+}

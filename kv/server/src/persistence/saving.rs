@@ -1,0 +1,492 @@
+//! Snapshots: begun on all shards while all are held, so that they are of one moment; written by each for itself; whole
+//! when all are. Then the logs are cut off behind them.
+
+use std::time::Duration;
+
+use framework::pdpix::{Error, Sga};
+use framework::{LogId, Outbox, SessionId, Ticket};
+use kv_engine::connection::Persist;
+use kv_engine::refusal::Refusal;
+use kv_engine::resp::Reply;
+
+use super::notes::SavedNote;
+use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
+use crate::peer::{Claim, Peer};
+use crate::shard::Shard;
+use crate::survey::{Ending, Finding, Question};
+use crate::task::Work;
+
+/// Elements that are written in one go.
+const STEP: usize = 1000;
+/// Bytes of a piece, and how many pieces may be under way.
+const BATCH: usize = PIECE;
+const PIECES_MAX: usize = 4;
+/// The log is made short by a snapshot when it is as long as the last one, and at least so long.
+const LOG_LEN_MIN: u64 = 64 << 20;
+
+/// How a snapshot was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// BGSAVE, or nobody has.
+    Behind,
+    /// BGREWRITEAOF.
+    Rewrite,
+    /// SAVE.
+    Wait,
+    /// SHUTDOWN.
+    Shutdown,
+}
+
+/// A snapshot that this shard writes.
+#[derive(Debug)]
+pub(crate) struct Saving {
+    generation: u64,
+    leader: usize,
+    /// The first record that is not in it, and the first piece of the log that is not.
+    next: u64,
+    from: Option<u64>,
+    pieces: Vec<Ticket>,
+    first: Option<u64>,
+    last: u64,
+    is_written: bool,
+    is_timer_set: bool,
+    note: Option<Ticket>,
+    noted: u64,
+    len: u64,
+    started: framework::pdpix::Instant,
+    changes: u64,
+}
+
+/// A snapshot of all shards that this one leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lead {
+    generation: u64,
+    left: usize,
+    is_fine: bool,
+    /// The task that waits for its end.
+    task: Option<u32>,
+    way: Way,
+}
+
+// Asking for one.
+impl Shard {
+    /// What a command asks of the disk.
+    #[cold]
+    pub(crate) fn persist(&mut self, id: SessionId, what: Persist, out: &mut Outbox<'_, Shard>) {
+        let has_storage = self.persistence.has_storage;
+        match what {
+            Persist::LastSave => {
+                let at = self.persistence.last_save.unwrap_or_else(|| self.started_at(out));
+                self.answer(id, out, |reply| reply.integer(at as i64));
+            }
+            Persist::Reload => {
+                let hold = (0..self.shards).collect();
+                let work =
+                    Work::Survey { question: Question::Reload, ending: Ending::Ok, findings: Vec::new(), awaited: 0 };
+                self.begin(Some(id), hold, work, out);
+            }
+            Persist::Wait { local, .. } if local && self.persistence.durability == Durability::None => {
+                self.answer_refusal(id, Refusal::NoLog, out);
+            }
+            Persist::Wait { replicas, timeout_ms, .. } => {
+                let ending = Ending::Durable { in_vain_ms: (replicas > 0).then_some(timeout_ms) };
+                let work = Work::Survey { question: Question::Durable, ending, findings: Vec::new(), awaited: 0 };
+                self.begin(Some(id), Vec::new(), work, out);
+            }
+            Persist::Shutdown { save } => {
+                let saves = save.unwrap_or(has_storage && self.persistence.durability == Durability::None);
+                match saves {
+                    true if !has_storage => self.answer_refusal(id, Refusal::NoStorage, out),
+                    true => self.begin_saving(Some(id), Way::Shutdown, out),
+                    false => out.stop_service(0),
+                }
+            }
+            _ if self.persistence.is_read_only => {
+                self.answer_refusal(id, Refusal::NotWritable(Error::ReadOnly), out);
+            }
+            _ if !has_storage => self.answer_refusal(id, Refusal::NoStorage, out),
+            Persist::Save => self.begin_saving(Some(id), Way::Wait, out),
+            Persist::SaveBehind => self.begin_saving(Some(id), Way::Behind, out),
+            Persist::RewriteBehind => self.begin_saving(Some(id), Way::Rewrite, out),
+        }
+    }
+
+    fn answer(&mut self, id: SessionId, out: &mut Outbox<'_, Shard>, write: impl FnOnce(&mut Reply<'_>)) {
+        let Some(client) = self.clients.get_mut(id).filter(|client| !client.connection.is_muted()) else { return };
+        let (session, protocol) = (client.session, client.connection.session().protocol);
+        if let Some(mut output) = out.output(session) {
+            write(&mut Reply::new(&mut output, protocol));
+        }
+    }
+
+    fn answer_refusal(&mut self, id: SessionId, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
+        let text = refusal.text(None, &kv_engine::resp::Request::default());
+        self.errors.count(&text);
+        self.answer(id, out, |reply| reply.error(&text));
+    }
+
+    fn started_at(&self, out: &Outbox<'_, Shard>) -> u64 {
+        let age = self.started.map_or(0, |started| out.now().since(started).as_secs());
+        (out.wall().as_millis() / 1000).saturating_sub(age)
+    }
+
+    /// Holds all shards, and begins a snapshot on each.
+    pub(crate) fn begin_saving(&mut self, id: Option<SessionId>, way: Way, out: &mut Outbox<'_, Shard>) {
+        let generation = (self.persistence.generation + 1).max(out.wall().as_millis());
+        let question = Question::Save { generation, leader: self.index };
+        let ending = Ending::Saving { generation, way };
+        let work = Work::Survey { question, ending, findings: Vec::new(), awaited: 0 };
+        self.begin(id, (0..self.shards).collect(), work, out);
+    }
+
+    /// All have begun, or some have not. Whether the task is over.
+    pub(crate) fn conclude_saving(
+        &mut self,
+        task: u32,
+        (generation, way): (u64, Way),
+        findings: &[Finding],
+        out: &mut Outbox<'_, Shard>,
+    ) -> bool {
+        let refusal = findings.iter().find_map(|finding| match finding {
+            Finding::Refused(refusal) => Some(*refusal),
+            _ => None,
+        });
+        self.persistence.is_asked = false;
+        let client = self.client_of(task);
+        if let Some(refusal) = refusal {
+            self.tell_complete(generation, false, out);
+            client.into_iter().for_each(|id| self.answer_refusal(id, refusal, out));
+            return true;
+        }
+        let waits = matches!(way, Way::Wait | Way::Shutdown);
+        let task = Some(task).filter(|_| waits);
+        // Shards that have been faster have told already.
+        match &mut self.persistence.lead {
+            Some(lead) if lead.generation == generation => (lead.task, lead.way) = (task, way),
+            lead => *lead = Some(Lead { generation, left: self.shards, is_fine: true, task, way }),
+        }
+        match way {
+            Way::Behind => client.into_iter().for_each(|id| {
+                self.answer(id, out, |reply| reply.simple("Background saving started"));
+            }),
+            Way::Rewrite => client.into_iter().for_each(|id| {
+                self.answer(id, out, |reply| reply.simple("Background append only file rewriting started"));
+            }),
+            Way::Wait | Way::Shutdown => {}
+        }
+        self.complete_if_all_have(out);
+        !waits
+    }
+
+    fn tell_complete(&mut self, generation: u64, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        self.tell_others(|_| Peer::Complete { generation, is_fine }, out);
+        self.on_complete(generation, is_fine, out);
+    }
+
+    /// Another shard has written its part, or could not.
+    pub(crate) fn on_saved(&mut self, generation: u64, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        let shards = self.shards;
+        let lead = self.persistence.lead.get_or_insert(Lead {
+            generation,
+            left: shards,
+            is_fine: true,
+            task: None,
+            way: Way::Behind,
+        });
+        if lead.generation != generation {
+            return;
+        }
+        lead.left = lead.left.saturating_sub(1);
+        lead.is_fine &= is_fine;
+        self.complete_if_all_have(out);
+    }
+
+    fn complete_if_all_have(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(Lead { generation, is_fine, task, way, .. }) = self.persistence.lead.take_if(|lead| lead.left == 0)
+        else {
+            return;
+        };
+        self.tell_complete(generation, is_fine, out);
+        let Some(task) = task else { return };
+        if let Some(id) = self.client_of(task) {
+            match is_fine {
+                true if way == Way::Wait => self.answer(id, out, |reply| reply.ok()),
+                true => {}
+                false => self.answer_refusal(id, Refusal::SaveFailed, out),
+            }
+        }
+        self.end_task(task, out);
+        if is_fine && way == Way::Shutdown {
+            out.stop_service(0);
+        }
+    }
+}
+
+// Writing it.
+impl Shard {
+    /// Begins, at this moment.
+    pub(crate) fn begin_snapshot(
+        &mut self,
+        generation: u64,
+        leader: usize,
+        out: &mut Outbox<'_, Shard>,
+    ) -> Result<(), Refusal> {
+        if self.persistence.saving.is_some() || self.persistence.is_loading {
+            return Err(Refusal::SavingAlready);
+        }
+        self.commit_before_hold(out);
+        self.persistence.generation = generation;
+        let next = self.persistence.appended + 1;
+        let created = (out.wall().as_millis() / 1000).to_string();
+        self.engine.begin_snapshot([("redis-ver", kv_engine::info::REDIS_VERSION), ("ctime", created.as_str())]);
+        self.persistence.saving = Some(Box::new(Saving {
+            generation,
+            leader,
+            next,
+            from: None,
+            pieces: Vec::new(),
+            first: None,
+            last: 0,
+            is_written: false,
+            is_timer_set: false,
+            note: None,
+            noted: 0,
+            len: 0,
+            started: out.now(),
+            changes: self.engine.stats().changes,
+        }));
+        self.persistence.told.log_size = 0;
+        self.note_cut();
+        self.set_save_timer(Duration::ZERO, out);
+        Ok(())
+    }
+
+    fn set_save_timer(&mut self, after: Duration, out: &mut Outbox<'_, Shard>) {
+        if let Some(saving) = &mut self.persistence.saving
+            && !std::mem::replace(&mut saving.is_timer_set, true)
+        {
+            out.set_timer(after, TIMER_SAVE);
+        }
+    }
+
+    /// Notes where the log goes on behind the snapshot, once that is known.
+    pub(crate) fn note_cut(&mut self) {
+        let (durable, sequence) = (self.persistence.durable, self.persistence.durable_sequence);
+        if let Some(saving) = &mut self.persistence.saving
+            && saving.from.is_none()
+            && durable >= saving.next - 1
+        {
+            // If more is durable than that, its pieces are looked at for nothing when it is recovered.
+            saving.from = Some(if durable == saving.next - 1 { sequence + 1 } else { 0 });
+        }
+    }
+
+    pub(crate) fn on_save_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        if let Some(saving) = &mut self.persistence.saving {
+            saving.is_timer_set = false;
+            self.save_on(out);
+        }
+    }
+
+    /// Writes some of it, if the disk has kept up.
+    fn save_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
+        if saving.is_written || saving.pieces.len() >= PIECES_MAX {
+            return;
+        }
+        let progress = self.engine.snapshot_step(STEP);
+        if !progress.is_written && progress.waiting < BATCH {
+            return self.set_save_timer(Duration::ZERO, out);
+        }
+        let told = &mut self.persistence.told;
+        (told.save_waiting_max, told.saved_ahead) = (progress.waiting_max as u64, progress.written_ahead);
+        let taken = if progress.is_written { self.engine.end_snapshot() } else { self.engine.take_snapshot() };
+        saving.is_written = progress.is_written;
+        let Ok(mut data) = taken else { return self.fail_saving(out) };
+        saving.len += data.len() as u64;
+        while !data.is_empty() {
+            let Ok(piece) = data.split_to(data.len().min(PIECE)) else { return self.fail_saving(out) };
+            saving.pieces.push(out.append(logs.snapshots, piece));
+        }
+        if !saving.is_written {
+            self.set_save_timer(Duration::ZERO, out);
+        }
+    }
+
+    /// A piece, or the note behind them, is durable, or is not.
+    pub(crate) fn on_saved_piece(
+        &mut self,
+        log: LogId,
+        ticket: Ticket,
+        result: Result<u64, Error>,
+        out: &mut Outbox<'_, Shard>,
+    ) {
+        let Some(logs) = self.persistence.logs else { return };
+        if log == logs.notes && self.on_voided(ticket, result, out) {
+            return;
+        }
+        let Some(saving) = &mut self.persistence.saving else { return };
+        if saving.note == Some(ticket) {
+            match result {
+                Ok(sequence) => {
+                    saving.noted = sequence;
+                    let (generation, leader) = (saving.generation, saving.leader);
+                    self.tell_saved(generation, leader, true, out);
+                }
+                Err(_) => self.fail_saving(out),
+            }
+            return;
+        }
+        let Some(index) = saving.pieces.iter().position(|piece| *piece == ticket) else { return };
+        saving.pieces.remove(index);
+        match result {
+            Ok(sequence) => {
+                saving.first.get_or_insert(sequence);
+                saving.last = saving.last.max(sequence);
+                if saving.is_written && saving.pieces.is_empty() {
+                    self.note_snapshot(out);
+                } else {
+                    self.save_on(out);
+                }
+            }
+            Err(_) => self.fail_saving(out),
+        }
+    }
+
+    /// All pieces are durable: says so, durably.
+    fn note_snapshot(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
+        if saving.from.is_none() {
+            // The log is behind; with a log that has failed it will never be known.
+            if self.persistence.failed.is_some() {
+                saving.from = Some(0);
+            } else {
+                return self.set_note_timer(out);
+            }
+        }
+        let note = Note::Saved(SavedNote {
+            cores: self.shards as u16,
+            generation: saving.generation,
+            first: saving.first.unwrap_or(1),
+            last: saving.last,
+            next: saving.next,
+            from: saving.from.unwrap_or(0),
+        });
+        match out.heap().copy(&note.write()) {
+            Ok(data) => saving.note = Some(out.append(logs.notes, Sga::from(data))),
+            Err(_) => self.fail_saving(out),
+        }
+    }
+
+    fn set_note_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.set_save_timer(Duration::from_millis(1), out);
+        if let Some(saving) = &mut self.persistence.saving {
+            saving.is_written = true;
+        }
+    }
+
+    /// The timer of one that is written and not noted.
+    pub(crate) fn try_note(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self
+            .persistence
+            .saving
+            .as_ref()
+            .is_some_and(|saving| saving.is_written && saving.pieces.is_empty() && saving.note.is_none())
+        {
+            self.note_snapshot(out);
+        }
+    }
+
+    #[cold]
+    fn fail_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.engine.abort_snapshot();
+        let Some(saving) = &mut self.persistence.saving else { return };
+        saving.is_written = true;
+        saving.pieces.clear();
+        // Nothing may note it now.
+        let (generation, leader) = (saving.generation, saving.leader);
+        saving.note = None;
+        saving.noted = 0;
+        saving.from = None;
+        self.tell_saved(generation, leader, false, out);
+    }
+
+    fn tell_saved(&mut self, generation: u64, leader: usize, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        if leader == self.index {
+            self.on_saved(generation, is_fine, out);
+        } else {
+            self.tell(leader, Peer::Saved { generation, is_fine }, out);
+        }
+    }
+
+    /// It is over, on all shards: whole, and what was before it is not needed any more; or given up.
+    pub(crate) fn on_complete(&mut self, generation: u64, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        if self.persistence.saving.as_ref().is_none_or(|saving| saving.generation != generation) {
+            return;
+        }
+        let (Some(saving), Some(logs)) = (self.persistence.saving.take(), self.persistence.logs) else { return };
+        let told = &mut self.persistence.told;
+        told.save_failed = !is_fine;
+        if !is_fine {
+            self.engine.abort_snapshot();
+            self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
+            return;
+        }
+        told.saves += 1;
+        told.save_seconds = Some(out.now().since(saving.started).as_secs());
+        self.persistence.saved_len = saving.len;
+        self.persistence.changes_saved = saving.changes;
+        self.persistence.last_save = Some(out.wall().as_millis() / 1000);
+        if let Some(from) = saving.from.filter(|&from| from > 1) {
+            out.truncate_log(logs.commands, from);
+        }
+        out.truncate_log(logs.snapshots, saving.first.unwrap_or(1));
+        out.truncate_log(logs.notes, saving.noted);
+        self.mend_log(out);
+    }
+
+    pub(crate) fn set_consider_timer(&mut self, out: &mut Outbox<'_, Shard>) {
+        if !std::mem::replace(&mut self.persistence.is_considering, true) {
+            out.set_timer(Duration::ZERO, TIMER_CONSIDER);
+        }
+    }
+
+    /// Now and then: whether the log should be made short, or a failed one be tried again.
+    pub(crate) fn consider_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.is_considering = false;
+        let persistence = &self.persistence;
+        if !persistence.has_storage
+            || persistence.is_read_only
+            || persistence.is_loading
+            || persistence.saving.is_some()
+            || persistence.is_asked
+            || self.stopping
+        {
+            return;
+        }
+        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
+        let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
+        if is_time && (is_long || persistence.failed.is_some()) {
+            self.persistence.is_asked = true;
+            self.begin_saving(None, Way::Behind, out);
+        }
+    }
+}
+
+// WAITAOF.
+impl Shard {
+    /// Finds out for a task when all is durable here.
+    pub(crate) fn ask_durable(&mut self, claim: Claim, out: &mut Outbox<'_, Shard>) {
+        self.commit(out);
+        self.when_durable(Waiter::Asked(claim), out);
+    }
+
+    pub(crate) fn answer_wait(&mut self, core: u8, task: u32, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        let finding = if is_fine { Finding::Done } else { Finding::Refused(Refusal::SaveFailed) };
+        if usize::from(core) == self.index {
+            self.on_found(task, finding, out);
+        } else {
+            self.tell(usize::from(core), Peer::Found { task, finding: Box::new(finding) }, out);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The calls of `demi/wait.h`, and what a completion is in C.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use libc::timespec;
+use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
+
+use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
+use crate::address;
+use crate::errno::Errno;
+use crate::thread::{Thread, enter};
+
+/// The most tokens of one wait: as many as can be in use.
+const TOKENS_MAX: c_int = 1 << QToken::INDEX_BITS;
+
+/// How long to wait; `None`: for ever.
+///
+/// # Errors
+/// EINVAL: a negative time, or nanoseconds that are a second or more.
+///
+/// # Safety
+/// `timeout` is null, or can be read.
+#[inline]
+unsafe fn duration(timeout: *const timespec) -> Result<Option<Duration>, Errno> {
+    if timeout.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: not null, and so readable by the caller's promise.
+    let timespec { tv_sec, tv_nsec, .. } = unsafe { timeout.read_unaligned() };
+    if tv_sec < 0 || !(0..1_000_000_000).contains(&tv_nsec) {
+        return Err(Errno::INVALID);
+    }
+    // Beyond that the clock has no numbers; it is for ever to anybody.
+    const YEARS: i64 = 100 * 365 * 24 * 3600;
+    Ok((tv_sec < YEARS).then(|| Duration::new(tv_sec as u64, tv_nsec as u32)))
+}
+
+/// `demi_wait(3)`.
+///
+/// # Safety
+/// `qr_out` is null, or can be written to; `timeout` is null, or can be read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -> c_int {
+    if qr_out.is_null() {
+        return libc::EINVAL;
+    }
+    enter(|thread| {
+        // SAFETY: by the caller's promise.
+        let timeout = unsafe { duration(timeout)? };
+        let qt = QToken::from_raw(qt);
+        let completion = match thread.take_unfit(&[qt]) {
+            Some((_, completion)) => completion,
+            None => thread.libos.wait(qt, timeout)?,
+        };
+        // SAFETY: not null, and so writable by the caller's promise.
+        unsafe { thread.tell(completion, qr_out) }
+    })
+}
+
+/// `demi_wait_any(3)`.
+///
+/// # Safety
+/// As [`demi_wait`]; `ready_offset` is null, or can be written to; `qts` is null, or `num_qts` tokens can be read there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn demi_wait_any(
+    qr_out: *mut QResult,
+    ready_offset: *mut c_int,
+    qts: *const u64,
+    num_qts: c_int,
+    timeout: *const timespec,
+) -> c_int {
+    if qr_out.is_null() || ready_offset.is_null() {
+        return libc::EINVAL;
+    }
+    enter(|thread| {
+        // SAFETY: by the caller's promise.
+        let (timeout, tokens) = unsafe { (duration(timeout)?, tokens(qts, num_qts)?) };
+        let (place, completion) = match thread.take_unfit(&tokens) {
+            Some(found) => found,
+            None => thread.libos.wait_any(&tokens, timeout)?,
+        };
+        // SAFETY: not null, and so writable by the caller's promise.
+        unsafe {
+            ready_offset.write_unaligned(place as c_int);
+            thread.tell(completion, qr_out)
+        }
+    })
+}
+
+/// `demi_wait_next_n(3)`.
+///
+/// # Safety
+/// `qr_out` is null, or `num_qrs` results can be written there; `num_qrs_out` is null, or can be written to; `timeout` is
+/// null, or can be read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn demi_wait_next_n(
+    qr_out: *mut QResult,
+    num_qrs: c_int,
+    num_qrs_out: *mut c_int,
+    timeout: *const timespec,
+) -> c_int {
+    if num_qrs_out.is_null() {
+        return libc::EINVAL;
+    }
+    let mut told = 0;
+    let errno = enter(|thread| {
+        if qr_out.is_null() || num_qrs < 1 {
+            return Err(Errno::INVALID);
+        }
+        // SAFETY: by the caller's promise.
+        let deadline = thread.libos.deadline_after(unsafe { duration(timeout)? });
+        while told < num_qrs {
+            let completion = match thread.unfit.pop() {
+                Some(completion) => completion,
+                None => thread.libos.wait_next(deadline)?,
+            };
+            // SAFETY: the place is one of those that can be written to.
+            unsafe { thread.tell(completion, qr_out.add(told as usize))? };
+            told += 1;
+        }
+        Ok(())
+    });
+    // SAFETY: not null, and so writable by the caller's promise.
+    unsafe { num_qrs_out.write_unaligned(told) };
+    errno
+}
+
+/// `demi_wait_all(3)`: waits for all of several operations.
+///
+/// # Safety
+/// `qrs_out` is null, or `num_qts` results can be written there; else as [`demi_wait_any`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn demi_wait_all(
+    qrs_out: *mut QResult,
+    qts: *const u64,
+    num_qts: c_int,
+    timeout: *const timespec,
+) -> c_int {
+    if qrs_out.is_null() {
+        return libc::EINVAL;
+    }
+    enter(|thread| {
+        // SAFETY: by the caller's promise.
+        let (timeout, tokens) = unsafe { (duration(timeout)?, tokens(qts, num_qts)?) };
+        let completions = thread.libos.wait_all(&tokens, timeout)?;
+        for (place, completion) in completions.into_iter().enumerate() {
+            // SAFETY: `num_qts` places can be written to.
+            unsafe { thread.tell_surely(completion, qrs_out.add(place)) };
+        }
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `qts` is null, or `num_qts` tokens can be read there.
+unsafe fn tokens(qts: *const u64, num_qts: c_int) -> Result<Vec<QToken>, Errno> {
+    if qts.is_null() || !(1..=TOKENS_MAX).contains(&num_qts) {
+        return Err(Errno::INVALID);
+    }
+    // SAFETY: `num_qts` of them can be read, aligned or not.
+    let raw = (0..num_qts as usize).map(|i| unsafe { qts.add(i).read_unaligned() });
+    Ok(raw.map(QToken::from_raw).collect())
+}
+
+impl Thread {
+    /// A completion that was redeemed before, when there was no room for what it brought.
+    #[inline]
+    fn take_unfit(&mut self, tokens: &[QToken]) -> Option<(usize, Completion)> {
+        if self.unfit.is_empty() {
+            return None;
+        }
+        let found = |completion: &Completion| tokens.iter().position(|&qt| qt == completion.qt);
+        let (at, place) = self.unfit.iter().enumerate().find_map(|(at, c)| Some((at, found(c)?)))?;
+        Some((place, self.unfit.swap_remove(at)))
+    }
+
+    /// Writes a completion where the program wants it.
+    ///
+    /// # Errors
+    /// ENOBUFS: a pop brought what has to be laid into one piece, and there is no memory for it; its token stays valid.
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    #[inline(always)]
+    unsafe fn tell(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Errno> {
+        let Completion { qt, qd, result } = completion;
+        // Field by field, to where they belong: a result is wide, and most of it is the same for most.
+        // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *into };
+        (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+        match result {
+            Ok(Outcome::Popped(popped)) => {
+                let cut = if popped.cut { i64::from(libc::EMSGSIZE) } else { 0 };
+                match self.hold(popped, &mut into.value) {
+                    Ok(()) => into.set(Opcode::Pop, cut),
+                    Err(popped) => {
+                        self.unfit.push(Completion { qt, qd, result: Ok(Outcome::Popped(popped)) });
+                        return Err(Error::NoBuffers.into());
+                    }
+                }
+            }
+            Ok(Outcome::Pushed) => {
+                into.set(Opcode::Push, 0);
+                into.value = QValue::NONE;
+            }
+            Ok(other) => self.tell_seldom(other, into),
+            Err(error) => {
+                into.set(Opcode::Failed, i64::from(error.errno()));
+                into.value = QValue::NONE;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of operations of which a queue has one.
+    #[cold]
+    fn tell_seldom(&mut self, outcome: Outcome<Qd>, into: &mut QResult) {
+        into.value = QValue::NONE;
+        match outcome {
+            Outcome::Connected => into.set(Opcode::Connect, 0),
+            Outcome::Accepted { queue, peer } => {
+                // What a new queue cannot have is no reason to refuse the connection.
+                let _ = self.stream_defaults.set(&self.libos, queue);
+                into.set(Opcode::Accept, 0);
+                into.value = QValue { ares: AcceptResult { qd: queue.raw() as i32, addr: address::to_v4(peer) } };
+            }
+            _ => into.set(Opcode::Invalid, 0),
+        }
+    }
+
+    /// The same where nobody can ask again: without memory the operation has failed.
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    unsafe fn tell_surely(&mut self, completion: Completion, into: *mut QResult) {
+        let (qt, qd) = (completion.qt, completion.qd);
+        // SAFETY: by the caller's promise.
+        if unsafe { self.tell(completion, into) }.is_ok() {
+            return;
+        }
+        let (opcode, ret) = (Opcode::Failed as u32, i64::from(libc::ENOBUFS));
+        let failed = QResult { opcode, qd: qd.raw() as i32, qt: qt.raw(), ret, value: QValue::NONE };
+        // SAFETY: by the caller's promise.
+        unsafe { into.write(failed) };
+    }
+
+    /// The program holds what a pop brought: one segment, as the arrays of C have. More are laid into one, by a counted
+    /// copy.
+    ///
+    /// # Errors
+    /// All of it back.
+    #[inline(always)]
+    fn hold(&mut self, popped: Popped, into: &mut QValue) -> Result<(), Popped> {
+        let Popped { mut sga, from, cut } = popped;
+        if sga.segments().len() > 1 {
+            match self.lay_together(sga) {
+                Ok(whole) => sga = Sga::from(whole),
+                Err(sga) => return Err(Popped { sga, from, cut }),
+            }
+        }
+        let Some(buf) = sga.pop_front() else {
+            let mut empty = self.held.empty();
+            if let Some(from) = from {
+                empty.addr = address::to_v4(from);
+            }
+            *into = QValue { sga: empty };
+            return Ok(());
+        };
+        let (at, len) = (buf.as_ptr().cast_mut().cast(), buf.len() as u32);
+        let name = match self.held.take(buf) {
+            Ok(name) => name,
+            Err(buf) => return Err(Popped { sga: Sga::from(buf), from, cut }),
+        };
+        let array = SgArray { sga_buf: name, numsegs: 1, segs: [SgaSeg { buf: at, len }], addr: NO_ADDRESS };
+        *into = QValue { sga: array };
+        if let Some(from) = from {
+            into.sga.addr = address::to_v4(from);
+            if from.is_ipv6() {
+                self.held.set_sender(name, from);
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn lay_together(&self, sga: Sga) -> Result<Buf, Sga> {
+        let heap = self.libos.heap();
+        let Ok(mut whole) = heap.alloc(sga.len()) else { return Err(sga) };
+        heap.count_copied(pdpix::CopyPath::Coalesce, sga.len());
+        for segment in sga.segments() {
+            whole.put(segment);
+        }
+        Ok(whole.freeze())
+    }
+}

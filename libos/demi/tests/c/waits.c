@@ -1,0 +1,178 @@
+/* The four waits, and their timeouts; memory queues; pushes of the heap's memory; cancelling. */
+#include "check.h"
+
+static double now(void) {
+    struct timespec at;
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &at) == 0);
+    return (double)at.tv_sec + (double)at.tv_nsec * 1e-9;
+}
+
+static void timeouts(void) {
+    const struct timespec NONE = {0, 0}, SHORT = {0, 50000000};
+    demi_qresult_t results[3], result;
+    demi_qtoken_t pops[3];
+    int qds[3], i, place = -1, count = -1;
+    double start;
+    for (i = 0; i < 3; i++) {
+        GIVES(0, demi_queue(&qds[i]));
+        GIVES(0, demi_pop(&pops[i], qds[i]));
+    }
+    start = now();
+    GIVES(ETIMEDOUT, demi_wait(&result, pops[0], &NONE));
+    GIVES(ETIMEDOUT, demi_wait_any(&result, &place, pops, 3, &NONE));
+    GIVES(ETIMEDOUT, demi_wait_all(results, pops, 3, &NONE));
+    GIVES(ETIMEDOUT, demi_wait_next_n(results, 3, &count, &NONE));
+    CHECK(count == 0 && now() - start < 1);
+    start = now();
+    GIVES(ETIMEDOUT, demi_wait_any(&result, &place, pops, 3, &SHORT));
+    CHECK(now() - start >= 0.05 && now() - start < 5);
+
+    /* One of three: the others stay valid. */
+    push_bytes(qds[1], "one", 3);
+    GIVES(0, demi_wait_any(&result, &place, pops, 3, &LIMIT));
+    CHECK(place == 1 && result.qr_qt == pops[1] && result.qr_qd == qds[1]);
+    GIVES(0, demi_sgafree(&result.qr_value.sga));
+    GIVES(ESTALE, demi_wait_any(&result, &place, pops, 3, &NONE));
+
+    /* What is there when the time is over is told, and not lost. */
+    GIVES(0, demi_pop(&pops[1], qds[1]));
+    push_bytes(qds[2], "two", 3);
+    count = -1;
+    GIVES(ETIMEDOUT, demi_wait_next_n(results, 3, &count, &SHORT));
+    CHECK(count == 1 && results[0].qr_qt == pops[2] && results[0].qr_opcode == DEMI_OPC_POP);
+    GIVES(0, demi_sgafree(&results[0].qr_value.sga));
+
+    /* All of them, in the order of the list; when one is missing, none is redeemed. */
+    GIVES(0, demi_pop(&pops[2], qds[2]));
+    push_bytes(qds[2], "2", 1);
+    push_bytes(qds[0], "0", 1);
+    GIVES(ETIMEDOUT, demi_wait_all(results, pops, 3, &SHORT));
+    push_bytes(qds[1], "1", 1);
+    GIVES(0, demi_wait_all(results, pops, 3, &LIMIT));
+    for (i = 0; i < 3; i++) {
+        CHECK(results[i].qr_qt == pops[i]);
+        CHECK(*(char *)results[i].qr_value.sga.sga_segs[0].sgaseg_buf == '0' + i);
+        GIVES(0, demi_sgafree(&results[i].qr_value.sga));
+        GIVES(0, demi_close(qds[i]));
+    }
+}
+
+/* Many operations, each told once, though some are waited for by name in between. */
+static void next_n(void) {
+    enum { COUNT = 2000 };
+    static demi_qtoken_t pops[COUNT];
+    static char seen[COUNT];
+    demi_qresult_t results[64], result;
+    int qd = -1, i, left = COUNT, pushes = 0;
+    GIVES(0, demi_queue(&qd));
+    for (i = 0; i < COUNT; i++) {
+        GIVES(0, demi_pop(&pops[i], qd));
+    }
+    for (i = 0; i < COUNT; i++) {
+        demi_qtoken_t qt = 0;
+        demi_sgarray_t sga = message(&i, sizeof i);
+        GIVES(0, demi_push(&qt, qd, &sga));
+        GIVES(0, demi_sgafree(&sga));
+        if (i % 3 == 0) {
+            ended(qt, DEMI_OPC_PUSH);
+            pushes++;
+        }
+    }
+    result = ended(pops[COUNT / 2], DEMI_OPC_POP);
+    CHECK(memcmp(result.qr_value.sga.sga_segs[0].sgaseg_buf, &(int){COUNT / 2}, sizeof(int)) == 0);
+    seen[COUNT / 2] = 1;
+    GIVES(0, demi_sgafree(&result.qr_value.sga));
+    left--;
+    while (left > 0 || pushes < COUNT) {
+        const struct timespec NONE = {0, 0};
+        int count = 0, errno_given = demi_wait_next_n(results, 64, &count, &NONE);
+        CHECK(errno_given == (count == 64 ? 0 : ETIMEDOUT) && count > 0);
+        for (i = 0; i < count; i++) {
+            if (results[i].qr_opcode == DEMI_OPC_POP) {
+                int element;
+                memcpy(&element, results[i].qr_value.sga.sga_segs[0].sgaseg_buf, sizeof element);
+                CHECK(element >= 0 && element < COUNT && !seen[element] && pops[element] == results[i].qr_qt);
+                seen[element] = 1;
+                left--;
+                GIVES(0, demi_sgafree(&results[i].qr_value.sga));
+            } else {
+                CHECK(results[i].qr_opcode == DEMI_OPC_PUSH);
+                pushes++;
+            }
+        }
+    }
+    CHECK(left == 0 && pushes == COUNT);
+    GIVES(0, demi_close(qd));
+}
+
+/* Any part of the heap's memory, in one piece or several; it is freed before it has arrived. */
+static void heap_memory(void) {
+    demi_sgaseg_t segs[3];
+    demi_sgarray_t sga;
+    demi_qtoken_t qt = 0;
+    int client, server;
+    char *memory = demi_malloc(1000), back[9];
+    CHECK(memory != NULL);
+    memcpy(memory + 100, "abcdefghi", 9);
+    pair(&client, &server);
+    memset(&sga, 0, sizeof sga);
+    sga.sga_numsegs = 1;
+    sga.sga_segs[0].sgaseg_buf = memory + 103;
+    sga.sga_segs[0].sgaseg_len = 3;
+    GIVES(0, demi_push(&qt, client, &sga));
+    ended(qt, DEMI_OPC_PUSH);
+    pop_bytes(server, back, 3);
+    CHECK(memcmp(back, "def", 3) == 0);
+    segs[0].sgaseg_buf = memory + 106;
+    segs[1].sgaseg_buf = memory + 100;
+    segs[2].sgaseg_buf = memory + 103;
+    segs[0].sgaseg_len = segs[1].sgaseg_len = segs[2].sgaseg_len = 3;
+    GIVES(0, demi_pushv(&qt, client, segs, 3));
+    GIVES(0, demi_free(memory));
+    ended(qt, DEMI_OPC_PUSH);
+    pop_bytes(server, back, 9);
+    CHECK(memcmp(back, "ghiabcdef", 9) == 0);
+    GIVES(0, demi_close(client));
+    GIVES(0, demi_close(server));
+}
+
+static void cancelled(void) {
+    int client, server;
+    demi_qtoken_t qt = 0;
+    demi_qresult_t result;
+    char back[4];
+    pair(&client, &server);
+    GIVES(0, demi_pop(&qt, server));
+    GIVES(0, demi_cancel(qt));
+    result = ended(qt, DEMI_OPC_FAILED);
+    CHECK(result.qr_ret == ECANCELED && result.qr_qd == server);
+    push_bytes(client, "next", 4);
+    pop_bytes(server, back, 4);
+    CHECK(memcmp(back, "next", 4) == 0);
+    GIVES(0, demi_close(client));
+    GIVES(0, demi_close(server));
+}
+
+/* Nobody listens there. */
+static void refused(void) {
+    struct sockaddr_in at;
+    demi_qtoken_t qt = 0;
+    demi_qresult_t result;
+    int qd = listener(&at);
+    GIVES(0, demi_close(qd));
+    GIVES(0, demi_socket(&qd, AF_INET, SOCK_STREAM, 0));
+    GIVES(0, demi_connect(&qt, qd, (struct sockaddr *)&at, sizeof at));
+    result = ended(qt, DEMI_OPC_FAILED);
+    CHECK(result.qr_ret == ECONNREFUSED);
+    GIVES(0, demi_close(qd));
+}
+
+int main(void) {
+    init();
+    timeouts();
+    next_n();
+    heap_memory();
+    cancelled();
+    refused();
+    return 0;
+}

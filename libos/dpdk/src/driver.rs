@@ -1,0 +1,74 @@
+//! What is known of drivers beyond what they say of themselves. Each line is measured (docs/dpdk.md), and costs only speed
+//! where a driver is none of these.
+
+use crate::PortSettings;
+
+/// What a driver needs to be treated with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Manners {
+    /// It wants a pool with data of its own to receive into: its memory is what the kernel writes to.
+    pub plain_pool: bool,
+    /// Its address is that of the kernel's interface at its other end, which takes nothing from itself: ours is another.
+    pub mac_is_the_peers: bool,
+    /// Checksums are done by its software, if at all: ours is as good.
+    pub no_offload: bool,
+    /// An empty burst makes it give back what it has sent.
+    pub reaps_when_empty: bool,
+    /// Buffers that it may keep before it gives any back, if that can be chosen.
+    pub keeps: Option<u16>,
+    /// Descriptors of its rings, where it does not listen to what it is told.
+    pub ring_size: Option<u16>,
+    /// It forgets buffers when its peer goes, and never gives them back.
+    pub loses: bool,
+    /// Its link may come back after it was lost.
+    pub comes_back: bool,
+    /// It unmaps memory on DPDK's own thread when its peer goes, whoever polls it then.
+    pub unmaps_while_polled: bool,
+}
+
+const USUAL: Manners = Manners {
+    plain_pool: false,
+    mac_is_the_peers: false,
+    no_offload: false,
+    reaps_when_empty: false,
+    keeps: None,
+    ring_size: None,
+    loses: false,
+    comes_back: true,
+    unmaps_while_polled: false,
+};
+
+/// For this driver.
+pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
+    let number = |name: &str| settings.argument(name).and_then(|text| text.parse::<u16>().ok());
+    match driver {
+        "net_memif" => {
+            // In copy mode the buffers are back when the call returns.
+            let is_zero_copy = settings.argument("zero-copy") == Some("yes");
+            Manners {
+                reaps_when_empty: is_zero_copy,
+                ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
+                loses: true,
+                comes_back: !is_zero_copy,
+                unmaps_while_polled: true,
+                ..USUAL
+            }
+        }
+        "net_virtio_user" | "net_virtio" => {
+            let size = number("queue_size").unwrap_or(256);
+            // As a client it connects once.
+            let comes_back = driver == "net_virtio" || settings.argument("server") == Some("1");
+            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
+        }
+        "net_af_xdp" => Manners { plain_pool: true, ..USUAL },
+        "net_tap" | "net_tun" => Manners { mac_is_the_peers: true, no_offload: true, ..USUAL },
+        _ => USUAL,
+    }
+}
+
+/// Of a ring of so many descriptors, how many a driver may keep before it gives back any.
+impl Manners {
+    pub(crate) fn free_threshold(&self, ring_size: u16) -> Option<u16> {
+        self.keeps.map(|_| ring_size.saturating_sub(4)).filter(|&threshold| threshold > 0)
+    }
+}

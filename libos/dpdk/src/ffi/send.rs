@@ -1,0 +1,274 @@
+//! A transmit queue: frames made of pieces where they lie, and the table of what the driver has.
+//!
+//! Always: a piece that the driver may read is in `held`, and its entry of the table says whether it is back. The driver's
+//! callback marks the entry, on whatever thread; this core frees it. What was built and refused by the ring is in `kept`, and
+//! goes before anything else.
+
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dpdk_sys as sys;
+use libos_mem::Buf;
+use libos_net::{ChecksumAt, Frame};
+
+use super::control::{About, Configuration, PortId};
+use super::receive::HEADROOM;
+use super::{last_error, unique};
+
+/// The most pieces of a frame.
+pub(crate) const PIECES_MAX: usize = sys::MARGAY_PIECES_MAX as usize;
+
+/// A transmit queue of a port, set up. The port is closed before it is dropped.
+pub(crate) struct Sender {
+    port: u16,
+    queue: u16,
+    /// Buffers without data, for pieces that lie in our heap.
+    pool: NonNull<sys::rte_mempool>,
+    pool_size: u32,
+    /// Buffers with room for a short frame.
+    short: NonNull<sys::rte_mempool>,
+    short_size: u32,
+    table: NonNull<sys::margay_sent>,
+    /// What entry `i` of the table holds for the driver.
+    held: Vec<Option<Buf>>,
+    /// Entries that are free.
+    free: Vec<u32>,
+    /// Those that are not, oldest first.
+    out: VecDeque<u32>,
+    kept: VecDeque<*mut sys::rte_mbuf>,
+    prepares: bool,
+    /// Looks at all of `out` are rare.
+    until_sweep: u32,
+}
+
+/// Frames up to so long are copied into a buffer of the driver's: that is less work than to hold their pieces, and an idle
+/// link, on which acknowledgements came last, holds nothing of the heap. Measured in docs/dpdk.md.
+pub(crate) const SHORT_MAX: usize = 256;
+
+/// What became of a frame that was to be built.
+pub(crate) enum Built {
+    /// Its pieces are held.
+    InPlace,
+    /// It was copied, so many bytes.
+    Copied(usize),
+    /// All that a driver may hold is held.
+    Full(Frame),
+}
+
+/// Calls that reap without a look at all that is out.
+const SWEEP_EVERY: u32 = 1024;
+
+impl Sender {
+    /// A queue of `ring` descriptors; `pieces` may be with the driver at a time.
+    pub(crate) fn set_up(
+        port: PortId,
+        queue: u16,
+        ring: u16,
+        about: &About,
+        with: &Configuration,
+        pieces: usize,
+    ) -> Result<Sender, String> {
+        let (name, buffers) = (unique("tx"), (pieces + 512) as u32);
+        // SAFETY: the name is copied.
+        let pool = unsafe { sys::margay_tx_pool(name.as_ptr(), buffers, about.socket) };
+        let pool = NonNull::new(pool).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
+        let (name, count, room) = (unique("short"), (pieces / 4 + 512) as u32, (HEADROOM + SHORT_MAX) as u16);
+        // SAFETY: as above.
+        let short = unsafe { sys::margay_plain_pool(name.as_ptr(), count, room, about.socket) };
+        let short = NonNull::new(short).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
+        // SAFETY: it allocates.
+        let table = NonNull::new(unsafe { sys::margay_sent_table(pieces as u32) }).ok_or("there is no memory")?;
+        let sender = Sender {
+            port: port.0,
+            queue,
+            pool,
+            pool_size: buffers,
+            short,
+            short_size: count,
+            table,
+            held: (0..pieces).map(|_| None).collect(),
+            free: (0..pieces as u32).rev().collect(),
+            out: VecDeque::with_capacity(pieces),
+            kept: VecDeque::with_capacity(sys::MARGAY_BURST_MAX as usize),
+            prepares: with.offload && about.sums_when_sending,
+            until_sweep: SWEEP_EVERY,
+        };
+        port.set_up_transmit(queue, ring, about, with)?;
+        Ok(sender)
+    }
+
+    /// Builds the frame and keeps it for the next burst.
+    #[inline]
+    pub(crate) fn build(&mut self, frame: Frame) -> Built {
+        let mut pieces = [sys::margay_piece { data: std::ptr::null(), len: 0, entry: 0 }; PIECES_MAX];
+        let first_free = self.free.len();
+        if first_free < PIECES_MAX {
+            return Built::Full(frame);
+        }
+        let (mut count, mut len) = (0, 0);
+        for piece in frame.pieces().filter(|piece| !piece.is_empty()) {
+            let entry = self.free[first_free - 1 - count];
+            pieces[count] = sys::margay_piece { data: piece.as_ptr(), len: piece.len() as u32, entry };
+            count += 1;
+            len += piece.len();
+        }
+        let offload = offload(&frame);
+        if len <= SHORT_MAX {
+            // SAFETY: `count` pieces, which are copied.
+            let built = unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
+            if !built.is_null() {
+                self.kept.push_back(built);
+                return Built::Copied(len);
+            }
+        }
+        // SAFETY: the entries are free and of this table; the pieces lie in our reservation, which is DPDK's memory
+        // (`Port::open`), and are held below until they are back.
+        let built = unsafe {
+            sys::margay_build(self.pool.as_ptr(), self.table.as_ptr(), pieces.as_ptr(), count as u16, offload)
+        };
+        if built.is_null() {
+            return Built::Full(frame);
+        }
+        self.kept.push_back(built);
+        let Frame { header, payload, .. } = frame;
+        for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces)
+        {
+            self.held[described.entry as usize] = Some(piece);
+            self.out.push_back(described.entry);
+        }
+        self.free.truncate(first_free - count);
+        Built::InPlace
+    }
+
+    /// Hands what is kept to the ring, and says how many frames it took.
+    #[inline]
+    pub(crate) fn burst(&mut self) -> usize {
+        let mut sent = 0;
+        while !self.kept.is_empty() {
+            let frames = self.kept.make_contiguous();
+            let count = frames.len().min(sys::MARGAY_BURST_MAX as usize) as u16;
+            // SAFETY: a queue of a started port that is this core's alone; frames built by us, which are the driver's from
+            // now on as far as it takes them.
+            let taken = unsafe {
+                sys::margay_tx_burst(self.port, self.queue, frames.as_mut_ptr(), count, self.prepares.into())
+            };
+            self.kept.drain(..usize::from(taken));
+            sent += usize::from(taken);
+            if taken < count {
+                break;
+            }
+        }
+        sent
+    }
+
+    /// An empty burst, with which some drivers give back what they have sent.
+    pub(crate) fn nudge(&mut self) {
+        // SAFETY: as in `burst`; of no frames none is read.
+        unsafe { sys::margay_tx_burst(self.port, self.queue, std::ptr::null_mut(), 0, 0) };
+    }
+
+    fn is_back(&self, entry: u32) -> bool {
+        // SAFETY: an entry of the table; its mark is only ever touched as an atomic.
+        let mark = unsafe { AtomicU32::from_ptr(&raw mut (*self.table.as_ptr().add(entry as usize)).is_back) };
+        if mark.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        mark.store(0, Ordering::Relaxed);
+        true
+    }
+
+    /// Frees what is back. Mostly that is the oldest.
+    #[inline]
+    pub(crate) fn reap(&mut self) {
+        while let Some(&oldest) = self.out.front()
+            && self.is_back(oldest)
+        {
+            self.out.pop_front();
+            self.release(oldest);
+        }
+        self.until_sweep -= 1;
+        if self.until_sweep == 0 || self.free.len() < PIECES_MAX {
+            self.sweep();
+        }
+    }
+
+    /// Frees what is back, wherever it stands.
+    #[cold]
+    pub(crate) fn sweep(&mut self) {
+        self.until_sweep = SWEEP_EVERY;
+        for _ in 0..self.out.len() {
+            let Some(entry) = self.out.pop_front() else { return };
+            if self.is_back(entry) {
+                self.release(entry);
+            } else {
+                self.out.push_back(entry);
+            }
+        }
+    }
+
+    fn release(&mut self, entry: u32) {
+        self.held[entry as usize] = None;
+        self.free.push(entry);
+    }
+
+    /// Pieces that the driver may still read.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Frames that the ring has refused so far.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The port is closed, and its driver has forgotten what it had without a word: nobody reads it any more.
+    pub(crate) fn forget(&mut self) {
+        while let Some(entry) = self.out.pop_front() {
+            self.is_back(entry);
+            self.release(entry);
+        }
+    }
+
+    /// Drops what was not sent.
+    pub(crate) fn drop_kept(&mut self) -> usize {
+        let count = self.kept.len();
+        // SAFETY: built by us, and nobody else's yet.
+        self.kept.drain(..).for_each(|frame| unsafe { sys::margay_free(frame) });
+        self.sweep();
+        count
+    }
+
+    /// The port is closed. Frees everything but what somebody may still read: that is left for ever, and counted.
+    /// `loses`: the driver forgets what it had when it is closed, and touches none of it.
+    pub(crate) fn close(mut self, loses: bool) -> usize {
+        self.drop_kept();
+        let is_whole = |pool: NonNull<_>, size| {
+            // SAFETY: a pool of ours.
+            unsafe { sys::rte_mempool_avail_count(pool.as_ptr()) >= size }
+        };
+        let are_whole = is_whole(self.pool, self.pool_size) && is_whole(self.short, self.short_size);
+        if loses || self.out.is_empty() && are_whole {
+            // SAFETY: the port that they were for is closed, so no callback can come.
+            unsafe {
+                sys::rte_mempool_free(self.pool.as_ptr());
+                sys::rte_mempool_free(self.short.as_ptr());
+                sys::margay_sent_table_free(self.table.as_ptr());
+            }
+            return 0;
+        }
+        let buried = self.out.len();
+        self.out.drain(..).for_each(|entry| std::mem::forget(self.held[entry as usize].take()));
+        buried
+    }
+}
+
+/// What the device has to fill in.
+fn offload(frame: &Frame) -> sys::margay_offload {
+    let Some(ChecksumAt { start, field }) = frame.checksum else {
+        return sys::margay_offload { l4_start: 0, is_tcp: 0, is_ipv6: 0 };
+    };
+    const TCP_FIELD: u16 = 16;
+    let is_ipv6 = frame.header.get(12..14) == Some(&[0x86, 0xdd][..]);
+    sys::margay_offload { l4_start: start, is_tcp: (field == TCP_FIELD).into(), is_ipv6: is_ipv6.into() }
+}

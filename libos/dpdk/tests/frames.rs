@@ -1,0 +1,196 @@
+//! Frames over every port that this machine has: what one end sends the other receives, byte for byte, from where it lay;
+//! what was copied is counted; and all memory comes back.
+
+mod ports;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant as Clock};
+
+use libos_dpdk::Queue;
+use libos_mem::{Buf, Heap};
+use libos_net::{Device, Frame, Received};
+use pdpix::{Instant, Sga};
+use ports::{Kind, Opened, Wire, reserve, wait_until_up};
+
+const HEAP_SIZE: usize = 64 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What is sent: reproducible, and different in every frame.
+fn bytes(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// A port with its queue, and the heap that its frames lie in.
+struct End {
+    queue: Option<Queue>,
+    heap: Heap,
+    now: Clock,
+}
+
+impl End {
+    fn queue(&mut self) -> &mut Queue {
+        self.queue.as_mut().expect("not closed yet")
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.now.elapsed().as_nanos() as u64)
+    }
+
+    fn send(&mut self, frames: &mut VecDeque<Frame>) {
+        let now = self.now();
+        self.queue().transmit(now, frames);
+        self.queue().flush(now);
+    }
+
+    fn receive(&mut self) -> VecDeque<Received> {
+        let (now, mut into) = (self.now(), VecDeque::new());
+        self.queue().receive(now, &mut into, 64).expect("the link is there");
+        self.queue().flush(now);
+        into
+    }
+
+    fn counter(&mut self, name: &str) -> u64 {
+        self.queue().counters().into_iter().find(|(known, _)| *known == name).expect("a counter").1
+    }
+}
+
+fn ends(kind: Kind) -> Opened<(Wire, [End; 2])> {
+    let wire = Wire::make(kind, 1)?;
+    let first = wire.first();
+    let mut ends = Vec::new();
+    let mut opened = Vec::new();
+    for end in [first, 1 - first] {
+        let reservation = reserve(1, HEAP_SIZE)?;
+        let port = wire.open(end, &reservation)?;
+        let heap = reservation.heap(0).expect("the first");
+        let queue = port.queue(0, heap.clone()).expect("its queue");
+        ends.push(End { queue: Some(queue), heap, now: Clock::now() });
+        opened.push(port);
+    }
+    wait_until_up(&opened.iter().collect::<Vec<_>>());
+    let [a, b] = ends.try_into().unwrap_or_else(|_| unreachable!());
+    let mut ends = if first == 0 { [a, b] } else { [b, a] };
+    // Both have looked.
+    ends.iter_mut().for_each(|end| _ = end.receive());
+    Ok((wire, ends))
+}
+
+const HEADER_LEN: usize = 14 + 20 + 20;
+
+/// A frame that every wire carries: of an Ethernet type that nobody answers, with its number, a header and a payload
+/// that lies at an odd address of the heap.
+fn frame(heap: &Heap, gathers: bool, number: u32, len: usize) -> Frame {
+    let mut header = vec![0; HEADER_LEN];
+    header[..6].copy_from_slice(&[0xff; 6]);
+    header[6..12].copy_from_slice(&[2, 0, 0, 0, 0x79, 9]);
+    header[12..14].copy_from_slice(&[0x88, 0xb5]);
+    header[14..18].copy_from_slice(&number.to_be_bytes());
+    header[18..22].copy_from_slice(&(len as u32).to_be_bytes());
+    let data = bytes(number, len);
+    if !gathers {
+        let whole = heap.copy(&[&header[..], &data].concat()).unwrap();
+        return Frame { header: whole, payload: Sga::new(), checksum: None, segment_size: 0 };
+    }
+    let odd = 1 + number as usize % 7;
+    let mut payload = heap.copy(&[&vec![0xee; odd][..], &data].concat()).unwrap();
+    payload.advance(odd);
+    // Now and then in two pieces.
+    let mut pieces = Sga::new();
+    if len > 1 && number.is_multiple_of(3) {
+        pieces.push(payload.split_to(len / 2)).unwrap();
+    }
+    pieces.push(payload).unwrap();
+    Frame { header: heap.copy(&header).unwrap(), payload: pieces, checksum: None, segment_size: 0 }
+}
+
+/// The number of a frame of ours, if it is right.
+fn check(buf: &Buf) -> Option<u32> {
+    if buf.get(12..14)? != [0x88, 0xb5] {
+        return None; // the kernel's
+    }
+    let word = |at: usize| u32::from_be_bytes(buf[at..at + 4].try_into().unwrap());
+    let (number, len) = (word(14), word(18) as usize);
+    assert!(buf[HEADER_LEN..][..len] == bytes(number, len), "frame {number} of {len} bytes is wrong");
+    Some(number)
+}
+
+/// So many frames each way, in bursts; all of them arrive, in order, and right.
+fn exchange(kind: Kind, count: u32) -> Opened<()> {
+    let (_wire, mut ends) = ends(kind)?;
+    let lens = |number: u32| 8 + (number as usize * 131) % (1500 - 40 - 8);
+    for from in [0, 1] {
+        let to = 1 - from;
+        let (mut sent, mut received) = (0, 0);
+        let mut waiting = VecDeque::new();
+        let gathers = ends[from].queue().link().offloads.gathers > 1;
+        let start = Clock::now();
+        while received < count {
+            assert!(
+                start.elapsed() < LIMIT,
+                "{kind:?}: {received} of {count}: {:?}, {:?}",
+                ends[0].queue,
+                ends[1].queue
+            );
+            // Not more under way than every kernel keeps.
+            while waiting.len() < 16 && sent < count && sent < received + 128 {
+                waiting.push_back(frame(&ends[from].heap, gathers, sent, lens(sent)));
+                sent += 1;
+            }
+            ends[from].send(&mut waiting);
+            for Received { buf, .. } in ends[to].receive() {
+                if let Some(number) = check(&buf) {
+                    assert_eq!(number, received, "in order");
+                    received += 1;
+                }
+            }
+            drop(ends[from].receive());
+        }
+        assert!(ends[from].counter("tx_frames") >= count.into());
+        // Only short frames are copied.
+        let short: usize = (0..count).map(|i| HEADER_LEN + lens(i)).filter(|&len| len <= 256).sum();
+        assert_eq!(ends[from].counter("tx_copied_bytes"), short as u64, "{kind:?}: all others from where they lie");
+        let copied = ends[to].counter("rx_copied_bytes");
+        // Frames from another core's memory, and those that lie where the kernel put them, are copied; no others.
+        let is_copying = matches!(kind, Kind::Ring | Kind::AfXdp);
+        assert_eq!(copied > 0, is_copying, "{kind:?} copied {copied} bytes");
+    }
+    ends.iter_mut().for_each(|end| assert_eq!(end.counter("buried"), 0));
+    // What was received is dropped, and what was sent is back when both ports are closed.
+    ends.iter_mut().for_each(|end| drop(end.queue.take()));
+    for end in &ends {
+        assert_eq!(end.heap.stats().pinned, 0, "{kind:?}: all memory comes back");
+    }
+    Ok(())
+}
+
+fn with(test: &str, result: Opened<()>) {
+    if let Err(why) = result {
+        println!("SKIP dpdk/{test}: {why}");
+    }
+}
+
+macro_rules! exchanges {
+    ($($name:ident: $kind:expr, $count:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            with(stringify!($name), exchange($kind, $count));
+        })*
+    };
+}
+
+exchanges! {
+    ring: Kind::Ring, 20_000;
+    memif: Kind::Memif, 20_000;
+    memif_zero_copy: Kind::MemifZeroCopy, 20_000;
+    virtio_user: Kind::Virtio, 20_000;
+    vhost: Kind::Vhost, 20_000;
+    af_packet: Kind::AfPacket, 5_000;
+    af_xdp: Kind::AfXdp, 5_000;
+    tap: Kind::Tap, 5_000;
+}
