@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod disk;
 pub mod demi;
+pub mod disk;
 pub mod hop;
 pub mod journal;
 pub mod local;

@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod child;
-mod disk;
 mod demi;
+mod disk;
 mod dpdk;
 mod echo;
 mod idle;
