@@ -65,6 +65,7 @@ impl Storage for Shelf {
                 *cursor = sequence.clamp(it.first + 1, records.len() as u64 + 1) - 1;
                 Outcome::Sought { sequence: *cursor + 1 }
             }
+            LogOp::Chase { .. } => return Err(Error::NotSupported),
             LogOp::Truncate(before) => {
                 it.first = before - 1;
                 Outcome::Truncated { sequence: before }

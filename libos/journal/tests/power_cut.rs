@@ -26,6 +26,9 @@ struct Books {
     first_asked: u64,
 }
 
+/// How an operation ended.
+type End = Result<Outcome<Handle>, Error>;
+
 struct Life {
     store: Store,
     heap: Heap,
@@ -44,7 +47,7 @@ impl Life {
     }
 
     /// Begins an operation: its end, if it is over at once.
-    fn submit(&mut self, what: LogOp) -> (OpId, Result<Option<Result<Outcome<Handle>, Error>>, Error>) {
+    fn submit(&mut self, what: LogOp) -> (OpId, Result<Option<End>, Error>) {
         self.ops += 1;
         let op = OpId(self.ops);
         let submitted = self.store.submit(self.log, op, what);
@@ -57,7 +60,7 @@ impl Life {
         )
     }
 
-    fn turn(&mut self) -> Vec<(OpId, Result<Outcome<Handle>, Error>)> {
+    fn turn(&mut self) -> Vec<(OpId, End)> {
         let mut done = Completions::new();
         done.set_room(64);
         self.now += std::time::Duration::from_micros(20);
@@ -67,7 +70,7 @@ impl Life {
     }
 
     /// Does one, however long it takes; `None` if the power goes.
-    fn do_it(&mut self, what: LogOp, disk: &Recorder) -> Option<Result<Outcome<Handle>, Error>> {
+    fn do_it(&mut self, what: LogOp, disk: &Recorder) -> Option<End> {
         let (op, begun) = self.submit(what);
         match begun {
             Err(error) => return Some(Err(error)),

@@ -13,7 +13,7 @@ use pdpix::{Completions, Handle, LogOp, OpId, OpenMode, Sga, Storage, Submitted}
 
 /// Bytes of a record with its header.
 pub const RECORD: usize = 4096;
-/// Bytes of a record's header (docs/journal.md).
+/// Bytes of a record's header (docs/journal-format.md).
 const HEADER: usize = 32;
 
 /// How a log on a disk is measured.

@@ -153,6 +153,7 @@ pub const UNSAFE: &[&str] = &[
     "libos/runtime/src",
     "libos/posix/src/ffi.rs",
     "libos/posix/src/uring.rs",
+    "libos/posix/src/block/ffi.rs",
     "libos/xdp/src/ffi",
     "libos/demi/src",
 ];

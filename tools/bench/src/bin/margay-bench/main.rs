@@ -8,6 +8,7 @@
 
 mod child;
 mod demi;
+mod disk;
 mod dpdk;
 mod disk;
 mod durable;
