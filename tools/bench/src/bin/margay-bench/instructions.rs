@@ -34,7 +34,10 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
             let mut rounds = local::Rounds::new();
             (0..count).for_each(|_| rounds.round());
         }
-        _ => return stack_kernel(name, count),
+        _ => match name.strip_prefix("dpdk_") {
+            Some(name) => return crate::dpdk::kernel(name, count),
+            None => return stack_kernel(name, count),
+        },
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use margay_bench::{hop, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 14] = [
+const PROGRAMS: [(&str, &str, Program); 15] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -39,6 +39,7 @@ const PROGRAMS: [(&str, &str, Program); 14] = [
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
     ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
+    ("dpdk_instructions", "instructions of an echo over DPDK's rings, server side", dpdk::instructions),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
