@@ -239,6 +239,10 @@ impl Port {
         self.is_started.load(Ordering::Acquire)
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
     /// What was found at the last look.
     pub(crate) fn carrier(&self) -> Carrier {
         match self.carrier.load(Ordering::Relaxed) {

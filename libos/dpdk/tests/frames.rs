@@ -4,6 +4,7 @@
 mod ports;
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
 use libos_dpdk::Queue;
@@ -59,6 +60,9 @@ impl End {
         self.queue().counters().into_iter().find(|(known, _)| *known == name).expect("a counter").1
     }
 }
+
+/// Ports of one process are not opened while others are closed (docs/dpdk.md).
+static ONE: Mutex<()> = Mutex::new(());
 
 fn ends(kind: Kind) -> Opened<(Wire, [End; 2])> {
     let wire = Wire::make(kind, 1)?;
@@ -122,6 +126,7 @@ fn check(buf: &Buf) -> Option<u32> {
 
 /// So many frames each way, in bursts; all of them arrive, in order, and right.
 fn exchange(kind: Kind, count: u32) -> Opened<()> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_wire, mut ends) = ends(kind)?;
     let lens = |number: u32| 8 + (number as usize * 131) % (1500 - 40 - 8);
     for from in [0, 1] {
@@ -187,6 +192,7 @@ const MANY: u32 = 6_000;
 /// More than the ring takes while nobody looks at the other end, and more than the other end has memory for: it waits, and
 /// nothing is lost.
 fn pressed(kind: Kind) -> Opened<()> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_wire, mut ends) = ends(kind)?;
     let mut waiting: VecDeque<Frame> = (0..MANY).map(|number| frame(&ends[0].heap, true, number, 1000)).collect();
     ends[0].send(&mut waiting);
