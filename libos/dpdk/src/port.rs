@@ -21,8 +21,8 @@ use crate::{Eal, OpenError, PortSettings, gate};
 
 /// The longest IP packet, if nobody says.
 const MTU_USUAL: usize = 1500;
-/// Room behind a frame: a VLAN tag or two.
-const TAGS_LEN: usize = 8;
+/// Room beyond a frame: a VLAN tag or two, and what virtio puts before it.
+const TAGS_LEN: usize = 32;
 /// Buffers of a receive queue beyond those in its ring: bursts, and what DPDK's caches hold.
 const BUFFERS_BEYOND: usize = 512;
 
@@ -237,6 +237,10 @@ impl Port {
 
     pub(crate) fn is_started(&self) -> bool {
         self.is_started.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
     }
 
     /// What was found at the last look.

@@ -140,10 +140,13 @@ impl Queue {
         if self.sender().kept() == 0 {
             return true;
         }
-        if self.port.carrier() != Carrier::Up || !self.port.enter(self.queue) {
+        if self.port.carrier() != Carrier::Up || self.port.is_stopping() {
             // A link that is down drops.
             self.counters.tx_dropped += self.sender().drop_kept() as u64;
             return true;
+        }
+        if !self.port.enter(self.queue) {
+            return false; // in a moment
         }
         let sent = self.sender().burst();
         self.port.leave(self.queue);

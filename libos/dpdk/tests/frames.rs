@@ -4,6 +4,7 @@
 mod ports;
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
 use libos_dpdk::Queue;
@@ -59,6 +60,9 @@ impl End {
         self.queue().counters().into_iter().find(|(known, _)| *known == name).expect("a counter").1
     }
 }
+
+/// Ports of one process are not opened while others are closed (docs/dpdk.md).
+static ONE: Mutex<()> = Mutex::new(());
 
 fn ends(kind: Kind) -> Opened<(Wire, [End; 2])> {
     let wire = Wire::make(kind, 1)?;
@@ -122,6 +126,7 @@ fn check(buf: &Buf) -> Option<u32> {
 
 /// So many frames each way, in bursts; all of them arrive, in order, and right.
 fn exchange(kind: Kind, count: u32) -> Opened<()> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_wire, mut ends) = ends(kind)?;
     let lens = |number: u32| 8 + (number as usize * 131) % (1500 - 40 - 8);
     for from in [0, 1] {
@@ -167,6 +172,60 @@ fn exchange(kind: Kind, count: u32) -> Opened<()> {
         assert_eq!(end.heap.stats().pinned, 0, "{kind:?}: all memory comes back");
     }
     Ok(())
+}
+
+/// Takes what the second end has, in order from `received` on.
+fn take(ends: &mut [End; 2], received: &mut u32) -> Vec<Buf> {
+    let mut taken = Vec::new();
+    for Received { buf, .. } in ends[1].receive() {
+        if let Some(number) = check(&buf) {
+            assert_eq!(number, *received, "in order, and none is lost");
+            *received += 1;
+            taken.push(buf);
+        }
+    }
+    taken
+}
+
+const MANY: u32 = 6_000;
+
+/// More than the ring takes while nobody looks at the other end, and more than the other end has memory for: it waits, and
+/// nothing is lost.
+fn pressed(kind: Kind) -> Opened<()> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_wire, mut ends) = ends(kind)?;
+    let mut waiting: VecDeque<Frame> = (0..MANY).map(|number| frame(&ends[0].heap, true, number, 1000)).collect();
+    ends[0].send(&mut waiting);
+    assert!(!waiting.is_empty() && ends[0].counter("tx_busy") > 0, "{kind:?}: the ring refuses");
+    assert_eq!(ends[0].counter("tx_dropped"), 0);
+    // Only the reserve for receiving is left at the other end, and what arrives is held.
+    let mut hoard = Vec::new();
+    while let Ok(chunk) = ends[1].heap.alloc(64 << 10) {
+        hoard.push(chunk);
+    }
+    let (mut received, mut held, start) = (0, Vec::new(), Clock::now());
+    while ends[1].counter("rx_no_memory") == 0 {
+        assert!(start.elapsed() < LIMIT && received < MANY, "{kind:?}: {received} are held, and there is memory still");
+        held.extend(take(&mut ends, &mut received));
+        ends[0].send(&mut waiting);
+    }
+    drop((hoard, held));
+    while received < MANY {
+        assert!(start.elapsed() < LIMIT, "{kind:?}: {received} of {MANY}: {:?}, {:?}", ends[0].queue, ends[1].queue);
+        drop(take(&mut ends, &mut received));
+        ends[0].send(&mut waiting);
+    }
+    drop(waiting);
+    ends.iter_mut().for_each(|end| drop(end.queue.take()));
+    assert!(ends.iter().all(|end| end.heap.stats().pinned == 0), "{kind:?}: all memory comes back");
+    Ok(())
+}
+
+#[test]
+fn a_full_ring_and_a_full_heap_lose_nothing() {
+    for kind in [Kind::Memif, Kind::Vhost, Kind::Virtio] {
+        with("a_full_ring_and_a_full_heap_lose_nothing", pressed(kind));
+    }
 }
 
 fn with(test: &str, result: Opened<()>) {

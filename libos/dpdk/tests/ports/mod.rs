@@ -49,6 +49,12 @@ pub fn eal() -> Opened<Eal> {
 /// What the driver puts before the names of ports that are joined by rings.
 const RING: &str = "net_ring_";
 
+/// Whether no other test comes into this process.
+fn is_alone() -> bool {
+    std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
+        || std::env::args().any(|argument| argument == "--exact")
+}
+
 /// What this machine has not is a reason to skip; anything else is a fault.
 pub fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
     match result {
@@ -74,6 +80,11 @@ pub struct Wire {
 impl Wire {
     pub fn make(kind: Kind, queues: usize) -> Opened<Wire> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        if kind == Kind::MemifZeroCopy && !is_alone() {
+            return Err(
+                "its driver closes DPDK's memory: it takes a process for each test (cargo nextest, or --exact)".into(),
+            );
+        }
         let eal = eal()?;
         remove_stale();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -155,6 +155,8 @@ pub const UNSAFE: &[&str] = &[
     "libos/posix/src/uring.rs",
     "libos/posix/src/block/ffi.rs",
     "libos/xdp/src/ffi",
+    "libos/dpdk-sys/src",
+    "libos/dpdk/src/ffi",
     "libos/demi/src",
 ];
 

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use libos_dpdk::{Eal, EalSettings, Port, PortSettings, Queue};
+use libos_dpdk::{Eal, EalSettings, Port, PortSettings, Queue, ring_pair};
 use libos_mem::{Heap, Plan, Reserves, Source};
 use libos_net::wire::Mac;
 use libos_net::{Cidr, Device, Frame, IpSettings, NetNetwork, NetSettings};
@@ -22,6 +22,7 @@ use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, LibOs, MeshKind, m
 use margay_bench::sampling::{Pinned, median};
 use pdpix::{Buf, Endpoint, Error, Network, Sga, SocketKind};
 
+use crate::instructions::Callgrind;
 use crate::{result, skip};
 
 const ROUNDS: usize = 5;
@@ -425,4 +426,73 @@ async fn stream(libos: &LibOs, qd: pdpix::Qd) -> Result<f64, Error> {
             return Ok((had - before) as f64 * 8.0 / from.elapsed().as_nanos() as f64);
         }
     }
+}
+
+// Instructions, of both ends in one thread, over two ports that rings join.
+
+/// Serves `count` echoes; or with `idle` looks as often whether there is anything. What callgrind runs.
+pub fn kernel(name: &str, count: u64) -> Result<()> {
+    let arguments = ["--no-huge", "--no-shconf", "-m", "256"].map(String::from).to_vec();
+    let eal = Eal::start(&EalSettings { arguments, ..EalSettings::default() })?;
+    ring_pair(eal, ["kernel0", "kernel1"], 1024)?;
+    let end = |end: usize| -> Result<Core> {
+        let heap_size = 32 << 20;
+        let plan = Plan { heaps: 1, heap_size, reserves: Reserves::usual(heap_size), source: Source::External };
+        let reservation = eal.reserve(plan)?;
+        let settings = PortSettings { mac: Some(MACS[end]), ..PortSettings::new(&format!("net_ring_kernel{end}")) };
+        let port = Port::open(eal, settings, &reservation)?;
+        let heap = reservation.heap(0).context("the only heap")?;
+        core(port.queue(0, heap.clone())?, heap, end)
+    };
+    let (server, client) = (end(0)?, end(1)?);
+    let kind = kind_of(name);
+    let libos = server.libos().clone();
+    server.libos().spawn(async move { _ = echo(&libos, kind, false).await });
+    if name == "idle" {
+        (0..count).for_each(|_| dpdk_serves(&server));
+        return Ok(());
+    }
+    let (libos, (tell, told)) = (client.libos().clone(), mpsc::channel());
+    client.libos().spawn(async move { _ = tell.send(echoes(&libos, kind, count).await) });
+    loop {
+        client.step();
+        dpdk_serves(&server);
+        if let Ok(ended) = told.try_recv() {
+            return ended.map_err(|error| anyhow!("{error:?}"));
+        }
+    }
+}
+
+/// A pass of the server's. By this name what is counted is known.
+#[inline(never)]
+fn dpdk_serves(server: &Core) {
+    server.step();
+}
+
+async fn echoes(libos: &LibOs, kind: SocketKind, count: u64) -> Result<(), Error> {
+    let qd = libos.socket(kind, None)?;
+    libos.redeem(libos.connect(qd, Endpoint::new(OURS[0].into(), PORT))?).await?.done()?;
+    for _ in 0..count {
+        let sga = Sga::copy(libos.heap(), &[7; TEXT])?;
+        libos.redeem(libos.push(qd, sga)?).await?.done()?;
+        libos.redeem(libos.pop(qd, 2048)?).await?.popped()?;
+    }
+    Ok(())
+}
+
+/// Instructions of the server's side for each echo, and for a look that finds nothing.
+pub fn instructions() -> Result<()> {
+    let names = ["tcp", "udp", "idle"];
+    let Some(callgrind) = Callgrind::find()? else {
+        names.iter().for_each(|name| skip(&format!("dpdk_instructions_{name}"), "valgrind is not installed"));
+        return Ok(());
+    };
+    for name in names {
+        let each = callgrind.each_inside("dpdk_serves", &format!("dpdk_{name}"));
+        match each {
+            Ok(each) => result(&format!("dpdk_instructions_{name}"), each, "instructions"),
+            Err(error) => skip(&format!("dpdk_instructions_{name}"), &format!("{error:#}")),
+        }
+    }
+    Ok(())
 }

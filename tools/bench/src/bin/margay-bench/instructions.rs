@@ -44,7 +44,11 @@ pub fn kernel(name: &str, count: u64) -> Result<()> {
             let mut appends = journal::Appends::new(64);
             (0..count / journal::BATCH).for_each(|_| appends.round());
         }
-        _ => return stack_kernel(name, count),
+
+        _ => match name.strip_prefix("dpdk_") {
+            Some(name) => return crate::dpdk::kernel(name, count),
+            None => return stack_kernel(name, count),
+        },
     }
     Ok(())
 }

@@ -10,7 +10,6 @@ mod child;
 mod demi;
 mod disk;
 mod dpdk;
-mod disk;
 mod durable;
 mod echo;
 mod idle;
@@ -31,7 +30,7 @@ use margay_bench::{hop, journal, local, simulated};
 type Program = fn() -> Result<()>;
 
 /// Everything that can be run, and what it says.
-const PROGRAMS: [(&str, &str, Program); 18] = [
+const PROGRAMS: [(&str, &str, Program); 19] = [
     ("alloc", "alloc and free: our heap, mimalloc, the system's", alloc),
     ("thresholds", "copying or referring: for push, keep and other cores", thresholds::run),
     ("coroutine", "a coroutine switch, beside an indirect call", coroutine),
@@ -47,6 +46,7 @@ const PROGRAMS: [(&str, &str, Program); 18] = [
     ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
     ("demi", "64 B there and back through the C interface, beside the same in Rust", demi::run),
     ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
+    ("dpdk_instructions", "instructions of an echo over DPDK's rings, server side", dpdk::instructions),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
     ("idle_cpu", "what an idle cache takes, and how fast it wakes", idle::cpu),
