@@ -106,6 +106,9 @@ pub(crate) struct Persistence {
     pub is_read_only: bool,
     pub logs: Option<Logs>,
     pub recovery: Option<Box<Recovery>>,
+    /// What was loaded from a file of Redis's is not durable yet.
+    pub is_importing: bool,
+    pub import_tries: u32,
     /// Data is being loaded, here or elsewhere.
     pub is_loading: bool,
     appends: VecDeque<Append>,

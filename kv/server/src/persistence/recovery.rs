@@ -217,7 +217,7 @@ impl Shard {
             );
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
-        let is_empty = made_for.is_none() && recovery.commands.1 == 1;
+        let is_empty = recovery.saved_notes().next().is_none() && recovery.commands.1 == 1;
         if made_for.is_none() && !self.persistence.is_read_only {
             let note = Note::Made { cores: self.shards as u16 };
             if let Ok(data) = out.heap().copy(&note.write()) {
@@ -241,9 +241,6 @@ impl Shard {
             return;
         }
         let empty = found.iter().filter(|found| found.is_empty).count();
-        if empty > 0 && empty < self.shards {
-            return self.give_up("some cores have data and some have none: was it written with fewer cores?", out);
-        }
         if empty == self.shards {
             return self.begin_file(out);
         }
@@ -523,10 +520,10 @@ impl Shard {
         let keys = self.keys();
         let progress = Progress { shard: self.index, bytes: recovery.bytes, keys, keys_expected: 0, is_over: true };
         (self.args.on_progress)(progress);
-        // What came from a file is made durable as a whole.
-        let is_from_file = recovery.stage == Stage::File;
-        if is_from_file && self.index == 0 && self.persistence.has_storage {
-            self.begin_saving(None, super::Way::Behind, out);
+        // What came from a file is made durable as a whole; until then nothing is written, so that it could be loaded again.
+        if recovery.stage == Stage::File && self.persistence.has_storage {
+            (self.persistence.is_loading, self.persistence.is_importing) = (true, true);
+            self.consider_saving(out);
         }
     }
 }

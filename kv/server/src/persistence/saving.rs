@@ -24,6 +24,9 @@ const PIECES_MAX: usize = 4;
 /// The log is made short by a snapshot when it is as long as the last one, and at least so long.
 const LOG_LEN_MIN: u64 = 64 << 20;
 
+/// What was loaded from a file is tried to be kept so often.
+const IMPORT_TRIES_MAX: u32 = 30;
+
 /// How a snapshot was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
@@ -231,7 +234,7 @@ impl Shard {
         leader: usize,
         out: &mut Outbox<'_, Shard>,
     ) -> Result<(), Refusal> {
-        if self.persistence.saving.is_some() || self.persistence.is_loading {
+        if self.persistence.saving.is_some() || self.persistence.is_loading && !self.persistence.is_importing {
             return Err(Refusal::SavingAlready);
         }
         self.commit_before_hold(out);
@@ -427,6 +430,15 @@ impl Shard {
         let (Some(saving), Some(logs)) = (self.persistence.saving.take(), self.persistence.logs) else { return };
         let told = &mut self.persistence.told;
         told.save_failed = !is_fine;
+        if self.persistence.is_importing && is_fine {
+            (self.persistence.is_importing, self.persistence.is_loading) = (false, false);
+        } else if self.persistence.is_importing {
+            // Another shard had not come so far, or there is no room.
+            self.persistence.import_tries += 1;
+            if self.persistence.import_tries > IMPORT_TRIES_MAX {
+                return self.give_up("the file was loaded, and could not be kept: is there room for it?", out);
+            }
+        }
         if !is_fine {
             self.engine.abort_snapshot();
             self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
@@ -455,6 +467,14 @@ impl Shard {
     pub(crate) fn consider_saving(&mut self, out: &mut Outbox<'_, Shard>) {
         self.persistence.is_considering = false;
         let persistence = &self.persistence;
+        if persistence.is_importing {
+            // Again and again, as the others may not have come so far.
+            if self.index == 0 && persistence.saving.is_none() && !persistence.is_asked {
+                self.persistence.is_asked = true;
+                self.begin_saving(None, Way::Behind, out);
+            }
+            return;
+        }
         if !persistence.has_storage
             || persistence.is_read_only
             || persistence.is_loading
