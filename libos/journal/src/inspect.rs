@@ -7,7 +7,7 @@
 use pdpix::Error;
 
 use crate::checksum::sum;
-use crate::format::{Descriptor, HEADER_LEN, Layout, RecordHeader, RecordKind, SUPERBLOCK_LEN};
+use crate::format::{Descriptor, HEADER_LEN, Layout, RECORD_ALIGN, RecordHeader, RecordKind, SUPERBLOCK_LEN};
 
 /// Where bytes come from: a file, a disk, an image in memory.
 pub trait ReadAt {
@@ -298,7 +298,10 @@ impl Scan<'_> {
                 }
                 // Padding, or what was cut off: the next unit may go on.
                 _ => {
-                    none_at = none_at.or(Some(position));
+                    let at = (position % self.layout.extent_size) as usize;
+                    if self.extent[at..at + RECORD_ALIGN as usize] != [0; RECORD_ALIGN as usize] {
+                        none_at = none_at.or(Some(position));
+                    }
                     let next = position.next_multiple_of(self.layout.unit);
                     if next == position {
                         break;

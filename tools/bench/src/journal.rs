@@ -204,15 +204,14 @@ impl Lists {
         let program = Program::verify(&code, HOPS as u32 + 1).expect("a right program");
         let qd = core.libos().open("bench", OpenMode::ExistingOrNew, None).expect("a log");
         let mut lists = Lists { core, qd, last: 0, program };
+        let mut tokens = Vec::new();
         for number in 1..=100_000u64 {
             let mut record = [0; 64];
             record[..8].copy_from_slice(&number.saturating_sub(STRIDE).to_le_bytes());
             let sga = Sga::copy(lists.core.libos().heap(), &record).expect("64 bytes");
-            let qt = lists.core.libos().push(lists.qd, sga).expect("there is room");
-            if number % 64 == 0 || number == 100_000 {
-                lists.end(qt).sequence().expect("it is durable");
-            } else {
-                drop(lists.core.libos().redeem(qt));
+            tokens.push(lists.core.libos().push(lists.qd, sga).expect("there is room"));
+            if tokens.len() as u64 == BATCH || number == 100_000 {
+                tokens.drain(..).for_each(|qt| _ = lists.end(qt).sequence().expect("it is durable"));
             }
         }
         lists.last = 100_000;
