@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 /// Longer than any of the programs takes, under valgrind on a busy machine.
@@ -130,7 +131,9 @@ fn the_headers_are_cpp_too() {
 
 /// Two processes over our own stack, each with a configuration of Demikernel's; `devices` is the part of each that says what
 /// carries its frames.
-fn speak_over(libos: &str, devices: [String; 2]) {
+///
+/// The client starts when `after` is there, which the server makes: memif's driver looks for its server once.
+fn speak_over(libos: &str, devices: [String; 2], after: Option<&Path>) {
     let scratch = Scratch::new();
     let program = compile("gcc", "-std=c99", "peer.c", &scratch);
     let start = |who: &str, end: usize| {
@@ -147,7 +150,11 @@ fn speak_over(libos: &str, devices: [String; 2]) {
         command.env("LD_LIBRARY_PATH", library_folder()).env("MARGAY_MEMORY_SIZE", "64MiB");
         command.env("LIBOS", libos).env("CONFIG_PATH", file).stderr(std::process::Stdio::piped()).spawn().unwrap()
     };
-    let (server, client) = (start("server", 1), start("client", 0));
+    let (server, begun) = (start("server", 1), Instant::now());
+    while after.is_some_and(|path| !path.exists()) && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let client = start("client", 0);
     for (who, child) in [("client", client), ("server", server)] {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{who}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -158,7 +165,7 @@ fn speak_over(libos: &str, devices: [String; 2]) {
 fn speak_over_interfaces(test: &str, libos: &str, opened: Result<links::Ends, String>) {
     match opened {
         Ok(ends) if is_there("gcc") => {
-            speak_over(libos, ends.names.map(|name| format!("raw_socket:\n  linux_interface_name: \"{name}\"")));
+            speak_over(libos, ends.names.map(|name| format!("raw_socket:\n  linux_interface_name: \"{name}\"")), None);
         }
         Ok(_) => say(&format!("SKIP {test}: there is no gcc in the path")),
         Err(why) => say(&format!("SKIP {test}: {why}")),
@@ -192,7 +199,7 @@ fn catnip_speaks() {
         let device = format!("net_memif0,role={role},socket={},socket-abstract=no", socket.display());
         format!("dpdk:\n  eal_init: [\"\", \"-c\", \"0xff\", \"--vdev={device}\"]")
     };
-    speak_over("catnip", [device("client"), device("server")]);
+    speak_over("catnip", [device("client"), device("server")], Some(&socket));
 }
 
 /// Each header has what it needs.

@@ -13,7 +13,8 @@ pub struct Eal(());
 /// Rings, pools and what drivers take, beside our reservation.
 const OVERHEAD: usize = 96 << 20;
 
-static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+/// Started, and whether its memory is one file of huge pages; or what it said.
+static STARTED: OnceLock<Result<bool, String>> = OnceLock::new();
 
 impl Eal {
     /// Starts it, or gives the one that is there: then what is asked for now changes nothing.
@@ -23,10 +24,17 @@ impl Eal {
     pub fn start(settings: &EalSettings) -> Result<Eal, OpenError> {
         let started = STARTED.get_or_init(|| {
             let arguments = arguments(settings)?;
-            ffi::start_eal(&arguments).map_err(|why| format!("{why}, with `{}`", arguments.join(" ")))
+            let is_one_file = arguments.iter().any(|argument| argument.starts_with("--single-file"));
+            let started = ffi::start_eal(&arguments).map(|()| is_one_file);
+            started.map_err(|why| format!("{why}, with `{}`", arguments.join(" ")))
         });
         let refused = |why: &String| OpenError::Refused { what: "DPDK does not start".into(), why: why.clone() };
-        started.as_ref().map(|()| Eal(())).map_err(refused)
+        started.as_ref().map(|_| Eal(())).map_err(refused)
+    }
+
+    /// Whether its memory is one file of huge pages: what a peer can map.
+    pub(crate) fn is_one_file(self) -> bool {
+        matches!(STARTED.get(), Some(Ok(true)))
     }
 
     /// The library's version, such as "DPDK 22.11.11".

@@ -75,7 +75,7 @@ impl Port {
     ///
     /// # Errors
     /// [`OpenError`], with what DPDK said.
-    pub fn open(_: Eal, settings: PortSettings, reservation: &Reservation) -> Result<Arc<Port>, OpenError> {
+    pub fn open(eal: Eal, settings: PortSettings, reservation: &Reservation) -> Result<Arc<Port>, OpenError> {
         let name = settings.name().to_string();
         let refused = |why: String| OpenError::Refused { what: format!("opening the DPDK port {name}"), why };
         if !ffi::is_ours(reservation.base()) {
@@ -83,6 +83,11 @@ impl Port {
         }
         let _one = one_at_a_time();
         if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
+            if !eal.is_one_file() {
+                return Err(OpenError::Unsupported(
+                    "memif without copies takes DPDK's memory in one file of huge pages: there are too few (vm.nr_hugepages)".into(),
+                ));
+            }
             // Before it is made: its second life would close somebody else's descriptor.
             static IS_USED: AtomicBool = AtomicBool::new(false);
             if IS_USED.swap(true, Ordering::Relaxed) {
