@@ -3,7 +3,7 @@
 //!
 //! - [`Store`] is a [`Storage`](pdpix::Storage) over a [`BlockDevice`](pdpix::BlockDevice): several logs, each in extents of
 //!   its own. [`Settings`] say how it behaves, [`Format`] how a blank device is divided.
-//! - [`format`] is what lies on the device, byte by byte; docs/journal-format.md is its document.
+//! - [`mod@format`] is what lies on the device, byte by byte; docs/journal-format.md is its document.
 //! - [`inspect`] reads a device from the outside, offline.
 //! - [`memory::MemoryDevice`] is a device in memory.
 //!

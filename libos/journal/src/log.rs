@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
 }
 
-/// What a store has done. Bytes copied are the heap's to count ([`CopyPath::Push`]).
+/// What a store has done. Bytes copied are the heap's to count (`CopyPath::Push`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Counters {
