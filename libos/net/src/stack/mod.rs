@@ -1,9 +1,9 @@
 //! The stack of one core: queues, and the connections, listeners and ports behind them. Frames and `now` in; frames,
 //! completions and the next deadline out.
 //!
-//! - `calls.rs`: what a user asks of a queue. `acknowledged.rs`: the other rule of when a push is complete. `inbound.rs`: what packets lead to; `predicted.rs`: the short way of most of
-//!   them. `passive.rs`: listeners, embryos, cookies,
-//!   TIME-WAIT. `datagrams.rs`: UDP. `socket.rs`: a queue.
+//! - `calls.rs`: what a user asks of a queue. `acknowledged.rs`: the other rule of when a push is complete. `inbound.rs`: what
+//!   packets lead to; `predicted.rs`: the short way of most of them. `passive.rs`: listeners, embryos, cookies, TIME-WAIT.
+//!   `datagrams.rs`: UDP. `socket.rs`: a queue.
 //!
 //! Always: a connection is in `flows` exactly while segments of it mean something; a queue that was closed is a zombie until
 //! its connection is over or in TIME-WAIT, which holds no buffers.
