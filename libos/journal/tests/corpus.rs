@@ -1,30 +1,24 @@
 //! Every input that fuzzing keeps is run again, and many that are drawn by chance: fuzzing without nightly.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use libos_conformance::corpus::Corpus;
 use libos_journal::fuzzing::{self, TARGETS};
 use pdpix::Rng;
 
-fn inputs(target: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
-}
+const CORPUS: Corpus = Corpus { crate_dir: env!("CARGO_MANIFEST_DIR"), targets: TARGETS };
 
 #[test]
 fn every_input_of_the_corpus_runs() {
-    for (target, run) in TARGETS {
-        let files = inputs(target);
-        assert!(files.len() >= 5, "{target} has a corpus of {} files", files.len());
-        for file in files {
-            // If it fails, the name of the input is the last line.
-            println!("{}", file.display());
-            run(&fs::read(&file).unwrap());
-        }
-    }
+    CORPUS.run();
+}
+
+#[test]
+fn the_corpus_is_small() {
+    CORPUS.assert_small();
+}
+
+#[test]
+fn each_target_has_a_program() {
+    CORPUS.assert_each_target_has_a_program();
 }
 
 /// `MARGAY_SEEDS=N` draws more.
