@@ -209,6 +209,10 @@ impl Cursor<'_> {
         tell: bool,
     ) -> Result<(u64, u64), Error> {
         let end = self.ended(end).await?;
+        // Damage behind the last record that can be read would otherwise be met by the first append only.
+        if self.libos.damage(self.qd)?.is_some() {
+            return Err(Error::Corrupt);
+        }
         let first = self.ended(self.libos.seek(self.qd, 0)).await?;
         let (mut next, mut turn) = (first, Turn::default());
         while tell && next < end {

@@ -29,6 +29,8 @@ struct Shelved {
     refuses: Option<Error>,
     /// Appends end so.
     fails: Option<Error>,
+    /// Records behind the last are lost.
+    damage: Option<Damage>,
     heap: Option<Heap>,
 }
 
@@ -80,7 +82,7 @@ impl Storage for Shelf {
     }
 
     fn damage(&self, _: Handle) -> Option<Damage> {
-        None
+        self.0.borrow().damage
     }
 
     fn poll(&mut self, _: Instant, done: &mut Completions) {
@@ -267,6 +269,17 @@ fn a_handler_that_panics_appends_nothing_and_its_successor_sees_what_was_durable
     assert_eq!(scene.shelf.0.borrow().logs["log"].len(), 1);
     scene.order(Order::Append("after"));
     assert_eq!(scene.noted(), ["durable 0: Ok(2)"]);
+}
+
+#[test]
+fn a_log_whose_end_is_lost_is_not_ready() {
+    let shelf = Shelf::default();
+    shelf.0.borrow_mut().logs.insert("log".into(), vec![b"old".to_vec()]);
+    shelf.0.borrow_mut().damage = Some(Damage { offset: 4096, sequence: 2, lost: 1 });
+    for replay in [true, false] {
+        let scene = Scene::new(&shelf, LogSettings { replay, ..LogSettings::default() });
+        assert_eq!(scene.noted(), ["started".to_string(), format!("failed: {}", Error::Corrupt)], "{replay}");
+    }
 }
 
 #[test]

@@ -16,9 +16,12 @@ const FILES_MIN: usize = 5;
 pub struct Corpus {
     /// Where the crate's manifest is.
     pub crate_dir: &'static str,
-    /// Each target's name, and what runs one input.
-    pub targets: &'static [(&'static str, fn(&[u8]))],
+    /// All of them.
+    pub targets: &'static [Target],
 }
+
+/// A fuzz target's name, and what runs one input.
+pub type Target = (&'static str, fn(&[u8]));
 
 impl Corpus {
     /// Runs every input.

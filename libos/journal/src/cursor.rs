@@ -175,6 +175,9 @@ impl Store {
     }
 
     fn serve_first(&mut self, handle: u32) -> Served {
+        if self.waits_for_zombies(handle) {
+            return Served::Waits;
+        }
         let cursor = &mut self.handles[handle as usize];
         let Some(index) = cursor.log else { return Served::Waits };
         let log = &mut self.logs[index];
@@ -379,7 +382,20 @@ impl Store {
             && cursor.outstanding == 0
             && cursor.reader.in_flight == 0
         {
-            self.handles.remove(handle as usize);
+            let buried = self.handles.remove(handle as usize);
+            let others = buried.log.map(|index| self.handles_of(index)).unwrap_or_default();
+            others.into_iter().for_each(|other| self.serve(other));
         }
+    }
+
+    /// Who opens a log again and asks where it ends finds all that was appended before: what closed handles of the log have
+    /// under way ends first, unless the log has failed.
+    fn waits_for_zombies(&self, handle: u32) -> bool {
+        let cursor = &self.handles[handle as usize];
+        let asks = matches!(cursor.ops.front(), Some(CursorOp::Seek { target: u64::MAX, begun: false, .. }));
+        asks && cursor.log.is_some_and(|index| {
+            let is_zombie = |other: &Cursor| other.log == Some(index) && other.is_closed;
+            self.logs[index].state == State::Ready && self.handles.iter().any(|(_, other)| is_zombie(other))
+        })
     }
 }

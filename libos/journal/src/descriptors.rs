@@ -31,8 +31,7 @@ impl Store {
                     let offset = self.shared.layout.descriptor(update.descriptor.slot, copy);
                     let align = self.shared.align.max(512);
                     let Ok(mut page) = self.shared.heap.alloc_aligned(update.bytes.len(), align) else {
-                        log.is_starved = true;
-                        return;
+                        return; // it stays to be written: `Log::wants_memory`
                     };
                     page.put(&update.bytes);
                     update.stage = Stage::Writing;

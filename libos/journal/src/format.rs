@@ -35,6 +35,8 @@ const EXTENT_MIN: u64 = 64 << 10;
 const EXTENTS_MIN: u64 = 4;
 /// The most that a descriptor can name.
 const EXTENTS_MAX: u64 = 4096;
+/// The most logs of a store.
+const LOGS_MAX: u32 = 1 << 16;
 /// The longest payload that a header can name.
 const PAYLOAD_MAX: u64 = (1 << 28) - 1;
 
@@ -73,7 +75,7 @@ impl Layout {
         let device_size = geometry.block_count.saturating_mul(geometry.block_size as u64) / meta * meta;
         let usual = (device_size / 256).max(1).next_power_of_two().max(EXTENT_MIN).max(unit);
         let extent_size = format.extent_size.unwrap_or(usual);
-        if !extent_size.is_power_of_two() || extent_size < meta || format.logs_max == 0 {
+        if !extent_size.is_power_of_two() || extent_size < meta || !(1..=LOGS_MAX).contains(&format.logs_max) {
             return Err(Error::InvalidArgument);
         }
         let most = device_size / extent_size;
@@ -191,6 +193,8 @@ impl Layout {
             && extents_end <= self.device_size.saturating_sub(self.meta())
             && self.extent_size >= self.meta()
             && self.descriptor_size >= self.meta()
+            && self.descriptor_size >= DESCRIPTOR_LEN as u64 + self.extent_count as u64 * ENTRY_LEN as u64
+            && (1..=LOGS_MAX).contains(&self.logs_max)
             && self.extent_count as u64 <= EXTENTS_MAX
             && self.unit <= UNIT_MAX
             && [self.table_offset, self.extents_offset, self.device_size].iter().all(|at| at.is_multiple_of(self.unit));
@@ -331,7 +335,7 @@ impl Descriptor {
             name: String::from_utf8(bytes[88..88 + name_len].to_vec()).map_err(|_| Error::Corrupt)?,
             extents: entries.map(|e| Extent { number: u32_at(e, 0), first_sequence: u64_at(e, 4) }).collect(),
         };
-        if descriptor.slot == slot && descriptor.makes_sense(layout) {
+        if descriptor.slot == slot && descriptor.makes_sense(layout) && descriptor.has_far_to_go() {
             Ok(Some(descriptor))
         } else {
             Err(Error::Corrupt)
@@ -350,9 +354,14 @@ impl Descriptor {
             && self.mark_position.is_multiple_of(layout.unit)
             && self.first_position.is_multiple_of(RECORD_ALIGN)
             && self.mark_epoch <= self.epoch
-            // So far from the end that nobody gets there.
             && self.epoch < u32::MAX / 2
             && [end, self.mark_sequence, self.generation, self.window].iter().all(|&number| number < u64::MAX / 4)
+    }
+
+    /// Whether its numbers are so small that no use of the log brings them to where [`Descriptor::makes_sense`] ends.
+    fn has_far_to_go(&self) -> bool {
+        let far = [self.extents_base, self.first_position, self.mark_sequence, self.generation, self.window];
+        self.epoch < u32::MAX / 4 && self.log < u32::MAX / 4 && far.iter().all(|&number| number < u64::MAX / 8)
     }
 }
 
@@ -507,6 +516,33 @@ mod tests {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(Descriptor::decode(&bad, 3, &layout).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_would_write_is_refused_though_its_checksum_is_right() {
+        let layout = Layout::plan(geometry(16 << 20), Format::new(7)).unwrap();
+        let descriptor = descriptor();
+        let hostile = [
+            Descriptor { epoch: u32::MAX / 2 - 1, ..descriptor.clone() },
+            Descriptor { generation: u64::MAX / 4 - 1, ..descriptor.clone() },
+            Descriptor { mark_sequence: u64::MAX / 4 - 1, ..descriptor.clone() },
+            Descriptor { log: u32::MAX, ..descriptor.clone() },
+            Descriptor { window: u64::MAX / 4 - 1, ..descriptor.clone() },
+            Descriptor { first_sequence: 0, ..descriptor.clone() },
+        ];
+        for hostile in hostile {
+            let read = Descriptor::decode(&hostile.encode(&layout), 3, &layout);
+            assert_eq!(read, Err(Error::Corrupt), "{hostile:?}");
+        }
+        let hostile = [
+            Layout { logs_max: 0, ..layout },
+            Layout { logs_max: LOGS_MAX + 1, ..layout },
+            Layout { descriptor_size: 4096, extent_count: 4000, extent_size: 4096, ..layout },
+            Layout { unit: 0, ..layout },
+        ];
+        for hostile in hostile {
+            assert_eq!(Layout::decode(&hostile.encode()), Err(Error::Corrupt), "{hostile:?}");
         }
     }
 

@@ -160,6 +160,8 @@ pub(crate) struct Log {
     pub(crate) waiting: VecDeque<Waiting>,
     /// Memory was short when something was to be placed.
     pub(crate) is_starved: bool,
+    /// It has failed while records were placed, and nobody was told.
+    pub(crate) is_broken: bool,
     pub(crate) committed_at: Instant,
     pub(crate) index: Vec<(u64, u64)>,
     pub(crate) index_grain: u64,
@@ -185,6 +187,11 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
+    /// Something waits for memory: a record that is to be placed, or a descriptor that is to be written.
+    pub(crate) fn wants_memory(&self) -> bool {
+        self.is_starved || self.update.as_ref().is_some_and(|update| update.stage == Stage::ToWrite)
+    }
+
     pub(crate) fn new(descriptor: Descriptor, good_copy: u32, shared: &Shared) -> Log {
         let size = shared.layout.extent_size;
         let persisted_end = (descriptor.extents_base + descriptor.extents.len() as u64) * size;
@@ -216,6 +223,7 @@ impl Log {
             pending: VecDeque::new(),
             waiting: VecDeque::new(),
             is_starved: false,
+            is_broken: false,
             committed_at: Instant::ZERO,
             index: Vec::new(),
             index_grain: INDEX_GRAIN,

@@ -1,8 +1,9 @@
 //! Finding out what is on the device, and formatting one that is blank.
 //!
 //! First a flush: what a process before this one had written and not flushed may be in the device's cache, where it can be
-//! read, and is not durable; nothing is to be built on it. Then both superblocks are read, then every descriptor in both copies. A format writes in such an order that one which was cut
-//! short is either blank still, or complete.
+//! read, and is not durable; nothing is to be built on it. That is so on a device, too, which makes our own writes durable by
+//! themselves. Then both superblocks are read, then every descriptor in both copies. A format writes in such an order that
+//! one which was cut short is either blank still, or complete.
 
 use std::collections::VecDeque;
 
@@ -10,9 +11,12 @@ use pdpix::{BlockOp, BufMut, Error, Geometry, Heap, OpenMode, Sga};
 
 use crate::format::{Descriptor, Layout, meta_of, unit_of};
 use crate::log::{Counters, Log, Shared, State};
-use crate::settings::Settings;
+use crate::settings::{Format, Settings};
 use crate::store::Store;
 use crate::transfers::Transfer;
+
+/// How much is looked at before a device is taken for blank, beside the places of its superblocks.
+const LOOK_LEN: u64 = 64 << 10;
 
 /// How far it is known what is on the device.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub(crate) enum Mount {
         left: u32,
         found: [Found; 2],
     },
+    /// Both are blank; is there anything where the first descriptors would be?
+    Looking(Format),
     /// What is written, step by step.
     Writing(VecDeque<Step>),
     /// The descriptors are being read.
@@ -96,9 +102,7 @@ impl Shared {
 
 impl Store {
     pub(crate) fn start_mount(&mut self) {
-        if self.io.want_flush() == 0 {
-            self.read_superblocks();
-        }
+        self.io.flush_wanted = true;
     }
 
     fn read_superblocks(&mut self) {
@@ -132,6 +136,14 @@ impl Store {
                     self.on_superblocks(found);
                 }
             }
+            Mount::Looking(format) => match (result, read) {
+                (Ok(()), Some(read)) => {
+                    let format = *format;
+                    self.on_looked(format, &read);
+                }
+                (Ok(()), None) => self.fail(Error::Io),
+                (Err(error), _) => self.fail(error),
+            },
             Mount::Writing(steps) => {
                 if let Err(error) = result {
                     return self.fail(error);
@@ -168,13 +180,35 @@ impl Store {
             }
             (None, [Found::Blank, _]) => match self.shared.settings.format {
                 None => self.fail(Error::NotFound),
-                Some(format) => match Layout::plan(geometry, format) {
-                    Ok(layout) => self.format(layout),
-                    Err(error) => self.fail(error),
-                },
+                Some(format) => self.look_behind(format),
             },
             (None, [Found::Bad(error), _]) => self.fail(error),
             (None, _) => self.fail(Error::Corrupt),
+        }
+    }
+
+    /// A store that has lost its superblocks still has descriptors: it is not to be formatted. (The second superblock is not
+    /// where it is looked for if the device has grown, and a cut at the wrong place can take the first.)
+    fn look_behind(&mut self, format: Format) {
+        let geometry = self.io.device.geometry();
+        let meta = self.shared.layout.meta();
+        let most = self.shared.transfer_max.min(self.shared.layout.device_size - meta).min(LOOK_LEN);
+        let len = 1 << most.ilog2();
+        if let Err(error) = Layout::plan(geometry, format) {
+            return self.fail(error);
+        }
+        let Some(into) = self.shared.read_memory(len) else { return self.fail(Error::NoBuffers) };
+        self.mount = Mount::Looking(format);
+        self.io.read(Transfer::Mount(0), meta, into);
+    }
+
+    fn on_looked(&mut self, format: Format, read: &[u8]) {
+        if read.iter().any(|&byte| byte != 0) {
+            return self.fail(Error::Corrupt);
+        }
+        match Layout::plan(self.io.device.geometry(), format) {
+            Ok(layout) => self.format(layout),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -254,7 +288,8 @@ impl Store {
                 (_, Ok(Some(b))) => (b, 1),
                 // Never used; or the first copy of a new log was cut short.
                 (Ok(None), _) | (_, Ok(None)) => continue,
-                (Err(Error::Io), Err(_)) | (Err(_), Err(Error::Io)) => return self.fail(Error::Io),
+                // The device would not say; that is no damage.
+                (Err(error), Err(_)) | (Err(_), Err(error)) if *error != Error::Corrupt => return self.fail(*error),
                 (Err(_), Err(_)) => {
                     self.shared.is_frozen = true;
                     continue;

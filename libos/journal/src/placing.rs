@@ -26,7 +26,7 @@ impl Log {
     pub(crate) fn place(&mut self, op: OpId, handle: u32, sga: &mut Sga, shared: &mut Shared, now: Instant) -> bool {
         let (size, len) = (shared.layout.extent_size, sga.len());
         let need = stride(len);
-        loop {
+        while !self.is_broken {
             let open = self.open_len();
             let at = self.tail + open;
             let end = if open == 0 { extent_end(at, size) } else { extent_end(at - 1, size) };
@@ -71,6 +71,13 @@ impl Log {
             self.opened_at.get_or_insert(now);
             return true;
         }
+        false
+    }
+
+    /// A part of a batch is lost: memory was short where none may be. The store tells whoever waits (`look_for_failure`).
+    fn break_down(&mut self) {
+        self.state = State::Failed(Error::NoBuffers);
+        self.is_broken = true;
     }
 
     /// Bytes in the open batch.
@@ -181,7 +188,7 @@ impl Log {
         }
         if !ended {
             // A list that could not grow has lost a part of the batch.
-            self.state = State::Failed(Error::NoBuffers);
+            self.break_down();
         }
         if let Some(page) = &mut self.page {
             page.resize(page.len() + (stride(len) as usize - HEADER_LEN - len), 0);
@@ -259,7 +266,7 @@ impl Log {
             page.resize(page.len() + (padded - len) as usize, 0);
         }
         if !self.end_piece() || self.pieces.len() as u64 != padded {
-            self.state = State::Failed(Error::NoBuffers);
+            self.break_down();
             return;
         }
         let sga = std::mem::take(&mut self.pieces);
@@ -287,7 +294,7 @@ impl Log {
             // One transfer is the rule. What is longer is a record in a page of its own: one buffer, whose parts need no list.
             let part = if len == sga.len() as u64 { Ok(std::mem::take(&mut sga)) } else { sga.split_to(len as usize) };
             let Ok(part) = part else {
-                self.state = State::Failed(Error::NoBuffers);
+                self.break_down();
                 return count;
             };
             self.outbox.push_back(Outgoing { batch, offset, sga: part });

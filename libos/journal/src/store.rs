@@ -332,7 +332,7 @@ impl Store {
 
     fn look_for_failure(&mut self, index: usize) {
         if let State::Failed(why) = self.logs[index].state
-            && self.logs[index].open_len() > 0
+            && std::mem::take(&mut self.logs[index].is_broken)
         {
             self.fail_log(index, why);
         }
@@ -450,7 +450,7 @@ impl Storage for Store {
         self.now = now;
         self.take_in();
         for index in 0..self.logs.len() {
-            if self.logs[index].is_starved {
+            if self.logs[index].wants_memory() {
                 self.place_waiting(index);
                 self.go_on(index);
                 self.go_on_with_update(index);
@@ -488,7 +488,7 @@ impl Storage for Store {
         let due =
             held.filter(|_| !self.io.is_committing()).chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
         wake.deadline = wake.deadline.into_iter().chain(due).min();
-        if self.logs.iter().any(|log| log.is_starved) {
+        if self.logs.iter().any(Log::wants_memory) {
             // Nobody says when there is memory again.
             let again = now + STARVED_DELAY;
             wake.deadline = Some(wake.deadline.map_or(again, |deadline| deadline.min(again)));

@@ -278,6 +278,21 @@ fn close_lets_appends_end_and_cancels_reads() {
     assert_eq!(rig.append(log, b"x").unwrap_err(), Error::BadDescriptor);
 }
 
+#[test]
+fn the_end_of_a_log_is_behind_what_a_closed_handle_has_under_way() {
+    let contents = Contents::new(8 * MIB);
+    let mut rig = Rig::over(device(&contents, 1), small());
+    let log = rig.log("orders");
+    rig.put(log, b"first").unwrap();
+    let append = rig.append(log, b"under way").unwrap();
+    rig.store.close(log);
+    let again = rig.log("orders");
+    assert_eq!(rig.seek(again, 0), Ok(1), "that is known");
+    assert_eq!(rig.seek(again, u64::MAX), Ok(3));
+    assert_eq!(rig.sequence(append), Ok(2));
+    assert_eq!(rig.seek(again, u64::MAX), Ok(3));
+}
+
 fn device(contents: &Contents, gathers: u16) -> Box<MemoryDevice> {
     let geometry = Geometry {
         block_size: 512,
@@ -382,6 +397,17 @@ fn a_quiet_log_notes_how_far_it_is_durable() {
     assert_eq!(rig.arm().deadline, None);
 }
 
+/// Takes all memory that there is.
+fn hoard(rig: &Rig) -> Vec<pdpix::BufMut> {
+    let mut hoard = Vec::new();
+    for size in [256 << 10, 128 << 10, 64 << 10, 16 << 10, 4 << 10, 1 << 10, 512] {
+        while let Ok(taken) = rig.heap.alloc_aligned(size, 512).or_else(|_| rig.heap.alloc(size)) {
+            hoard.push(taken);
+        }
+    }
+    hoard
+}
+
 #[test]
 fn a_log_without_memory_waits_for_it_and_says_when_to_ask_again() {
     let contents = Contents::new(8 * MIB);
@@ -391,17 +417,57 @@ fn a_log_without_memory_waits_for_it_and_says_when_to_ask_again() {
     let big = vec![1; 40_000];
     let value = pdpix::Sga::copy(&rig.heap, &big).unwrap();
     let small_one = pdpix::Sga::copy(&rig.heap, b"second").unwrap();
-    let mut hoard = Vec::new();
-    for size in [256 << 10, 128 << 10, 64 << 10, 16 << 10, 4 << 10, 1 << 10, 512] {
-        while let Ok(taken) = rig.heap.alloc(size) {
-            hoard.push(taken);
-        }
-    }
+    let hoard = hoard(&rig);
     let ops: Vec<_> = [value, small_one].into_iter().map(|sga| rig.submit(log, LogOp::Append(sga)).unwrap()).collect();
     for _ in 0..3 {
         (0..50).for_each(|_| rig.turn());
     }
     assert!(rig.arm().deadline.is_some_and(|at| at <= rig.now + Duration::from_millis(1)));
-    hoard.clear();
+    drop(hoard);
     assert_eq!(ops.into_iter().map(|op| rig.sequence(op)).collect::<Vec<_>>(), [Ok(2), Ok(3)]);
+}
+
+#[test]
+fn a_truncation_without_memory_waits_for_it_though_appends_go_on() {
+    let contents = Contents::new(8 * MIB);
+    let mut rig = Rig::new(&contents, small());
+    let log = rig.log("orders");
+    rig.put(log, b"first").unwrap();
+    // The memory of the one lies beside the other's: nothing larger is free when it is.
+    let [second, beside] = [(); 2].map(|()| pdpix::Sga::copy(&rig.heap, b"second").unwrap());
+    let hoard = hoard(&rig);
+    let append = rig.submit(log, LogOp::Append(second)).unwrap();
+    let truncation = rig.submit(log, LogOp::Truncate(2)).unwrap();
+    assert_eq!(rig.sequence(append), Ok(2), "its page was there");
+    assert!(rig.arm().deadline.is_some_and(|at| at <= rig.now + Duration::from_millis(1)));
+    drop((hoard, beside));
+    assert_eq!(rig.sequence(truncation), Ok(2));
+}
+
+#[test]
+fn what_the_process_before_left_unflushed_is_flushed_though_the_device_flushes_each_write() {
+    let contents = Contents::new(8 * MIB);
+    let mut rig = Rig::new(&contents, small());
+    let log = rig.log("orders");
+    rig.put(log, b"first").unwrap();
+    assert_eq!(rig.store.store_counters().flushes, 1, "the first, and no other");
+}
+
+#[test]
+fn a_device_that_is_blank_where_superblocks_are_and_not_behind_is_not_formatted() {
+    let contents = Contents::new(8 * MIB);
+    let mut rig = Rig::new(&contents, small());
+    let log = rig.log("orders");
+    rig.put(log, b"kept").unwrap();
+    drop(rig);
+    contents.change(|bytes| {
+        bytes[..4096].fill(0);
+        // The device has grown: the second superblock is not at its end.
+        bytes.resize(16 * MIB, 0);
+    });
+    let before = contents.bytes().clone();
+    let mut rig = Rig::new(&contents, small());
+    let log = rig.log("orders");
+    assert_eq!(rig.seek(log, 0), Err(Error::Corrupt));
+    assert!(*contents.bytes() == before, "it was written to");
 }

@@ -35,7 +35,8 @@ pub enum LogOp {
         len_max: usize,
     },
     /// Puts the cursor before this record, or the first that is left, or the end: it says where
-    /// ([`Outcome::Sought`](crate::Outcome::Sought)). So 0 is the beginning, and `u64::MAX` the end.
+    /// ([`Outcome::Sought`](crate::Outcome::Sought)). So 0 is the beginning, and `u64::MAX` the end,
+    /// which is known when what closed handles of the log have appended has ended.
     Seek(u64),
     /// Frees everything before this record; done when that is durable ([`Outcome::Truncated`](crate::Outcome::Truncated)).
     Truncate(u64),

@@ -134,6 +134,40 @@ fn a_file_has_its_space_from_the_start() {
 }
 
 #[test]
+fn a_file_with_holes_is_filled_unless_it_is_to_have_some() {
+    use std::os::unix::fs::MetadataExt;
+    let (directory, heap) = (Directory::new(), heap());
+    let settings = directory.settings();
+    drop(open_disk(&settings, &heap).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(&settings.path).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(8 << 20).unwrap();
+    let blocks = || std::fs::metadata(&settings.path).unwrap().blocks();
+    drop(open_disk(&DiskSettings { discard: true, ..settings.clone() }, &heap).unwrap());
+    assert_eq!(blocks(), 0);
+    drop(open_disk(&settings, &heap).unwrap());
+    assert!(blocks() * 512 >= 8 << 20, "{} blocks", blocks());
+}
+
+#[test]
+fn a_file_that_its_maker_has_removed_is_not_used() {
+    let (directory, heap) = (Directory::new(), heap());
+    let settings = directory.settings();
+    // It has made the file and has it, but not the space for it.
+    let maker = std::fs::File::create(&settings.path).unwrap();
+    maker.lock().unwrap();
+    let second = std::thread::spawn({
+        let settings = settings.clone();
+        move || open_disk(&settings, &Heap::alone(64 << 20).unwrap()).unwrap().created
+    });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::fs::remove_file(&settings.path).unwrap();
+    drop(maker);
+    assert!(second.join().unwrap(), "it has taken what nobody finds again");
+    assert!(!open_disk(&settings, &heap).unwrap().created);
+}
+
+#[test]
 fn a_file_is_made_longer_and_never_shorter() {
     let (directory, heap) = (Directory::new(), heap());
     let open = |size| open_disk(&DiskSettings { size, ..directory.settings() }, &heap).unwrap();

@@ -373,6 +373,16 @@ impl LibOs {
             doorbell.get_up();
             return;
         }
+        // What came may have ended nothing, and left a deadline all the same: a segment to be acknowledged, a flush.
+        ends = earlier(ends, inner.timers.borrow().next_deadline());
+        inner.arm(inner.now.get(), |wake| {
+            ends = earlier(ends, wake.deadline);
+            now_busy |= wake.on == WakeOn::Now;
+        });
+        if now_busy {
+            doorbell.get_up();
+            return;
+        }
         let now = inner.clock.now();
         let mut timeout = ends.map(|ends| ends.since(now));
         if nap {

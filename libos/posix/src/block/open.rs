@@ -180,20 +180,16 @@ const GATHERS: u16 = super::ffi::SEGMENTS_MAX as u16;
 pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, DiskError> {
     let mut notices = Vec::new();
     let path = settings.path.as_path();
-    let (fd, created, read_only) = open_file(settings, &mut notices)?;
-    let opened = (|| {
-        lock(&fd, path, read_only)?;
-        if !read_only {
-            take_space(&fd, settings, created)?;
-        }
-        size_of(&fd, path)
-    })();
-    let size = opened.inspect_err(|_| {
+    let Opened { fd, created, read_only } = open_locked(settings, &mut notices)?;
+    let opened = if read_only { Ok(false) } else { take_space(&fd, settings) };
+    let opened = opened.and_then(|grown| Ok((grown, size_of(&fd, path)?)));
+    let (grown, size) = opened.inspect_err(|_| {
         if created {
             let _ = std::fs::remove_file(path); // an empty file would look like a log that was lost
         }
     })?;
-    if created {
+    // Also where whoever made the file died before that.
+    if created || grown {
         sync_directory(path)?;
     }
     let direct = if settings.direct { make_direct(&fd, path, &mut notices) } else { None };
@@ -247,23 +243,51 @@ fn start(
     }
 }
 
-/// Found or made; whether it was made, and whether it can only be read.
-fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<(OwnedFd, bool, bool), DiskError> {
+/// A file or a disk that is open.
+struct Opened {
+    fd: OwnedFd,
+    /// It was made, and nobody else can have it.
+    created: bool,
+    /// It can only be read.
+    read_only: bool,
+}
+
+/// Found or made, and ours. Whoever makes a file removes it if its space is not to be had, and somebody else may have opened it
+/// before: so what is locked must still be what the path names.
+fn open_locked(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opened, DiskError> {
+    let path = settings.path.as_path();
+    loop {
+        let opened = open_file(settings, notices)?;
+        lock(&opened.fd, path, opened.read_only)?;
+        let os = |errno: Errno| DiskError::Os { path: path.into(), doing: "look at", why: errno.into() };
+        let ours = rustix::fs::fstat(&opened.fd).map_err(os)?;
+        match rustix::fs::stat(path) {
+            Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => return Ok(opened),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(os(errno)),
+        }
+    }
+}
+
+fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opened, DiskError> {
     let path = settings.path.as_path();
     let os = |doing| move |errno: Errno| DiskError::Os { path: path.into(), doing, why: errno.into() };
     let open = |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o640));
     if settings.read_only {
-        return Ok((open(OFlags::RDONLY).map_err(os("open"))?, false, true));
+        return Ok(Opened { fd: open(OFlags::RDONLY).map_err(os("open"))?, created: false, read_only: true });
     }
     match open(OFlags::RDWR) {
-        Ok(fd) => Ok((fd, false, false)),
-        Err(Errno::NOENT) if settings.size.is_some() => {
-            Ok((open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL).map_err(os("create"))?, true, false))
-        }
+        Ok(fd) => Ok(Opened { fd, created: false, read_only: false }),
+        Err(Errno::NOENT) if settings.size.is_some() => match open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
+            Ok(fd) => Ok(Opened { fd, created: true, read_only: false }),
+            // Somebody else was faster.
+            Err(Errno::EXIST) => open_file(settings, notices),
+            Err(errno) => Err(os("create")(errno)),
+        },
         Err(Errno::ROFS) => {
             let fd = open(OFlags::RDONLY).map_err(os("open"))?;
             notices.push(format!("{} is on a read-only file system: it can only be read", path.display()));
-            Ok((fd, false, true))
+            Ok(Opened { fd, created: false, read_only: true })
         }
         Err(errno) => Err(os("open")(errno)),
     }
@@ -288,22 +312,26 @@ fn lock(fd: &OwnedFd, path: &Path, read_only: bool) -> Result<(), DiskError> {
     }
 }
 
-/// Takes what a file is to have now, so that no later write can find the file system full.
-fn take_space(fd: &OwnedFd, settings: &DiskSettings, created: bool) -> Result<(), DiskError> {
+/// Takes what a file is to have now, so that no later write can find the file system full; says whether the file has become
+/// longer. A file of full length may have holes: one that was copied, or whose blocks were given back. They are filled, if
+/// blocks are not to be given back again.
+fn take_space(fd: &OwnedFd, settings: &DiskSettings) -> Result<bool, DiskError> {
     let path = settings.path.as_path();
     let os = |doing| move |why: io::Error| DiskError::Os { path: path.into(), doing, why };
     let stat = rustix::fs::fstat(fd).map_err(|errno| os("look at")(errno.into()))?;
     let there = stat.st_size as u64;
-    let Some(size) = settings.size.filter(|size| FileType::from_raw_mode(stat.st_mode).is_file() && *size > there)
-    else {
-        return Ok(());
-    };
+    let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+    let Some(size) = settings.size.filter(|_| is_file).map(|size| size.max(there)) else { return Ok(false) };
+    if size == there && settings.discard {
+        return Ok(false);
+    }
     // The kernel would send SIGXFSZ, which ends a process that does not expect it.
     if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.filter(|l| size > *l) {
         return Err(DiskError::Limit(path.into(), limit));
     }
     let allocated = match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size) {
         Ok(()) => true,
+        Err(Errno::OPNOTSUPP) if size == there => return Ok(false),
         Err(Errno::OPNOTSUPP) => false,
         Err(errno) => return Err(os("take the space for")(errno.into())),
     };
@@ -311,10 +339,11 @@ fn take_space(fd: &OwnedFd, settings: &DiskSettings, created: bool) -> Result<()
         let file = File::from(fd.try_clone().map_err(os("open"))?);
         write_zeros(&file, there, size).map_err(os("write the space of"))?;
     }
-    if created || there < size {
+    let grown = there < size;
+    if grown {
         rustix::fs::fsync(fd).map_err(|errno| os("flush")(errno.into()))?;
     }
-    Ok(())
+    Ok(grown)
 }
 
 fn write_zeros(mut file: &File, from: u64, to: u64) -> io::Result<()> {

@@ -183,7 +183,8 @@ impl BlockDevice for UringDisk {
         self.ring.completion().enable_eventfd();
         // The kernel writes what it has and then looks whether we want the event; we say so and then look.
         fence(Ordering::SeqCst);
-        let some = !self.ring.completion().is_empty() || self.ring.submission().taskrun();
+        let left = !self.ring.submission().is_empty(); // the kernel had no memory for them
+        let some = left || !self.ring.completion().is_empty() || self.ring.submission().taskrun();
         let on = if some { WakeOn::Now } else { WakeOn::Descriptor(self.event.as_raw_fd()) };
         Wake { deadline: None, on }
     }
