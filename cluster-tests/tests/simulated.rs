@@ -52,6 +52,46 @@ fn sweep_the_cache_is_linearizable_over_our_tcp_on_two_cores() {
     });
 }
 
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_one_core() {
+    let world = world("sim-durable-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_two_cores() {
+    let world = world("sim-durable-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_three_cores() {
+    let world = world("sim-durable-3");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_and_our_tcp_on_one_core() {
+    let world = world("tcp-durable-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_and_our_tcp_on_two_cores() {
+    let world = world("tcp-durable-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
 /// A run in which nothing happened would pass, too.
 #[test]
 fn the_runs_have_in_them_what_they_are_for() {

@@ -7,15 +7,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use kv_server::ServerArgs;
+use kv_server::{Durability, ServerArgs};
+use libos_journal::{Format, Settings as StoreSettings, Store};
 use libos_net::{LineSettings, Loss};
 use libos_runtime::LibOs;
-use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SwitchId, Turn, World as Simulation};
-use pdpix::Instant;
+use libos_sim::{
+    Attached, AttachedDisks, DiskSettings, HostId, Interface, NetKind, Plug, Settings, SwitchId, Turn,
+    World as Simulation,
+};
+use pdpix::{Instant, Rng, Storage};
 
 use super::{KEYS_OF_EACH, Played, Stage as StageKind, World};
 use crate::client::{self, Manner, Notes};
-use crate::faults::{Fault, Kind as FaultKind, Node};
+use crate::faults::{Death, Fault, Kind as FaultKind, Node};
 use crate::history::{Datum, History, Kind, Process, Recorder};
 use crate::workload::{Workload, keys};
 
@@ -145,6 +149,40 @@ impl Wires {
     }
 }
 
+/// Bytes of a disk, one a core.
+const DISK: u64 = 2 << 20;
+/// With a log of more bytes than this a snapshot is written: some in each run.
+const LOG_LEN_MAX: u64 = 4 << 10;
+
+/// Disks that are slow now and then. What they lose is what a cut of the power takes: they do not fail, as a cache whose
+/// disk has failed serves what it could not write (docs/persistence.md), and so forgets it when it dies.
+fn disks(cores: usize) -> Vec<DiskSettings> {
+    let disk = || DiskSettings { slow: 0.005, ..DiskSettings::new(DISK) };
+    (0..cores).map(|_| disk()).collect()
+}
+
+/// The storage of a core: a journal on the disk that is its own.
+fn storage(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
+    let device = attached.disks[attached.core.index].device();
+    let format = Some(Format::new(u128::from(attached.seed)));
+    let store = Store::new(Box::new(device), attached.heap, StoreSettings { format, ..StoreSettings::default() });
+    vec![("disk".to_owned(), Box::new(store))]
+}
+
+fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World) -> HostId {
+    let mut args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
+    let mut disks_of_cores = Vec::new();
+    if world.is_durable {
+        (args.durability, args.has_storage, args.log_len_max) = (Durability::Always, true, LOG_LEN_MAX);
+        args.on_trouble = |why| panic!("{why}");
+        disks_of_cores = disks(world.cores);
+    }
+    let net = wires.map_or(NetKind::Messages, Wires::plug);
+    simulation.add_host_with_disks(net, disks_of_cores, Box::new(storage), "server", world.cores, move |libos| {
+        kv_server::run(&System::new(libos), args.clone());
+    })
+}
+
 fn add_host(
     simulation: &mut Simulation,
     wires: Option<&Wires>,
@@ -166,11 +204,8 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(world: &World, simulation: &'a mut Simulation) -> Stage<'a> {
-        let args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
         let wires = (world.stage == StageKind::Frames).then(|| Wires::new(world, simulation));
-        let server = add_host(simulation, wires.as_ref(), "server", world.cores, move |libos| {
-            kv_server::run(&System::new(libos), args.clone());
-        });
+        let server = add_server(simulation, wires.as_ref(), world);
         let shared = Rc::new(Shared::default());
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
@@ -196,7 +231,7 @@ impl<'a> Stage<'a> {
         for change in schedule.changes() {
             self.run_to(change.at);
             let kind = if change.begins { Kind::Invoke } else { Kind::Ok };
-            self.shared.note(Process::NEMESIS, kind, change.fault.name(), (change.fault.place(), Datum::Nil));
+            self.note_fault(kind, change.fault);
             if change.begins { self.begin(change.fault) } else { self.end(change.fault) }
         }
         self.run_to(schedule.length);
@@ -205,11 +240,29 @@ impl<'a> Stage<'a> {
             self.shared.note(Process::NEMESIS, Kind::Invoke, "kill", what());
             self.simulation.crash(self.server);
         }
+        if world.is_durable {
+            self.crash_at_the_end(Death::draw(&mut Rng::new(seed)));
+        }
         self.shared.over.set(true);
         if !self.run_while(world.tempo().settling, |shared| shared.running.get() > 0) {
             return Some("the clients did not end after the heal".into());
         }
         if schedule.kills_server { None } else { self.read_all(world) }
+    }
+
+    /// The last fault is that the server dies in the middle of all calls: so nothing that the final reads see is there
+    /// because it was in memory.
+    fn crash_at_the_end(&mut self, death: Death) {
+        let fault = Fault::Crash(death);
+        self.note_fault(Kind::Invoke, &fault);
+        self.begin(&fault);
+        self.run_to(self.simulation.now().since(Instant::ZERO) + Duration::from_millis(1));
+        self.end(&fault);
+        self.note_fault(Kind::Ok, &fault);
+    }
+
+    fn note_fault(&self, kind: Kind, fault: &Fault) {
+        self.shared.note(Process::NEMESIS, kind, fault.name(), (fault.place(), Datum::Nil));
     }
 
     /// Reads what was left in the end.
@@ -236,6 +289,8 @@ impl<'a> Stage<'a> {
                 self.simulation.crash(self.clients[*index]);
                 self.shared.lose(process);
             }
+            Fault::Crash(Death::Power) => self.simulation.crash(self.server),
+            Fault::Crash(Death::Kill) => self.simulation.kill(self.server),
             Fault::Loss(percent) if self.wires.is_some() => self.lose(*percent),
             Fault::Loss(_) => {
                 for &client in &self.clients {
@@ -253,6 +308,7 @@ impl<'a> Stage<'a> {
             }
             Fault::Pause(node) => self.simulation.resume(self.host(*node)),
             Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
+            Fault::Crash(_) => self.simulation.restart(self.server),
             Fault::Loss(_) if self.wires.is_some() => self.lose(0),
             Fault::Loss(_) => {}
         }
