@@ -123,6 +123,9 @@ pub struct Extent<'a> {
 /// So many faults are tried for, on average, in the time of the longest.
 const TRIES_PER_LONGEST: u32 = 3;
 
+/// A server is dead for so much shorter a time than other faults last.
+const DEAD_SHORTER: u32 = 6;
+
 impl Schedule {
     /// A schedule, which is a function of the generator.
     pub fn draw(rng: &mut Rng, extent: Extent<'_>) -> Schedule {
@@ -133,11 +136,15 @@ impl Schedule {
         let mut begin = Duration::ZERO;
         while !kinds.is_empty() {
             begin += part(rng, longest * 2 / TRIES_PER_LONGEST);
-            let end = begin + longest / 20 + part(rng, longest * 19 / 20);
+            let mut end = begin + longest / 20 + part(rng, longest * 19 / 20);
             if end >= length {
                 break;
             }
             let kind = kinds[rng.below(kinds.len() as u64) as usize];
+            if kind == Kind::Crash {
+                // While it is dead nothing is learnt of it.
+                end = begin + (end - begin) / DEAD_SHORTER;
+            }
             let fault = Fault::draw(rng, kind, extent.clients);
             if windows.iter().all(|window| window.end < begin || !window.fault.excludes(&fault)) {
                 windows.push(Window { begin, end, fault });

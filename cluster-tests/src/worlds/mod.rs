@@ -120,9 +120,6 @@ pub const WORLDS: &[World] = &[
 /// Between processes an answer comes so soon that a kill seldom meets a client that waits for one, but for losses.
 const LOSSY_KILLS: &[Kind] = &[Kind::Kill, Kind::Loss];
 
-/// How many keys of each kind all clients share.
-const KEYS_OF_EACH: usize = 2;
-
 /// How fast things go in a world. A patience is longer than an answer takes, and shorter than most faults.
 #[derive(Clone, Copy, Debug)]
 struct Tempo {
@@ -201,12 +198,19 @@ impl World {
         Ok(played.judge())
     }
 
+    /// The keys that all clients share: few, so that they meet. Where the server dies there are more of them, or so many
+    /// calls on one have an unknown end that the search through their orders has none.
+    fn keys(&self) -> Vec<String> {
+        crate::workload::keys(if self.is_durable { 4 } else { 2 })
+    }
+
     fn tempo(&self) -> Tempo {
         let millis = Duration::from_millis;
         match self.stage {
+            // A server that begins reads its disk first, and waits for some flushes.
             Stage::Simulated => Tempo {
-                length: millis(150),
-                longest: millis(40),
+                length: millis(if self.is_durable { 400 } else { 150 }),
+                longest: millis(if self.is_durable { 90 } else { 40 }),
                 patience: millis(12),
                 pause_min: Duration::from_micros(50),
                 pause_max: millis(2),
@@ -250,7 +254,7 @@ impl World {
             "service": "kv",
             "cores": self.cores,
             "clients": self.clients,
-            "keys": crate::workload::keys(KEYS_OF_EACH),
+            "keys": self.keys(),
         });
         let serde_json::Value::Object(configuration) = configuration else { unreachable!("it is written as one") };
         Header { revision: String::new(), seed, configuration }

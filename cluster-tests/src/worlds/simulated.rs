@@ -17,11 +17,11 @@ use libos_sim::{
 };
 use pdpix::{Instant, Rng, Storage};
 
-use super::{KEYS_OF_EACH, Played, Stage as StageKind, World};
+use super::{Played, Stage as StageKind, World};
 use crate::client::{self, Manner, Notes};
 use crate::faults::{Death, Fault, Kind as FaultKind, Node};
 use crate::history::{Datum, History, Kind, Process, Recorder};
-use crate::workload::{Workload, keys};
+use crate::workload::Workload;
 
 const PORT: u16 = 6379;
 
@@ -154,11 +154,18 @@ const DISK: u64 = 2 << 20;
 /// With a log of more bytes than this a snapshot is written: some in each run.
 const LOG_LEN_MAX: u64 = 4 << 10;
 
-/// Disks that are slow now and then. What they lose is what a cut of the power takes: they do not fail, as a cache whose
+/// Slow disks, so that mostly something waits for a flush: as slow, for those who wait, as clients are in asking. What they
+/// lose is what a cut of the power takes: they do not fail, as a cache whose
 /// disk has failed serves what it could not write (docs/persistence.md), and so forgets it when it dies.
-fn disks(cores: usize) -> Vec<DiskSettings> {
-    let disk = || DiskSettings { slow: 0.005, ..DiskSettings::new(DISK) };
-    (0..cores).map(|_| disk()).collect()
+fn disks(world: &World) -> Vec<DiskSettings> {
+    let slowest = world.tempo().pause_max / 2;
+    let disk = DiskSettings {
+        latency: Duration::from_micros(10)..=slowest / 5,
+        flush_latency: Duration::from_micros(50)..=slowest,
+        slow: 0.005,
+        ..DiskSettings::new(DISK)
+    };
+    vec![disk; world.cores]
 }
 
 /// The storage of a core: a journal on the disk that is its own.
@@ -175,7 +182,7 @@ fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World)
     if world.is_durable {
         (args.durability, args.has_storage, args.log_len_max) = (Durability::Always, true, LOG_LEN_MAX);
         args.on_trouble = |why| panic!("{why}");
-        disks_of_cores = disks(world.cores);
+        disks_of_cores = disks(world);
     }
     let net = wires.map_or(NetKind::Messages, Wires::plug);
     simulation.add_host_with_disks(net, disks_of_cores, Box::new(storage), "server", world.cores, move |libos| {
@@ -210,15 +217,16 @@ impl<'a> Stage<'a> {
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
         let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner };
-        (0..world.clients).for_each(|index| stage.add_client(index));
+        (0..world.clients).for_each(|index| stage.add_client(world, index));
         stage
     }
 
-    fn add_client(&mut self, index: usize) {
+    fn add_client(&mut self, world: &World, index: usize) {
+        let keys = world.keys();
         let (shared, manner, seed) = (self.shared.clone(), self.manner.clone(), self.simulation.seed());
         let host = add_host(self.simulation, self.wires.as_ref(), &format!("client {index}"), 1, move |libos| {
             let writer = shared.writers.replace(shared.writers.get() + 1);
-            let workload = Workload::new(client::rng_of(seed, writer), keys(KEYS_OF_EACH), writer);
+            let workload = Workload::new(client::rng_of(seed, writer), keys.clone(), writer);
             let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::converse(task, manner, workload, notes));
         });
@@ -268,10 +276,11 @@ impl<'a> Stage<'a> {
     /// Reads what was left in the end.
     fn read_all(&mut self, world: &World) -> Option<String> {
         let (shared, manner, index) = (self.shared.clone(), self.manner.clone(), world.clients);
+        let keys = world.keys();
         shared.over.set(false);
         add_host(self.simulation, self.wires.as_ref(), "reader", 1, move |libos| {
-            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
-            let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys(KEYS_OF_EACH), notes));
+            let (manner, keys, notes) = (manner.clone(), keys.clone(), ClientNotes::new(&shared, index));
+            let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys, notes));
         });
         let ended = self.run_while(world.tempo().settling, |shared| shared.running.get() > 0);
         (!ended).then(|| "the final reads did not end after the heal".into())
@@ -360,6 +369,30 @@ impl<'a> Stage<'a> {
 mod tests {
     use super::*;
     use crate::check::Verdict;
+
+    /// Runs in which no disk forgets anything would pass without a flush.
+    #[test]
+    fn power_is_cut_while_disks_have_something_to_lose_and_snapshots_are_written() {
+        for name in ["sim-durable-2", "tcp-durable-2"] {
+            let world = World::find(name).expect("it is there");
+            let (mut cuts, mut lost, mut kept, mut snapshots) = (0, 0, 0, 0);
+            for seed in 1..=10 {
+                let mut simulation = Simulation::new(seed, settings(world));
+                let mut stage = Stage::new(world, &mut simulation);
+                assert_eq!(stage.play(world, seed), None);
+                for disk in (0..world.cores).map(|core| stage.simulation.disk(stage.server, core)) {
+                    let counters = disk.counters();
+                    cuts += counters.power_cuts;
+                    lost += counters.units_lost;
+                    kept += counters.units_kept;
+                    snapshots += usize::from(disk.contents().windows(9).any(|bytes| bytes == b"REDIS0010"));
+                }
+                simulation.end();
+            }
+            assert!(cuts > 40 && lost > 5 && kept > 5, "{name}: {cuts} cuts, {lost} units lost, {kept} kept");
+            assert!(snapshots > 10, "{name}: {snapshots} of 20 disks have a snapshot");
+        }
+    }
 
     #[test]
     fn a_service_that_does_not_come_back_is_told() {

@@ -20,10 +20,9 @@ use pdpix::Endpoint;
 use self::client::{ClientOrder, Task, monotonic_now};
 use self::network::Network;
 use self::process::{ClientProcess, Disk, NodeProcess, ServerProcess};
-use super::{KEYS_OF_EACH, Means, Played, Stage as StageKind, Tempo, World};
+use super::{Means, Played, Stage as StageKind, Tempo, World};
 use crate::faults::{Death, Fault, Node};
 use crate::history::{Datum, Event, History, Kind, Process, merge};
-use crate::workload::keys;
 
 /// What this machine lacks, if it lacks anything. It makes a small network, to see.
 pub fn is_missing(stage: StageKind) -> Option<String> {
@@ -146,7 +145,7 @@ impl<'a> Stage<'a> {
     }
 
     fn start_client(&mut self, index: usize) -> Result<()> {
-        let task = Task::Converse { keys: keys(KEYS_OF_EACH) };
+        let task = Task::Converse { keys: self.world.keys() };
         let client = self.start(node_of(Node::Client(index)), task, self.over_at)?;
         self.clients[index] = Some(client);
         Ok(())
@@ -170,13 +169,13 @@ impl<'a> Stage<'a> {
     fn read_all(&mut self) -> Result<Option<String>> {
         let longest = self.tempo.settling;
         let over_at = monotonic_now() + longest.as_nanos() as u64;
-        let task = Task::ReadAll { keys: keys(KEYS_OF_EACH) };
+        let task = Task::ReadAll { keys: self.world.keys() };
         let mut reader = self.start(node_of(Node::Client(0)), task, over_at)?;
         reader.wait(longest * 2)?;
         let notes = reader.into_notes()?;
         let read = notes.iter().filter(|event| event.kind == Kind::Ok).count();
         self.notes.push(notes);
-        let is_whole = read >= keys(KEYS_OF_EACH).len();
+        let is_whole = read >= self.world.keys().len();
         Ok((!is_whole).then(|| "the final reads did not end after the heal".into()))
     }
 
