@@ -85,7 +85,7 @@ impl<N: Notes> Caller<N> {
         self.connection.is_some()
     }
 
-    /// Calls, and notes how it ended. Whether that is known.
+    /// Calls, and notes how it ended. Whether it ended well.
     async fn call(&mut self, request: &Request) -> bool {
         let Some(connection) = &mut self.connection else { return false };
         let Request { f, key, argument, .. } = request;
@@ -95,7 +95,7 @@ impl<N: Notes> Caller<N> {
         if let Ok(Ok(reply)) = &answered {
             let (kind, result) = request.outcome(reply);
             self.notes.note(self.process, kind, f, (key.clone(), result));
-            return true;
+            return kind == Kind::Ok;
         }
         self.notes.note(self.process, Kind::Info, f, (key.clone(), Datum::Nil));
         self.process = self.notes.new_process();

@@ -1,7 +1,7 @@
 //! What befalls a world, and when: a schedule drawn from the seed.
 //!
-//! Always: every fault has an end, and at the end of the schedule all is healed; or the last of all is that the server is
-//! killed. Faults overlap, but not two on the same thing: one cut of the network at a time, one loss, and of a node one.
+//! Always: every fault has an end, and at the end of the schedule all is healed; or the last of all is that the server, which
+//! keeps nothing, is killed. A server that keeps its data dies at any time, and comes back. Faults overlap, but not two on the same thing: one cut of the network at a time, one loss, and of a node one.
 
 use std::fmt;
 use std::time::Duration;
@@ -30,11 +30,16 @@ pub enum Kind {
     Loss,
     /// The server is killed at the end. It forgets everything, so the history ends there.
     KillServer,
+    /// The server dies, and comes back with what is on its disk.
+    Crash,
 }
 
 impl Kind {
-    /// All of them.
+    /// All that befalls a server that keeps nothing.
     pub const ALL: &[Kind] = &[Kind::Cut, Kind::Pause, Kind::Kill, Kind::Loss, Kind::KillServer];
+    /// All that befalls one that keeps its data: mostly that it dies.
+    pub const WITH_CRASHES: &[Kind] =
+        &[Kind::Crash, Kind::Cut, Kind::Crash, Kind::Pause, Kind::Crash, Kind::Kill, Kind::Crash, Kind::Loss];
 }
 
 /// A fault.
@@ -52,9 +57,21 @@ pub enum Fault {
     Pause(Node),
     /// It is killed, and later started anew.
     Kill(usize),
+    /// The server dies, and is started anew with what is on its disk.
+    Crash(Death),
     /// So many of a hundred frames to and from the server are lost. Where there are no frames but streams, connections
     /// break instead.
     Loss(u64),
+}
+
+/// How a server dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Death {
+    /// Its process is killed: what it has handed to its disk is there.
+    Kill,
+    /// Its machine loses the power: of what no flush covers, any part is there. Between processes it is a kill, as the
+    /// machine is ours.
+    Power,
 }
 
 /// A fault and its time.
@@ -106,6 +123,9 @@ pub struct Extent<'a> {
 /// So many faults are tried for, on average, in the time of the longest.
 const TRIES_PER_LONGEST: u32 = 3;
 
+/// A server is dead for so much shorter a time than other faults last.
+const DEAD_SHORTER: u32 = 6;
+
 impl Schedule {
     /// A schedule, which is a function of the generator.
     pub fn draw(rng: &mut Rng, extent: Extent<'_>) -> Schedule {
@@ -116,11 +136,15 @@ impl Schedule {
         let mut begin = Duration::ZERO;
         while !kinds.is_empty() {
             begin += part(rng, longest * 2 / TRIES_PER_LONGEST);
-            let end = begin + longest / 20 + part(rng, longest * 19 / 20);
+            let mut end = begin + longest / 20 + part(rng, longest * 19 / 20);
             if end >= length {
                 break;
             }
             let kind = kinds[rng.below(kinds.len() as u64) as usize];
+            if kind == Kind::Crash {
+                // While it is dead nothing is learnt of it.
+                end = begin + (end - begin) / DEAD_SHORTER;
+            }
             let fault = Fault::draw(rng, kind, extent.clients);
             if windows.iter().all(|window| window.end < begin || !window.fault.excludes(&fault)) {
                 windows.push(Window { begin, end, fault });
@@ -152,6 +176,13 @@ fn some(rng: &mut Rng, clients: usize) -> Vec<usize> {
     if chosen.is_empty() { vec![rng.below(clients as u64) as usize] } else { chosen }
 }
 
+impl Death {
+    /// Mostly the worse of the two.
+    pub fn draw(rng: &mut Rng) -> Death {
+        if rng.chance(0.7) { Death::Power } else { Death::Kill }
+    }
+}
+
 impl Fault {
     fn draw(rng: &mut Rng, kind: Kind, clients: usize) -> Fault {
         let client = rng.below(clients as u64) as usize;
@@ -171,6 +202,7 @@ impl Fault {
             Kind::Pause if rng.chance(0.5) => Fault::Pause(Node::Server),
             Kind::Pause => Fault::Pause(Node::Client(client)),
             Kind::Kill | Kind::KillServer => Fault::Kill(client),
+            Kind::Crash => Fault::Crash(Death::draw(rng)),
             Kind::Loss => Fault::Loss(rng.range(1..=30)),
         }
     }
@@ -187,6 +219,7 @@ impl Fault {
         match self {
             Fault::Pause(node) => Some(*node),
             Fault::Kill(client) => Some(Node::Client(*client)),
+            Fault::Crash(_) => Some(Node::Server),
             Fault::Cut { .. } | Fault::Loss(_) => None,
         }
     }
@@ -196,7 +229,8 @@ impl Fault {
         match self {
             Fault::Cut { .. } => "cut",
             Fault::Pause(_) => "pause",
-            Fault::Kill(_) => "kill",
+            Fault::Kill(_) | Fault::Crash(Death::Kill) => "kill",
+            Fault::Crash(Death::Power) => "power",
             Fault::Loss(_) => "loss",
         }
     }
@@ -216,6 +250,7 @@ impl Fault {
             }
             Fault::Pause(node) => node.to_string(),
             Fault::Kill(client) => Node::Client(*client).to_string(),
+            Fault::Crash(_) => Node::Server.to_string(),
             Fault::Loss(percent) => format!("server, {percent} %"),
         }
     }
@@ -276,6 +311,8 @@ mod tests {
         };
         assert_eq!(names(Kind::ALL), ["cut", "kill", "loss", "pause"]);
         assert_eq!(names(&[Kind::Cut]), ["cut"]);
+        assert_eq!(names(&[Kind::Crash]), ["kill", "power"]);
+        assert_eq!(names(Kind::WITH_CRASHES), ["cut", "kill", "loss", "pause", "power"]);
         let killed = (0..100).filter(|&seed| draw(seed, Kind::ALL).kills_server).count();
         assert!((10..40).contains(&killed), "{killed} of 100");
         let ways = |seeds: std::ops::Range<u64>| seeds.flat_map(|seed| draw(seed, &[Kind::Cut]).windows);

@@ -52,6 +52,46 @@ fn sweep_the_cache_is_linearizable_over_our_tcp_on_two_cores() {
     });
 }
 
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_one_core() {
+    let world = world("sim-durable-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_two_cores() {
+    let world = world("sim-durable-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_on_three_cores() {
+    let world = world("sim-durable-3");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_and_our_tcp_on_one_core() {
+    let world = world("tcp-durable-1");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
+#[test]
+fn sweep_the_durable_cache_is_linearizable_over_restarts_and_our_tcp_on_two_cores() {
+    let world = world("tcp-durable-2");
+    sweep!(simulated::settings(world), |simulation: &mut Simulation| {
+        assert_passed(&simulated::play(world, simulation).judge());
+    });
+}
+
 /// A run in which nothing happened would pass, too.
 #[test]
 fn the_runs_have_in_them_what_they_are_for() {
@@ -59,8 +99,24 @@ fn the_runs_have_in_them_what_they_are_for() {
     assert_has_in_it("tcp-all-2");
 }
 
+#[test]
+fn the_durable_runs_have_in_them_what_they_are_for() {
+    for name in ["sim-durable-2", "tcp-durable-2"] {
+        let counts = counts_of(name);
+        let count =
+            |what: &str| counts.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, n)| n).sum::<usize>();
+        assert!(count("Ok") > 5_000 && count("Info") > 200, "{counts:?}");
+        for (fault, least) in
+            [("power server", 60), ("kill server", 30), ("cut", 3), ("pause", 3), ("kill client", 3), ("loss", 3)]
+        {
+            assert!(count(fault) > least, "{fault}: {counts:?}");
+        }
+    }
+}
+
+/// How often operations ended in which way, and faults of which kind there were, in thirty runs.
 #[track_caller]
-fn assert_has_in_it(name: &str) {
+fn counts_of(name: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::<String, usize>::new();
     for seed in 1..=30 {
         let run = simulated::run(world(name), seed).judge();
@@ -69,6 +125,12 @@ fn assert_has_in_it(name: &str) {
         let faults = run.history.faults().into_iter().map(|fault| format!("{} {}", fault.f, fault.key));
         ends.chain(faults).for_each(|what| *counts.entry(what).or_default() += 1);
     }
+    counts
+}
+
+#[track_caller]
+fn assert_has_in_it(name: &str) {
+    let counts = counts_of(name);
     let count = |what: &str| counts.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, n)| n).sum::<usize>();
     assert!(count("Ok") > 5_000 && count("Info") > 200 && count("Fail") == 0, "{counts:?}");
     for fault in ["cut", "pause client", "pause server", "kill client", "kill server", "loss"] {

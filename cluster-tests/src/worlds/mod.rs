@@ -55,11 +55,13 @@ pub struct World {
     pub clients: usize,
     /// What may happen.
     pub faults: &'static [Kind],
+    /// The server answers what is durable, and comes back with its data when it has died.
+    pub is_durable: bool,
 }
 
 /// Five clients that ask a simulated cache; `..SIMULATED` with what is different.
 const SIMULATED: World =
-    World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL };
+    World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL, is_durable: false };
 
 /// The same with our own TCP, over a switch.
 const FRAMES: World = World { stage: Stage::Frames, ..SIMULATED };
@@ -70,6 +72,14 @@ const NAMESPACES: World = World { stage: Stage::Namespaces, clients: 3, ..SIMULA
 /// And over our own wire.
 const WIRE: World = World { stage: Stage::Wire, ..NAMESPACES };
 
+/// A server with disks, whose answers are durable, that dies and comes back.
+const fn durable(world: World) -> World {
+    World { faults: Kind::WITH_CRASHES, is_durable: true, ..world }
+}
+
+/// Of all durable worlds.
+const ABOUT_DURABLE: &str = "all faults; `always`: the server dies, loses its power, and comes back with its data";
+
 /// All there are.
 pub const WORLDS: &[World] = &[
     World { name: "sim-calm", about: "no faults", faults: &[], ..SIMULATED },
@@ -79,6 +89,9 @@ pub const WORLDS: &[World] = &[
     World { name: "sim-loss", about: "connections break", faults: &[Kind::Loss], ..SIMULATED },
     World { name: "sim-all-1", about: "all faults, one core", cores: 1, ..SIMULATED },
     World { name: "sim-all-2", about: "all faults, two cores", ..SIMULATED },
+    World { name: "sim-durable-1", about: ABOUT_DURABLE, cores: 1, ..durable(SIMULATED) },
+    World { name: "sim-durable-2", about: ABOUT_DURABLE, cores: 2, ..durable(SIMULATED) },
+    World { name: "sim-durable-3", about: ABOUT_DURABLE, cores: 3, ..durable(SIMULATED) },
     World { name: "tcp-calm", about: "no faults", faults: &[], ..FRAMES },
     World { name: "tcp-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..FRAMES },
     World { name: "tcp-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..FRAMES },
@@ -86,6 +99,8 @@ pub const WORLDS: &[World] = &[
     World { name: "tcp-loss", about: "frames are lost", faults: &[Kind::Loss], ..FRAMES },
     World { name: "tcp-all-1", about: "all faults, one core", cores: 1, ..FRAMES },
     World { name: "tcp-all-2", about: "all faults, two cores", ..FRAMES },
+    World { name: "tcp-durable-1", about: ABOUT_DURABLE, cores: 1, ..durable(FRAMES) },
+    World { name: "tcp-durable-2", about: ABOUT_DURABLE, cores: 2, ..durable(FRAMES) },
     World { name: "ns-calm", about: "no faults", faults: &[], ..NAMESPACES },
     World { name: "ns-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..NAMESPACES },
     World { name: "ns-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..NAMESPACES },
@@ -93,17 +108,17 @@ pub const WORLDS: &[World] = &[
     World { name: "ns-loss", about: "frames are lost", faults: &[Kind::Loss], ..NAMESPACES },
     World { name: "ns-all-1", about: "all faults, one core", cores: 1, ..NAMESPACES },
     World { name: "ns-all-2", about: "all faults, two cores", ..NAMESPACES },
+    World { name: "ns-durable-1", about: ABOUT_DURABLE, cores: 1, ..durable(NAMESPACES) },
+    World { name: "ns-durable-2", about: ABOUT_DURABLE, cores: 2, ..durable(NAMESPACES) },
     World { name: "wire-calm", about: "no faults", faults: &[], ..WIRE },
     World { name: "wire-loss", about: "frames are lost", faults: &[Kind::Loss], ..WIRE },
     World { name: "wire-all-1", about: "all faults, one core", cores: 1, ..WIRE },
     World { name: "wire-all-2", about: "all faults, two cores", ..WIRE },
+    World { name: "wire-durable-2", about: ABOUT_DURABLE, cores: 2, ..durable(WIRE) },
 ];
 
 /// Between processes an answer comes so soon that a kill seldom meets a client that waits for one, but for losses.
 const LOSSY_KILLS: &[Kind] = &[Kind::Kill, Kind::Loss];
-
-/// How many keys of each kind all clients share.
-const KEYS_OF_EACH: usize = 2;
 
 /// How fast things go in a world. A patience is longer than an answer takes, and shorter than most faults.
 #[derive(Clone, Copy, Debug)]
@@ -183,12 +198,19 @@ impl World {
         Ok(played.judge())
     }
 
+    /// The keys that all clients share: few, so that they meet. Where the server dies there are more of them, or so many
+    /// calls on one have an unknown end that the search through their orders has none.
+    fn keys(&self) -> Vec<String> {
+        crate::workload::keys(if self.is_durable { 4 } else { 2 })
+    }
+
     fn tempo(&self) -> Tempo {
         let millis = Duration::from_millis;
         match self.stage {
+            // A server that begins reads its disk first, and waits for some flushes.
             Stage::Simulated => Tempo {
-                length: millis(150),
-                longest: millis(40),
+                length: millis(if self.is_durable { 400 } else { 150 }),
+                longest: millis(if self.is_durable { 90 } else { 40 }),
                 patience: millis(12),
                 pause_min: Duration::from_micros(50),
                 pause_max: millis(2),
@@ -232,7 +254,7 @@ impl World {
             "service": "kv",
             "cores": self.cores,
             "clients": self.clients,
-            "keys": crate::workload::keys(KEYS_OF_EACH),
+            "keys": self.keys(),
         });
         let serde_json::Value::Object(configuration) = configuration else { unreachable!("it is written as one") };
         Header { revision: String::new(), seed, configuration }

@@ -7,17 +7,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use kv_server::ServerArgs;
+use kv_server::{Durability, ServerArgs};
+use libos_journal::{Format, Settings as StoreSettings, Store};
 use libos_net::{LineSettings, Loss};
 use libos_runtime::LibOs;
-use libos_sim::{Attached, HostId, Interface, NetKind, Plug, Settings, SwitchId, Turn, World as Simulation};
-use pdpix::Instant;
+use libos_sim::{
+    Attached, AttachedDisks, DiskSettings, HostId, Interface, NetKind, Plug, Settings, SwitchId, Turn,
+    World as Simulation,
+};
+use pdpix::{Instant, Rng, Storage};
 
-use super::{KEYS_OF_EACH, Played, Stage as StageKind, World};
+use super::{Played, Stage as StageKind, World};
 use crate::client::{self, Manner, Notes};
-use crate::faults::{Fault, Kind as FaultKind, Node};
+use crate::faults::{Death, Fault, Kind as FaultKind, Node};
 use crate::history::{Datum, History, Kind, Process, Recorder};
-use crate::workload::{Workload, keys};
+use crate::workload::Workload;
 
 const PORT: u16 = 6379;
 
@@ -145,6 +149,47 @@ impl Wires {
     }
 }
 
+/// Bytes of a disk, one a core.
+const DISK: u64 = 2 << 20;
+/// With a log of more bytes than this a snapshot is written: some in each run.
+const LOG_LEN_MAX: u64 = 4 << 10;
+
+/// Slow disks, so that mostly something waits for a flush: as slow, for those who wait, as clients are in asking. What they
+/// lose is what a cut of the power takes: they do not fail, as a cache whose
+/// disk has failed serves what it could not write (docs/persistence.md), and so forgets it when it dies.
+fn disks(world: &World) -> Vec<DiskSettings> {
+    let slowest = world.tempo().pause_max / 2;
+    let disk = DiskSettings {
+        latency: Duration::from_micros(10)..=slowest / 5,
+        flush_latency: Duration::from_micros(50)..=slowest,
+        slow: 0.005,
+        ..DiskSettings::new(DISK)
+    };
+    vec![disk; world.cores]
+}
+
+/// The storage of a core: a journal on the disk that is its own.
+fn storage(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
+    let device = attached.disks[attached.core.index].device();
+    let format = Some(Format::new(u128::from(attached.seed)));
+    let store = Store::new(Box::new(device), attached.heap, StoreSettings { format, ..StoreSettings::default() });
+    vec![("disk".to_owned(), Box::new(store))]
+}
+
+fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World) -> HostId {
+    let mut args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
+    let mut disks_of_cores = Vec::new();
+    if world.is_durable {
+        (args.durability, args.has_storage, args.log_len_max) = (Durability::Always, true, LOG_LEN_MAX);
+        args.on_trouble = |why| panic!("{why}");
+        disks_of_cores = disks(world);
+    }
+    let net = wires.map_or(NetKind::Messages, Wires::plug);
+    simulation.add_host_with_disks(net, disks_of_cores, Box::new(storage), "server", world.cores, move |libos| {
+        kv_server::run(&System::new(libos), args.clone());
+    })
+}
+
 fn add_host(
     simulation: &mut Simulation,
     wires: Option<&Wires>,
@@ -166,24 +211,22 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(world: &World, simulation: &'a mut Simulation) -> Stage<'a> {
-        let args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
         let wires = (world.stage == StageKind::Frames).then(|| Wires::new(world, simulation));
-        let server = add_host(simulation, wires.as_ref(), "server", world.cores, move |libos| {
-            kv_server::run(&System::new(libos), args.clone());
-        });
+        let server = add_server(simulation, wires.as_ref(), world);
         let shared = Rc::new(Shared::default());
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
         let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner };
-        (0..world.clients).for_each(|index| stage.add_client(index));
+        (0..world.clients).for_each(|index| stage.add_client(world, index));
         stage
     }
 
-    fn add_client(&mut self, index: usize) {
+    fn add_client(&mut self, world: &World, index: usize) {
+        let keys = world.keys();
         let (shared, manner, seed) = (self.shared.clone(), self.manner.clone(), self.simulation.seed());
         let host = add_host(self.simulation, self.wires.as_ref(), &format!("client {index}"), 1, move |libos| {
             let writer = shared.writers.replace(shared.writers.get() + 1);
-            let workload = Workload::new(client::rng_of(seed, writer), keys(KEYS_OF_EACH), writer);
+            let workload = Workload::new(client::rng_of(seed, writer), keys.clone(), writer);
             let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::converse(task, manner, workload, notes));
         });
@@ -196,7 +239,7 @@ impl<'a> Stage<'a> {
         for change in schedule.changes() {
             self.run_to(change.at);
             let kind = if change.begins { Kind::Invoke } else { Kind::Ok };
-            self.shared.note(Process::NEMESIS, kind, change.fault.name(), (change.fault.place(), Datum::Nil));
+            self.note_fault(kind, change.fault);
             if change.begins { self.begin(change.fault) } else { self.end(change.fault) }
         }
         self.run_to(schedule.length);
@@ -205,6 +248,9 @@ impl<'a> Stage<'a> {
             self.shared.note(Process::NEMESIS, Kind::Invoke, "kill", what());
             self.simulation.crash(self.server);
         }
+        if world.is_durable {
+            self.crash_at_the_end(Death::draw(&mut Rng::new(seed)));
+        }
         self.shared.over.set(true);
         if !self.run_while(world.tempo().settling, |shared| shared.running.get() > 0) {
             return Some("the clients did not end after the heal".into());
@@ -212,13 +258,29 @@ impl<'a> Stage<'a> {
         if schedule.kills_server { None } else { self.read_all(world) }
     }
 
+    /// The last fault is that the server dies in the middle of all calls: so nothing that the final reads see is there
+    /// because it was in memory.
+    fn crash_at_the_end(&mut self, death: Death) {
+        let fault = Fault::Crash(death);
+        self.note_fault(Kind::Invoke, &fault);
+        self.begin(&fault);
+        self.run_to(self.simulation.now().since(Instant::ZERO) + Duration::from_millis(1));
+        self.end(&fault);
+        self.note_fault(Kind::Ok, &fault);
+    }
+
+    fn note_fault(&self, kind: Kind, fault: &Fault) {
+        self.shared.note(Process::NEMESIS, kind, fault.name(), (fault.place(), Datum::Nil));
+    }
+
     /// Reads what was left in the end.
     fn read_all(&mut self, world: &World) -> Option<String> {
         let (shared, manner, index) = (self.shared.clone(), self.manner.clone(), world.clients);
+        let keys = world.keys();
         shared.over.set(false);
         add_host(self.simulation, self.wires.as_ref(), "reader", 1, move |libos| {
-            let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
-            let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys(KEYS_OF_EACH), notes));
+            let (manner, keys, notes) = (manner.clone(), keys.clone(), ClientNotes::new(&shared, index));
+            let _goes_on = System::new(libos).task(|task| client::read_all(task, manner, keys, notes));
         });
         let ended = self.run_while(world.tempo().settling, |shared| shared.running.get() > 0);
         (!ended).then(|| "the final reads did not end after the heal".into())
@@ -236,6 +298,8 @@ impl<'a> Stage<'a> {
                 self.simulation.crash(self.clients[*index]);
                 self.shared.lose(process);
             }
+            Fault::Crash(Death::Power) => self.simulation.crash(self.server),
+            Fault::Crash(Death::Kill) => self.simulation.kill(self.server),
             Fault::Loss(percent) if self.wires.is_some() => self.lose(*percent),
             Fault::Loss(_) => {
                 for &client in &self.clients {
@@ -253,6 +317,7 @@ impl<'a> Stage<'a> {
             }
             Fault::Pause(node) => self.simulation.resume(self.host(*node)),
             Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
+            Fault::Crash(_) => self.simulation.restart(self.server),
             Fault::Loss(_) if self.wires.is_some() => self.lose(0),
             Fault::Loss(_) => {}
         }
@@ -304,6 +369,30 @@ impl<'a> Stage<'a> {
 mod tests {
     use super::*;
     use crate::check::Verdict;
+
+    /// Runs in which no disk forgets anything would pass without a flush.
+    #[test]
+    fn power_is_cut_while_disks_have_something_to_lose_and_snapshots_are_written() {
+        for name in ["sim-durable-2", "tcp-durable-2"] {
+            let world = World::find(name).expect("it is there");
+            let (mut cuts, mut lost, mut kept, mut snapshots) = (0, 0, 0, 0);
+            for seed in 1..=10 {
+                let mut simulation = Simulation::new(seed, settings(world));
+                let mut stage = Stage::new(world, &mut simulation);
+                assert_eq!(stage.play(world, seed), None);
+                for disk in (0..world.cores).map(|core| stage.simulation.disk(stage.server, core)) {
+                    let counters = disk.counters();
+                    cuts += counters.power_cuts;
+                    lost += counters.units_lost;
+                    kept += counters.units_kept;
+                    snapshots += usize::from(disk.contents().windows(9).any(|bytes| bytes == b"REDIS0010"));
+                }
+                simulation.end();
+            }
+            assert!(cuts > 40 && lost > 5 && kept > 5, "{name}: {cuts} cuts, {lost} units lost, {kept} kept");
+            assert!(snapshots > 10, "{name}: {snapshots} of 20 disks have a snapshot");
+        }
+    }
 
     #[test]
     fn a_service_that_does_not_come_back_is_told() {

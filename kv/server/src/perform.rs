@@ -1,6 +1,8 @@
 //! Carrying out the requests of this core's connections, in their order.
 
 use framework::{Outbox, Session, SessionId};
+#[cfg(margay_planted_bug = "read_before_flush")]
+use kv_engine::command::Flags;
 use kv_engine::command::{Command, find};
 use kv_engine::connection::{Effect, Host};
 use kv_engine::resp::Request;
@@ -53,6 +55,10 @@ impl Shard {
                 }
                 self.gate.give_back(request);
                 drop(output);
+                #[cfg(margay_planted_bug = "read_before_flush")]
+                if !command.flags.contains(Flags::WRITE) {
+                    return;
+                }
                 self.hold_answer(session.id(), out);
             }
             Plan::Connection => {

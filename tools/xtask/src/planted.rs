@@ -18,7 +18,7 @@ struct Planted {
     words: &'static str,
 }
 
-const BUGS: [Planted; 20] = [
+const BUGS: [Planted; 24] = [
     Planted {
         bug: "lost_wakeup",
         flags: "--cfg loom",
@@ -95,7 +95,30 @@ const BUGS: [Planted; 20] = [
         flags: "",
         words: "-p libos-journal --test sweep sweep_errors_of_the_disk_fail_the_log_and_lose_nothing_that_was_acknowledged",
     },
+    Planted {
+        bug: "answer_before_flush",
+        flags: "",
+        words: "-p cluster-tests --test simulated sweep_the_durable_cache_is_linearizable_over_restarts_on_two_cores",
+    },
+    Planted {
+        bug: "read_before_flush",
+        flags: "",
+        words: "-p cluster-tests --test simulated sweep_the_durable_cache_is_linearizable_over_restarts_on_one_core",
+    },
+    Planted {
+        bug: "read_before_flush",
+        flags: "",
+        words: "-p cluster-tests --test simulated sweep_the_durable_cache_is_linearizable_over_restarts_and_our_tcp_on_one_core",
+    },
+    Planted {
+        bug: "joint_part_counts",
+        flags: "",
+        words: "-p kv-server --test durable sweep_always_on_two_cores_survives_power_cuts",
+    },
 ];
+
+/// A sweep must come upon a bug within so many.
+const SEEDS: &str = "500";
 
 pub fn run() -> Result<bool> {
     let target = Metadata::load()?.target_folder.join("planted");
@@ -105,7 +128,7 @@ pub fn run() -> Result<bool> {
             let mut command = cargo("test --locked");
             command.arg("--target-dir").arg(&target).args(planted.words.split_whitespace());
             let flags = format!("{} --cfg margay_planted_bug=\"{}\"", planted.flags, planted.bug);
-            command.env("RUSTFLAGS", flags.trim()).env("RUST_BACKTRACE", "0");
+            command.env("RUSTFLAGS", flags.trim()).env("RUST_BACKTRACE", "0").env("MARGAY_SEEDS", SEEDS);
             let ran = command::run(&mut command, Show::All)?;
             Ok(match () {
                 () if is_caught(&ran.output) => Ended::passed(),

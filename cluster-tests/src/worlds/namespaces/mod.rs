@@ -14,17 +14,15 @@ pub mod wire;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pdpix::Endpoint;
 
 use self::client::{ClientOrder, Task, monotonic_now};
 use self::network::Network;
-pub use self::network::remove_own;
-use self::process::{ClientProcess, NodeProcess, ServerProcess};
-use super::{KEYS_OF_EACH, Means, Played, Stage as StageKind, Tempo, World};
-use crate::faults::{Fault, Node};
+use self::process::{ClientProcess, Disk, NodeProcess, ServerProcess};
+use super::{Means, Played, Stage as StageKind, Tempo, World};
+use crate::faults::{Death, Fault, Node};
 use crate::history::{Datum, Event, History, Kind, Process, merge};
-use crate::workload::keys;
 
 /// What this machine lacks, if it lacks anything. It makes a small network, to see.
 pub fn is_missing(stage: StageKind) -> Option<String> {
@@ -37,14 +35,21 @@ pub fn is_missing(stage: StageKind) -> Option<String> {
     })
 }
 
+/// Removes all that this process has made: for one that is to end at once.
+pub fn remove_own() {
+    network::remove_own();
+    process::remove_own_disks();
+}
+
 /// Makes a run.
 ///
 /// # Errors
 /// If the network cannot be made, or a process does not do what it should.
 pub fn run(world: &World, seed: u64, means: &Means) -> Result<Played> {
     let network = Network::new(world.clients + 1, world.stage, seed).context("the network")?;
-    let server = ServerProcess::start(&network, SERVER, means, world)?;
-    let mut stage = Stage::new(world, seed, means, network, server);
+    let disk = world.is_durable.then(Disk::new).transpose().context("a folder for the server's data")?;
+    let server = ServerProcess::start(&network, SERVER, means, world, disk.as_ref())?;
+    let mut stage = Stage::new(world, seed, means, network, (disk, server));
     let stuck = stage.play()?;
     let notes = std::mem::take(&mut stage.notes);
     Ok(Played { history: History { header: world.header(seed), events: merge(notes) }, stuck })
@@ -68,6 +73,8 @@ struct Stage<'a> {
     // Processes end before the network that they are in.
     clients: Vec<Option<ClientProcess>>,
     server: Option<ServerProcess>,
+    /// What the server keeps; gone when it is.
+    disk: Option<Disk>,
     network: Network,
     server_at: Endpoint,
     /// What was noted by those who have ended, each for itself; first what befell the world.
@@ -78,12 +85,18 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(world: &'a World, seed: u64, means: &'a Means, network: Network, server: ServerProcess) -> Stage<'a> {
+    fn new(
+        world: &'a World,
+        seed: u64,
+        means: &'a Means,
+        network: Network,
+        (disk, server): (Option<Disk>, ServerProcess),
+    ) -> Stage<'a> {
         let (tempo, server_at) = (world.tempo(), server.at);
         let over_at = monotonic_now() + tempo.length.as_nanos() as u64;
         let (notes, clients) = (vec![Vec::new()], (0..world.clients).map(|_| None).collect());
         let server = Some(server);
-        Stage { world, seed, means, tempo, clients, server, network, server_at, notes, over_at, writers: 0 }
+        Stage { world, seed, means, tempo, clients, server, disk, network, server_at, notes, over_at, writers: 0 }
     }
 
     /// Runs the world to its end; says what was left undone.
@@ -112,6 +125,13 @@ impl<'a> Stage<'a> {
             self.note_fault(Kind::Invoke, "kill", "server");
             self.server = None;
         }
+        if self.world.is_durable && crashed.is_none() {
+            let fault = Fault::Crash(Death::Kill);
+            self.note_fault(Kind::Invoke, fault.name(), &fault.place());
+            self.begin(&fault)?;
+            self.end(&fault).context("the server's last restart")?;
+            self.note_fault(Kind::Ok, fault.name(), &fault.place());
+        }
         for index in 0..self.world.clients {
             if !self.end_client(index, self.tempo.settling)? {
                 return Ok(Some(format!("client {index} did not end after the heal")));
@@ -125,7 +145,7 @@ impl<'a> Stage<'a> {
     }
 
     fn start_client(&mut self, index: usize) -> Result<()> {
-        let task = Task::Converse { keys: keys(KEYS_OF_EACH) };
+        let task = Task::Converse { keys: self.world.keys() };
         let client = self.start(node_of(Node::Client(index)), task, self.over_at)?;
         self.clients[index] = Some(client);
         Ok(())
@@ -149,13 +169,13 @@ impl<'a> Stage<'a> {
     fn read_all(&mut self) -> Result<Option<String>> {
         let longest = self.tempo.settling;
         let over_at = monotonic_now() + longest.as_nanos() as u64;
-        let task = Task::ReadAll { keys: keys(KEYS_OF_EACH) };
+        let task = Task::ReadAll { keys: self.world.keys() };
         let mut reader = self.start(node_of(Node::Client(0)), task, over_at)?;
         reader.wait(longest * 2)?;
         let notes = reader.into_notes()?;
         let read = notes.iter().filter(|event| event.kind == Kind::Ok).count();
         self.notes.push(notes);
-        let is_whole = read >= keys(KEYS_OF_EACH).len();
+        let is_whole = read >= self.world.keys().len();
         Ok((!is_whole).then(|| "the final reads did not end after the heal".into()))
     }
 
@@ -170,6 +190,14 @@ impl<'a> Stage<'a> {
                 }
                 Ok(())
             }
+            // If it has ended by itself, that is what there is to say.
+            Fault::Crash(_) => match self.server.as_mut().map(ServerProcess::ended).transpose()?.flatten() {
+                Some(status) => bail!("the server has ended by itself: {status}"),
+                None => {
+                    self.server = None;
+                    Ok(())
+                }
+            },
         }
     }
 
@@ -179,6 +207,11 @@ impl<'a> Stage<'a> {
             Fault::Loss(_) => self.network.lose(0),
             Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::resume),
             Fault::Kill(index) => self.start_client(*index),
+            Fault::Crash(_) => {
+                let server = ServerProcess::start(&self.network, SERVER, self.means, self.world, self.disk.as_ref())?;
+                self.server = Some(server);
+                Ok(())
+            }
         }
     }
 

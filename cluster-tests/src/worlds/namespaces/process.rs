@@ -1,7 +1,9 @@
 //! Processes in namespaces: the server, clients, and the tools of iproute2.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,6 +16,9 @@ use super::client::{ClientOrder, monotonic_now};
 use super::network::{Network, address};
 use crate::history::{Datum, Event, Kind};
 use crate::worlds::{Means, Stage, World};
+
+/// A quarter of it is written before there is a snapshot: not in a run.
+const DISK_SIZE: &str = "storage.size=16MiB";
 
 /// How long a server has to listen.
 const START: Duration = Duration::from_secs(10);
@@ -96,6 +101,49 @@ impl Drop for NodeProcess {
     }
 }
 
+/// A folder for what a server keeps. It goes with this, or with the next one to be made, if this process was killed.
+pub struct Disk(PathBuf);
+
+/// Names of such folders: the number of the process that made it follows.
+const DISKS: &str = "margay-disk-";
+
+impl Disk {
+    /// A new one.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new() -> Result<Disk> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        remove_disks_of(|maker| !Path::new(&format!("/proc/{maker}")).exists());
+        let name = format!("{DISKS}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Disk(path))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes all that this process has made.
+pub fn remove_own_disks() {
+    remove_disks_of(|maker| maker == std::process::id());
+}
+
+fn remove_disks_of(is_theirs: impl Fn(u32) -> bool) {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(DISKS)?.split_once('-')?.0.parse().ok());
+        if maker.is_some_and(&is_theirs) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A running `margay kv`.
 pub struct ServerProcess {
     /// The process.
@@ -105,17 +153,27 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts one, and waits until it listens.
+    /// Starts one, and waits until it listens; with what it has kept, if it keeps anything.
     ///
     /// # Errors
     /// If it does not.
-    pub fn start(network: &Network, node: usize, means: &Means, world: &World) -> Result<ServerProcess> {
+    pub fn start(
+        network: &Network,
+        node: usize,
+        means: &Means,
+        world: &World,
+        disk: Option<&Disk>,
+    ) -> Result<ServerProcess> {
         let (at, cores) = (address(node), world.cores.to_string());
         let (listen, own) = (at.to_string(), format!("{}/24", at.ip()));
         let mut words = vec!["kv", "--listen", &listen, "--cores", &cores];
         match world.stage {
             Stage::Wire => words.extend(["--backend", "packet", "--interface", "eth0", "--address", &own]),
             _ => words.extend(["--backend", "epoll"]),
+        }
+        let dir = disk.map(|disk| disk.0.display().to_string());
+        if let Some(dir) = &dir {
+            words.extend(["--dir", dir, "--durability", "always", "--set", DISK_SIZE]);
         }
         let settings = ["--set", "memory.size=64MiB", "--set", "cores.pin=false"];
         let (node, stdout) = NodeProcess::start(network, node, means, &[&words[..], &settings].concat())?;
