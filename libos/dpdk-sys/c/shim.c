@@ -133,12 +133,15 @@ void margay_rx_replace(struct rte_mbuf *m, void *chunk)
 	rte_mbuf_raw_free(m);
 }
 
-void margay_rx_copy(const struct rte_mbuf *m, uint8_t *to)
+void margay_rx_copy(struct rte_mbuf *m, uint8_t *to)
 {
-	for (; m != NULL; m = m->next) {
-		memcpy(to, rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
-		to += m->data_len;
+	const struct rte_mbuf *part;
+
+	for (part = m; part != NULL; part = part->next) {
+		memcpy(to, rte_pktmbuf_mtod(part, const uint8_t *), part->data_len);
+		to += part->data_len;
 	}
+	rte_pktmbuf_free(m);
 }
 
 void margay_free(struct rte_mbuf *m)

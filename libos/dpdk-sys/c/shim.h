@@ -66,8 +66,8 @@ uint16_t margay_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool
 			 uint16_t room);
 /* Gives buffer `mbuf` of a pool of ours other memory, and back to the pool. */
 void margay_rx_replace(struct rte_mbuf *mbuf, void *chunk);
-/* Copies a frame out, of however many pieces. */
-void margay_rx_copy(const struct rte_mbuf *mbuf, uint8_t *to);
+/* Copies a frame out, of however many pieces, and frees it. */
+void margay_rx_copy(struct rte_mbuf *mbuf, uint8_t *to);
 void margay_free(struct rte_mbuf *mbuf);
 
 /* The table of what drivers have; never moved while entries are out. */

@@ -8,12 +8,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libos_net::wire::ETHERNET_LEN;
 use libos_net::{Device, Frame, Link, Received};
 use pdpix::{Error, Instant, WakeOn};
 
 use crate::counters::Counters;
-use crate::ffi::{Arrived, Built, Receiver, Registered, Sender, Taken};
+use crate::ffi::{Receiver, Registered, Sender, Taken};
 use crate::port::{Carrier, Port};
 
 /// How often it is looked whether the link is there.
@@ -29,8 +28,8 @@ pub struct Queue {
     queue: usize,
     /// Taken by drop only.
     ends: Option<(Receiver, Sender)>,
-    /// Handed over by the driver, and not taken yet.
-    arrived: VecDeque<Arrived>,
+    /// What the driver says of checksums is believed.
+    verifies: bool,
     /// Frames were sent since the last flush.
     has_sent: bool,
     is_short_of_memory: bool,
@@ -49,10 +48,10 @@ pub struct Queue {
 impl Queue {
     pub(crate) fn over(port: Arc<Port>, queue: usize, receiver: Receiver, sender: Sender) -> Queue {
         Queue {
+            verifies: port.link().offloads.verifies,
             port,
             queue,
             ends: Some((receiver, sender)),
-            arrived: VecDeque::with_capacity(BURST),
             has_sent: false,
             is_short_of_memory: false,
             look_at: Instant::ZERO,
@@ -71,10 +70,12 @@ impl Queue {
         &self.port
     }
 
+    #[inline]
     fn receiver(&mut self) -> &mut Receiver {
         &mut self.ends.as_mut().expect("taken by drop only").0
     }
 
+    #[inline]
     fn sender(&mut self) -> &mut Sender {
         &mut self.ends.as_mut().expect("taken by drop only").1
     }
@@ -107,31 +108,29 @@ impl Queue {
     }
 
     /// Takes what the driver has, into our own memory.
+    #[inline]
     fn take_arrived(&mut self, into: &mut VecDeque<Received>, room: usize) {
         let end = into.len() + room;
-        while into.len() < end
-            && let Some(frame) = self.arrived.pop_front()
-        {
-            let verified = frame.is_verified() && self.port.link().offloads.verifies;
-            if frame.len() < ETHERNET_LEN {
-                self.counters.rx_malformed += 1;
-                continue;
-            }
-            let buf = match self.receiver().take(frame) {
+        while into.len() < end && self.receiver().has_arrived() {
+            let (taken, is_verified) = self.receiver().take();
+            let buf = match taken {
                 Taken::InPlace(buf) => buf,
                 Taken::Copied(buf) => {
                     self.counters.rx_copied_bytes += buf.len() as u64;
                     buf
                 }
-                Taken::NoMemory(frame) => {
+                Taken::NoMemory => {
                     self.counters.rx_no_memory += 1;
                     self.is_short_of_memory = true;
-                    self.arrived.push_front(frame);
                     return;
+                }
+                Taken::Malformed => {
+                    self.counters.rx_malformed += 1;
+                    continue;
                 }
             };
             self.counters.rx_frames += 1;
-            into.push_back(Received { buf, verified });
+            into.push_back(Received { buf, verified: is_verified && self.verifies });
         }
     }
 
@@ -160,7 +159,7 @@ impl Queue {
     /// The link has been down for too long. Gives back what was under way, as far as the driver lets go of it: of a link that
     /// does not come back it does when the port is closed.
     fn lose(&mut self) -> Error {
-        self.arrived.clear();
+        self.receiver().drop_arrived();
         self.counters.tx_dropped += self.sender().drop_kept() as u64;
         if self.port.manners.comes_back {
             self.is_told = true;
@@ -188,12 +187,11 @@ impl Device for Queue {
         }
         self.is_short_of_memory = false;
         // Some drivers bring nothing if they are asked for less than they like to bring: always a burst.
-        if self.arrived.is_empty() && self.port.carrier() == Carrier::Up && self.port.enter(self.queue) {
-            let Some((receiver, _)) = &mut self.ends else { return Ok(()) };
-            receiver.burst(&mut self.arrived);
+        if !self.receiver().has_arrived() && self.port.carrier() == Carrier::Up && self.port.enter(self.queue) {
+            self.receiver().burst();
             self.port.leave(self.queue);
         }
-        if !self.arrived.is_empty() {
+        if self.receiver().has_arrived() {
             self.take_arrived(into, room);
         } else if self.is_lost(now) {
             return Err(self.lose());
@@ -210,16 +208,18 @@ impl Device for Queue {
             if self.sender().kept() >= BURST && !self.send_built() {
                 return;
             }
+            let Some(frame) = frames.front() else { break };
+            if let Some(copied) = self.sender().build_short(frame) {
+                self.counters.tx_copied_bytes += copied as u64;
+                drop(frames.pop_front());
+                continue;
+            }
             let Some(frame) = frames.pop_front() else { break };
-            match self.sender().build(frame) {
-                Built::InPlace => {}
-                Built::Copied(len) => self.counters.tx_copied_bytes += len as u64,
-                Built::Full(frame) => {
-                    frames.push_front(frame);
-                    self.counters.tx_full += 1;
-                    self.sender().sweep();
-                    break;
-                }
+            if let Err(frame) = self.sender().build(frame) {
+                frames.push_front(frame);
+                self.counters.tx_full += 1;
+                self.sender().sweep();
+                break;
             }
         }
         self.send_built();
@@ -261,7 +261,7 @@ impl Device for Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.arrived.clear();
+        self.receiver().drop_arrived();
         self.send_built();
         self.port.close();
         let loses = self.port.manners.loses;

@@ -182,6 +182,10 @@ impl Core {
         let deadline = inner.timers.borrow().next_deadline();
         let now = inner.now.get();
         let (mut busy, mut deadline) = (busy || inner.scheduler.has_ready() || self.libos.has_core_work(), deadline);
+        if busy {
+            // Who steps again at once need not be woken.
+            return Step { busy, deadline };
+        }
         inner.arm(now, |wake| {
             busy |= wake.on == WakeOn::Now;
             // One that cannot say is looked at after a nap.

@@ -13,8 +13,8 @@ use libos_mem::{Plan, Reservation, ReserveError};
 
 pub(crate) use control::{About, Configuration, PortId};
 pub(crate) use interrupts::{are_readable, on_interrupt, unix_sockets_at};
-pub(crate) use receive::{Arrived, HEADROOM, Receiver, Taken};
-pub(crate) use send::{Built, PIECES_MAX, Sender};
+pub(crate) use receive::{HEADROOM, Receiver, Taken};
+pub(crate) use send::{PIECES_MAX, Sender};
 
 /// What an error number means, of those that DPDK returns negated.
 fn says(error: i32) -> String {

@@ -2,13 +2,14 @@
 //!
 //! Always: buffer `i` of the pool lies in chunk `i` of `filled`, which nobody else has. When a frame is taken out, the chunk
 //! becomes the frame's `Buf`, and the buffer gets a fresh chunk before it goes back to the pool. What a driver brings
-//! otherwise (buffers of another pool, chains, what it has attached itself) is copied.
+//! otherwise (buffers of another pool, chains, what it has attached itself) is copied. What was handed over and not taken is
+//! given back by `drop_arrived`, which is called before the port is closed.
 
-use std::collections::VecDeque;
 use std::ptr::NonNull;
 
 use dpdk_sys as sys;
 use libos_mem::{Buf, BufMut, CopyPath, Heap, Purpose};
+use libos_net::wire::ETHERNET_LEN;
 
 use super::control::{About, PortId};
 use super::{last_error, says, unique};
@@ -16,23 +17,19 @@ use super::{last_error, says, unique};
 /// Bytes that every driver leaves before a frame (RTE_PKTMBUF_HEADROOM).
 pub(crate) const HEADROOM: usize = 128;
 
-/// A frame that the driver has handed over, not looked at yet. Gives its buffers back if nobody takes it.
-pub(crate) struct Arrived(sys::margay_received);
-
-impl Arrived {
-    pub(crate) fn len(&self) -> usize {
-        self.0.len as usize
-    }
-
-    pub(crate) fn is_verified(&self) -> bool {
-        self.0.marks & sys::MARGAY_RX_VERIFIED != 0
-    }
+/// A burst that the driver has handed over, as far as it is not taken yet.
+struct Arrived {
+    frames: Box<[sys::margay_received; sys::MARGAY_BURST_MAX as usize]>,
+    /// Those from `next` up to `end` are ours to take, or to give back.
+    next: u16,
+    end: u16,
 }
 
-impl Drop for Arrived {
-    fn drop(&mut self) {
-        // SAFETY: ours since the driver handed it over; `Receiver::take` forgets the ones that it has used.
-        unsafe { sys::margay_free(self.0.mbuf) };
+impl Arrived {
+    fn new() -> Arrived {
+        const NOTHING: sys::margay_received =
+            sys::margay_received { mbuf: std::ptr::null_mut(), data: std::ptr::null(), len: 0, slot: 0, marks: 0 };
+        Arrived { frames: Box::new([NOTHING; sys::MARGAY_BURST_MAX as usize]), next: 0, end: 0 }
     }
 }
 
@@ -43,7 +40,9 @@ pub(crate) enum Taken {
     /// It was copied.
     Copied(Buf),
     /// There is no memory; it waits.
-    NoMemory(Arrived),
+    NoMemory,
+    /// It is too short to be a frame, and was given back.
+    Malformed,
 }
 
 /// A receive queue of a port, set up. The port is closed before it is dropped.
@@ -56,6 +55,7 @@ pub(crate) struct Receiver {
     filled: Vec<Option<BufMut>>,
     chunk_size: usize,
     heap: Heap,
+    arrived: Arrived,
 }
 
 impl Receiver {
@@ -84,7 +84,16 @@ impl Receiver {
             }
         };
         let pool = NonNull::new(pool).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
-        let receiver = Receiver { port: port.0, queue, pool, buffers: count, filled, chunk_size, heap: heap.clone() };
+        let receiver = Receiver {
+            port: port.0,
+            queue,
+            pool,
+            buffers: count,
+            filled,
+            chunk_size,
+            heap: heap.clone(),
+            arrived: Arrived::new(),
+        };
         // SAFETY: a port that is configured and not started; the pool lives until it is closed.
         let error = unsafe {
             sys::rte_eth_rx_queue_setup(port.0, queue, ring, about.socket as u32, std::ptr::null(), pool.as_ptr())
@@ -95,45 +104,71 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Appends a burst of what has arrived.
+    /// Whether frames were handed over that nobody has taken yet.
     #[inline]
-    pub(crate) fn burst(&mut self, into: &mut VecDeque<Arrived>) {
-        const NOTHING: sys::margay_received =
-            sys::margay_received { mbuf: std::ptr::null_mut(), data: std::ptr::null(), len: 0, slot: 0, marks: 0 };
-        let mut frames = [NOTHING; sys::MARGAY_BURST_MAX as usize];
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.arrived.next < self.arrived.end
+    }
+
+    /// Asks the driver for a burst. Nothing is left of the one before.
+    #[inline]
+    pub(crate) fn burst(&mut self) {
+        debug_assert!(!self.has_arrived(), "what was handed over would be lost");
+        let frames = &mut *self.arrived.frames;
         // SAFETY: a queue of a started port that is this core's alone, and room for a burst.
         let count = unsafe {
             let room = frames.len() as u16;
             sys::margay_rx_burst(self.port, self.queue, self.pool.as_ptr(), frames.as_mut_ptr(), room)
         };
-        into.extend(frames[..usize::from(count)].iter().map(|frame| Arrived(*frame)));
+        (self.arrived.next, self.arrived.end) = (0, count);
     }
 
-    /// Makes a buffer of ours of a frame.
+    /// Makes a buffer of ours of the next frame that has arrived, and says whether the driver has verified it.
     #[inline]
-    pub(crate) fn take(&mut self, frame: Arrived) -> Taken {
-        match self.filled.get_mut(frame.0.slot as usize) {
-            Some(filled) => match self.heap.alloc_for(Purpose::Receive, self.chunk_size) {
-                Ok(fresh) => match take_chunk(filled, frame, fresh) {
-                    Ok(buf) => Taken::InPlace(buf),
-                    Err(frame) => self.copy(frame),
-                },
-                Err(_) => self.copy(frame),
-            },
-            None => self.copy(frame),
-        }
+    pub(crate) fn take(&mut self) -> (Taken, bool) {
+        let frame = self.arrived.frames[usize::from(self.arrived.next)];
+        let is_verified = frame.marks & sys::MARGAY_RX_VERIFIED != 0;
+        let taken = if (frame.len as usize) < ETHERNET_LEN {
+            // SAFETY: ours since the driver handed it over, and taken from the burst below.
+            unsafe { sys::margay_free(frame.mbuf) };
+            Taken::Malformed
+        } else if let Some(buf) = self.in_place(&frame) {
+            Taken::InPlace(buf)
+        } else {
+            self.copy(&frame)
+        };
+        self.arrived.next += u16::from(!matches!(taken, Taken::NoMemory));
+        (taken, is_verified)
     }
 
-    fn copy(&self, frame: Arrived) -> Taken {
-        let len = frame.len();
-        let Ok(mut buf) = self.heap.alloc_for(Purpose::Receive, len) else { return Taken::NoMemory(frame) };
-        // SAFETY: the frame has `len` bytes in all, and there is room for as many, which are filled then.
+    /// Where the driver wrote it, if that is a chunk of ours, and there is a fresh one for the driver.
+    #[inline]
+    fn in_place(&mut self, frame: &sys::margay_received) -> Option<Buf> {
+        let filled = self.filled.get_mut(frame.slot as usize)?;
+        let fresh = self.heap.alloc_for(Purpose::Receive, self.chunk_size).ok()?;
+        take_chunk(filled, frame, fresh)
+    }
+
+    fn copy(&self, frame: &sys::margay_received) -> Taken {
+        let len = frame.len as usize;
+        let Ok(mut buf) = self.heap.alloc_for(Purpose::Receive, len) else { return Taken::NoMemory };
+        // SAFETY: the frame has `len` bytes in all, and there is room for as many, which are filled then. It is ours, and
+        // gets out of the burst in `take`.
         unsafe {
-            sys::margay_rx_copy(frame.0.mbuf, buf.spare().as_mut_ptr().cast());
+            sys::margay_rx_copy(frame.mbuf, buf.spare().as_mut_ptr().cast());
             buf.set_len(len);
         }
         self.heap.count_copied(CopyPath::Receive, len);
         Taken::Copied(buf.freeze())
+    }
+
+    /// Gives back what nobody has taken.
+    pub(crate) fn drop_arrived(&mut self) {
+        for frame in &self.arrived.frames[usize::from(self.arrived.next)..usize::from(self.arrived.end)] {
+            // SAFETY: ours since the driver handed it over, and taken by nobody.
+            unsafe { sys::margay_free(frame.mbuf) };
+        }
+        (self.arrived.next, self.arrived.end) = (0, 0);
     }
 
     /// The port is closed. Frees the pool and its chunks, but for what somebody has still: that is left for ever, and
@@ -152,24 +187,23 @@ impl Receiver {
     }
 }
 
-/// The chunk that the frame lies in, as a buffer of the frame's length; the driver's buffer gets `fresh` instead.
+/// The chunk that the frame lies in, as a buffer of the frame's length; the driver's buffer gets `fresh` instead. `None`: it
+/// lies elsewhere.
 #[inline]
-fn take_chunk(filled: &mut Option<BufMut>, frame: Arrived, fresh: BufMut) -> Result<Buf, Arrived> {
-    let inside = filled.as_ref().and_then(|chunk| {
-        let offset = (frame.0.data as usize).checked_sub(chunk.as_ptr() as usize)?;
-        (offset.checked_add(frame.len())? <= chunk.capacity()).then_some(offset)
-    });
-    let Some(offset) = inside else { return Err(frame) };
+fn take_chunk(filled: &mut Option<BufMut>, frame: &sys::margay_received, fresh: BufMut) -> Option<Buf> {
+    let (len, chunk) = (frame.len as usize, filled.as_ref()?);
+    let offset = (frame.data as usize).checked_sub(chunk.as_ptr() as usize)?;
+    if offset.checked_add(len)? > chunk.capacity() {
+        return None;
+    }
     let address = fresh.as_ptr().cast_mut().cast();
-    let mut chunk = filled.replace(fresh).expect("just looked at");
-    let end = offset + frame.len();
+    let mut chunk = filled.replace(fresh)?;
     // SAFETY: the buffer is this chunk's and the frame's alone (`slot`), and gets one of the same size; it goes back to its
-    // pool, so the frame is forgotten.
-    unsafe { sys::margay_rx_replace(frame.0.mbuf, address) };
-    std::mem::forget(frame);
+    // pool, so the frame gets out of the burst (`Receiver::take`).
+    unsafe { sys::margay_rx_replace(frame.mbuf, address) };
     // SAFETY: within the capacity (above); the driver wrote the frame, and what is before it was there when it was mapped.
-    unsafe { chunk.set_len(end) };
+    unsafe { chunk.set_len(offset + len) };
     let mut buf = chunk.freeze();
     buf.advance(offset);
-    Ok(buf)
+    Some(buf)
 }

@@ -46,16 +46,6 @@ pub(crate) struct Sender {
 /// link, on which acknowledgements came last, holds nothing of the heap. Measured in docs/dpdk.md.
 pub(crate) const SHORT_MAX: usize = 256;
 
-/// What became of a frame that was to be built.
-pub(crate) enum Built {
-    /// Its pieces are held.
-    InPlace,
-    /// It was copied, so many bytes.
-    Copied(usize),
-    /// All that a driver may hold is held.
-    Full(Frame),
-}
-
 /// Calls that reap without a look at all that is out.
 const SWEEP_EVERY: u32 = 1024;
 
@@ -98,37 +88,63 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Builds the frame and keeps it for the next burst.
+    /// Builds the frame, if it is short, of a copy, and keeps it for the next burst. Gives its length; `None`: it is longer, or
+    /// the pool is dry.
     #[inline]
-    pub(crate) fn build(&mut self, frame: Frame) -> Built {
+    pub(crate) fn build_short(&mut self, frame: &Frame) -> Option<usize> {
+        let mut len = frame.header.len();
+        if len > SHORT_MAX {
+            return None;
+        }
+        let header = sys::margay_piece { data: frame.header.as_ptr(), len: len as u32, entry: 0 };
+        let offload = offload(frame);
+        let built = if frame.payload.is_empty() {
+            // SAFETY: one piece, which is copied.
+            unsafe { sys::margay_build_copy(self.short.as_ptr(), &header, 1, offload) }
+        } else {
+            len += frame.payload.len();
+            if len > SHORT_MAX {
+                return None;
+            }
+            let mut pieces = [header; PIECES_MAX];
+            let payload = frame.payload.segments();
+            debug_assert!(payload.len() < PIECES_MAX, "more pieces than the port gathers");
+            for (piece, described) in payload.iter().zip(&mut pieces[1..]) {
+                *described = sys::margay_piece { data: piece.as_ptr(), len: piece.len() as u32, entry: 0 };
+            }
+            let count = 1 + payload.len().min(PIECES_MAX - 1);
+            // SAFETY: `count` pieces, which are copied.
+            unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) }
+        };
+        if built.is_null() {
+            return None;
+        }
+        self.kept.push_back(built);
+        Some(len)
+    }
+
+    /// Builds the frame of its pieces where they lie, and keeps it for the next burst. Gives it back if all that a driver may
+    /// hold is held.
+    pub(crate) fn build(&mut self, frame: Frame) -> Result<(), Frame> {
         let mut pieces = [sys::margay_piece { data: std::ptr::null(), len: 0, entry: 0 }; PIECES_MAX];
         let first_free = self.free.len();
         if first_free < PIECES_MAX {
-            return Built::Full(frame);
+            return Err(frame);
         }
-        let (mut count, mut len) = (0, 0);
+        let mut count = 0;
         for piece in frame.pieces().filter(|piece| !piece.is_empty()) {
             let entry = self.free[first_free - 1 - count];
             pieces[count] = sys::margay_piece { data: piece.as_ptr(), len: piece.len() as u32, entry };
             count += 1;
-            len += piece.len();
         }
         let offload = offload(&frame);
-        if len <= SHORT_MAX {
-            // SAFETY: `count` pieces, which are copied.
-            let built = unsafe { sys::margay_build_copy(self.short.as_ptr(), pieces.as_ptr(), count as u16, offload) };
-            if !built.is_null() {
-                self.kept.push_back(built);
-                return Built::Copied(len);
-            }
-        }
         // SAFETY: the entries are free and of this table; the pieces lie in our reservation, which is DPDK's memory
         // (`Port::open`), and are held below until they are back.
         let built = unsafe {
             sys::margay_build(self.pool.as_ptr(), self.table.as_ptr(), pieces.as_ptr(), count as u16, offload)
         };
         if built.is_null() {
-            return Built::Full(frame);
+            return Err(frame);
         }
         self.kept.push_back(built);
         let Frame { header, payload, .. } = frame;
@@ -138,7 +154,7 @@ impl Sender {
             self.out.push_back(described.entry);
         }
         self.free.truncate(first_free - count);
-        Built::InPlace
+        Ok(())
     }
 
     /// Hands what is kept to the ring, and says how many frames it took.

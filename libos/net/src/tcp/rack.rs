@@ -2,8 +2,6 @@
 //! overtake each other on this path. Whatever was sent before it, and has not arrived in time, is lost; that is judged in
 //! `recovery.rs`.
 
-use std::time::Duration;
-
 use pdpix::Instant;
 
 use super::scoreboard::Delivered;
@@ -18,7 +16,8 @@ pub(super) struct Rack {
     /// The segment that was sent last of those that have arrived.
     pub(super) at: Instant,
     pub(super) end: SeqNumber,
-    pub(super) rtt: Duration,
+    /// How long it took, in nanoseconds.
+    pub(super) rtt: u64,
     /// The highest byte that has arrived.
     highest: SeqNumber,
     /// Segments were seen to overtake each other.
@@ -38,7 +37,7 @@ impl Rack {
         Rack {
             at: Instant::ZERO,
             end: una,
-            rtt: Duration::ZERO,
+            rtt: 0,
             highest: una,
             reordering: false,
             duplicates_until: None,
@@ -48,10 +47,10 @@ impl Rack {
         }
     }
 
-    /// RFC 8985 §6.2, steps 2 and 3.
+    /// RFC 8985 §6.2, steps 2 and 3. Gives the round trip, as `min_rtt` is in nanoseconds.
     #[inline]
-    pub(super) fn on_delivered(&mut self, d: Delivered, now: Instant, min_rtt: Duration) {
-        let rtt = now.since(d.at);
+    pub(super) fn on_delivered(&mut self, d: Delivered, now: Instant, min_rtt: u64) -> u64 {
+        let rtt = now.as_nanos().saturating_sub(d.at.as_nanos());
         // Of what was sent again, nobody knows which sending arrived; sooner than ever before, it was the first.
         let is_known = !d.again || rtt >= min_rtt;
         if is_known && (d.at > self.at || d.at == self.at && d.end.gt(self.end)) {
@@ -62,6 +61,7 @@ impl Rack {
         } else if d.end.lt(self.highest) && !d.again {
             self.reordering = true;
         }
+        rtt
     }
 
     /// RFC 8985 §6.2, step 4: the peer got something twice, so we had waited for too short a time. Once a window of data.

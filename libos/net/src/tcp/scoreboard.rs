@@ -146,6 +146,42 @@ impl Scoreboard {
         }
     }
 
+    /// Whether nothing in flight is marked: it was sent once each, in the order of time, and nothing is known of it.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        (self.sacked | self.lost | self.again) == 0
+    }
+
+    /// [`Scoreboard::ack_to`] while the board [is plain](Scoreboard::is_plain). Gives the newest of what has arrived.
+    #[inline]
+    pub(crate) fn ack_plain_to(&mut self, ack: SeqNumber) -> Option<Delivered> {
+        debug_assert!(self.is_plain(), "something is marked");
+        let mut newest = None;
+        let una = self.una;
+        while let Some(&first) = self.records.front() {
+            let whole = first.end.le(ack);
+            let end = if whole { first.end } else { ack };
+            if whole {
+                self.records.pop_front();
+            } else if end == self.una {
+                break;
+            }
+            self.una = end;
+            newest = Some(Delivered { end, at: first.at, again: false, len: end.since(una) });
+            if !whole {
+                break;
+            }
+        }
+        self.lost_from = 0;
+        if self.records.is_empty() {
+            self.una = ack;
+            if self.records.capacity() > 64 {
+                self.records = VecDeque::new();
+            }
+        }
+        newest
+    }
+
     /// The peer has what lies in `left..right`: tells `each` of those segments that were not known to have arrived. A
     /// segment that is covered in part counts as not covered (RFC 6675 §4, `Update`).
     pub(crate) fn sack(&mut self, left: SeqNumber, right: SeqNumber, mut each: impl FnMut(Delivered)) {

@@ -1,4 +1,5 @@
-//! The Internet checksum (RFC 1071), summed in the machine's own byte order (§2(B)) and 32 bits at a time (§2(C)).
+//! The Internet checksum (RFC 1071), summed in the machine's own byte order (§2(B)) and 64 bits at a time (§2(C)): a carry
+//! out of the highest bit is added at the lowest one, as 2^64 - 1 is a multiple of 2^16 - 1.
 
 use std::net::IpAddr;
 
@@ -20,15 +21,24 @@ impl Checksum {
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "one of three ways to add")]
     pub fn add(self, bytes: &[u8]) -> Checksum {
-        // Two sums of halves cannot overflow within 2^32 words, and vectorise.
-        let mut sum = self.0;
-        let mut words = bytes.chunks_exact(4);
-        for word in &mut words {
-            sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        let (words, mut rest) = bytes.as_chunks();
+        let mut sum = words.iter().fold(self, |sum, word| sum.plus(u64::from_ne_bytes(*word)));
+        if let Some((word, more)) = rest.split_first_chunk() {
+            (sum, rest) = (sum.plus(u32::from_ne_bytes(*word).into()), more);
         }
-        let mut last = [0; 4];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        Checksum(sum + u64::from(u32::from_ne_bytes(last)))
+        if let Some((word, more)) = rest.split_first_chunk() {
+            (sum, rest) = (sum.plus(u16::from_ne_bytes(*word).into()), more);
+        }
+        match rest {
+            [last] => sum.plus(u16::from_ne_bytes([*last, 0]).into()),
+            _ => sum,
+        }
+    }
+
+    #[inline(always)]
+    const fn plus(self, word: u64) -> Checksum {
+        let (sum, carry) = self.0.overflowing_add(word);
+        Checksum(sum + carry as u64)
     }
 
     /// And these pieces, which may lie at odd places.
@@ -38,7 +48,7 @@ impl Checksum {
         for piece in pieces {
             let part = Checksum::new().add(piece).fold();
             // §2(B): at an odd place the bytes of the sum are swapped.
-            sum.0 += u64::from(if odd { part.swap_bytes() } else { part });
+            sum = sum.plus(u64::from(if odd { part.swap_bytes() } else { part }));
             odd ^= piece.len() % 2 == 1;
         }
         sum
@@ -48,7 +58,7 @@ impl Checksum {
     #[inline]
     #[must_use]
     pub const fn add_u16(self, value: u16) -> Checksum {
-        Checksum(self.0 + value.to_be() as u64)
+        self.plus(value.to_be() as u64)
     }
 
     #[inline]

@@ -324,8 +324,11 @@ impl Tcb {
             self.snd_una = heard.ack;
             cx.ip.confirm(&self.path, cx.now);
         }
-        // With nothing in flight, too, the peer may tell of what it got twice.
-        if una != self.snd_nxt || !blocks.is_empty() {
+        let is_plain = advanced && blocks.is_empty() && !heard.flags.has(Flags::ECE);
+        if is_plain && self.recovery.is_plain() {
+            self.recovery.on_plain_ack((una, heard.ack, self.snd_nxt), cx.now);
+        } else if una != self.snd_nxt || !blocks.is_empty() {
+            // With nothing in flight, too, the peer may tell of what it got twice.
             let ece = self.agreed.ecn && heard.flags.has(Flags::ECE);
             let echo = heard.timestamps.filter(|_| self.stamps.is_some()).map(|stamps| stamps.echo);
             let recovered = self.recovery.on_ack(&Ack {
