@@ -82,7 +82,8 @@ pub struct spdk_nvme_transport_id {
     pub priority: c_int,
 }
 
-/// How a controller is attached: the beginning of SPDK's structure, which is told how much of it we have.
+/// How a controller is attached. It must be whole: of a shorter one SPDK (v24.09) takes what it says and leaves the rest of
+/// its own copy as it was on the stack.
 #[repr(C)]
 #[derive(Debug)]
 #[allow(missing_docs, reason = "SPDK's fields")]
@@ -117,6 +118,8 @@ pub struct spdk_nvme_ctrlr_opts {
     pub reserved586: [u8; 6],
     pub opts_size: usize,
     pub fabrics_connect_timeout_us: u64,
+    /// What later fields take; SPDK fills it in.
+    pub rest: [u64; 31],
 }
 
 /// How a queue pair is made: the beginning of SPDK's structure.
