@@ -158,6 +158,17 @@ impl Spdk {
     }
 }
 
+impl Spdk {
+    /// Whether the DPDK that was started in this process has huge pages.
+    pub fn has_huge_pages(&self) -> bool {
+        let Ok(address) = look_up(&[&Library::this()], "rte_eal_has_hugepages") else { return false };
+        // SAFETY: `int rte_eal_has_hugepages(void)` in every DPDK.
+        let ask = unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> i32>(address) };
+        // SAFETY: it reads a variable.
+        unsafe { ask() != 0 }
+    }
+}
+
 /// SPDK's libraries name no DPDK, and DPDK's drivers are loaded where only DPDK sees them: both find what they need among
 /// what is visible to all. Beside the libraries that the process has; if it has none, those that are installed.
 fn make_dpdk_visible(directory: Option<&Path>) -> Result<(), LoadError> {

@@ -25,23 +25,34 @@ pub struct Opened {
     pub how: String,
 }
 
-/// Opens a device for the calling thread, which alone may use it. `configuration` is SPDK's own, in JSON, for its block
-/// layer; the first one counts. `timeout` is how long an operation may be under way before the device is given up.
+/// How a device is used.
+#[derive(Clone, Debug)]
+pub struct DiskSettings {
+    /// SPDK's configuration of its block layer, in JSON. The first that is used counts for the process.
+    pub configuration: String,
+    /// How long an operation may be under way before the device is given up.
+    pub timeout: Duration,
+    /// Nothing is changed on it.
+    pub read_only: bool,
+}
+
+impl Default for DiskSettings {
+    fn default() -> DiskSettings {
+        let configuration = r#"{"subsystems":[]}"#.into();
+        DiskSettings { configuration, timeout: Duration::from_secs(10), read_only: false }
+    }
+}
+
+/// Opens a device for the calling thread, which alone may use it.
 ///
 /// # Errors
 /// [`OpenError`]: it is not there, or SPDK does not give it, or it does not reach the heap.
-pub fn open(
-    env: Env,
-    target: &Target,
-    configuration: &str,
-    timeout: Duration,
-    heap: &Heap,
-) -> Result<Opened, OpenError> {
+pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> Result<Opened, OpenError> {
     let refused = |why| OpenError::Refused { what: format!("opening spdk:{target}"), why };
     let ended = Rc::new(Ended::default());
     let (queue, name) = match (&target.place, target.transport_id()) {
         (Place::Bdev { name }, _) => {
-            let subsystems = Subsystems::start(env.spdk, configuration).map_err(refused)?;
+            let subsystems = Subsystems::start(env.spdk, &settings.configuration).map_err(refused)?;
             let queue = BdevQueue::new(subsystems, name, DEPTH, &ended).map_err(refused)?;
             let product = queue.name();
             (Queue::Bdev(queue), product)
@@ -71,7 +82,8 @@ pub fn open(
         can_flush,
         transfers: (0..DEPTH).map(|_| None).collect(),
         free: (0..DEPTH).rev().collect(),
-        timeout,
+        timeout: settings.timeout,
+        read_only: settings.read_only,
         looked: None,
         is_submitted: false,
         state: State::Alive,
@@ -153,6 +165,7 @@ pub struct SpdkDisk {
     transfers: Vec<Option<Transfer>>,
     free: Vec<usize>,
     timeout: Duration,
+    read_only: bool,
     /// When it was last looked for what takes too long.
     looked: Option<Instant>,
     /// Something was submitted since the last poll.
@@ -314,8 +327,10 @@ impl BlockDevice for SpdkDisk {
         if let Err(error) = self.geometry.check(&what) {
             return Err((error, what));
         }
-        if matches!(what, BlockOp::Discard { .. }) && !self.geometry.discards {
-            return Err((Error::NotSupported, what));
+        match what {
+            BlockOp::Write { .. } | BlockOp::Discard { .. } if self.read_only => return Err((Error::ReadOnly, what)),
+            BlockOp::Discard { .. } if !self.geometry.discards => return Err((Error::NotSupported, what)),
+            _ => {}
         }
         let Some(index) = self.free.pop() else { return Err((Error::NoBuffers, what)) };
         let mut transfer = Transfer::new(op, what, &self.geometry);

@@ -16,8 +16,6 @@ pub struct EnvSettings {
     pub library: Option<PathBuf>,
     /// DPDK's environment was started in this process already, and SPDK is to run on it.
     pub on_our_dpdk: bool,
-    /// That DPDK has ordinary pages (`--no-huge`).
-    pub is_without_huge_pages: bool,
     /// If SPDK starts DPDK itself: bytes that our reservation will take; its own needs are added.
     pub memory: usize,
     /// If SPDK starts DPDK itself: whether devices on the PCI bus are looked for.
@@ -56,7 +54,7 @@ impl Env {
     fn begin(settings: &EnvSettings) -> Result<Env, OpenError> {
         let spdk = spdk_sys::load(settings.library.as_deref())?;
         let started = if settings.on_our_dpdk {
-            ffi::post_init(spdk, settings.is_without_huge_pages)
+            ffi::post_init(spdk, !spdk.has_huge_pages())
         } else {
             let needed = settings.memory + OVERHEAD;
             ffi::start(spdk, (needed >> 20) as i32, free_huge_pages() >= needed, settings.pci)

@@ -26,7 +26,7 @@ mod ffi;
 mod target;
 mod transfer;
 
-pub use disk::{Opened, SpdkDisk, open};
+pub use disk::{DiskSettings, Opened, SpdkDisk, open};
 pub use env::{Env, EnvSettings, is_installed};
 pub use error::OpenError;
 pub use target::{Place, Target};

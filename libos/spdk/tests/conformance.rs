@@ -3,17 +3,15 @@
 mod nvmf;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use libos_conformance::block::{BlockSubject, MadeBlock};
 use libos_conformance::{block_suite, block_suite_broken};
-use libos_spdk::{Env, Target, open};
+use libos_spdk::{DiskSettings, Env, Target, open};
 use nvmf::{BLOCKS, Nvmf, POOLS, shared};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 fn subject(env: Env, target: Target, configuration: String) -> BlockSubject {
-    let open = move |heap: &pdpix::Heap| open(env, &target, &configuration, TIMEOUT, heap).unwrap().device;
+    let settings = DiskSettings { configuration, ..DiskSettings::default() };
+    let open = move |heap: &pdpix::Heap| open(env, &target, &settings, heap).unwrap().device;
     BlockSubject::new(nvmf::heap(env), move |heap| Box::new(open(heap)))
 }
 

@@ -5,12 +5,16 @@ mod nvmf;
 use std::time::{Duration, Instant as Time};
 
 use libos_runtime::{Clock, KernelClock};
-use libos_spdk::{SpdkDisk, open};
+use libos_spdk::{DiskSettings, SpdkDisk, open};
 use nvmf::Nvmf;
 use pdpix::block::{BlockDone, BlockOp};
 use pdpix::{BlockDevice, Error, Heap, OpId, Sga, WakeOn};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+fn settings() -> DiskSettings {
+    DiskSettings { timeout: TIMEOUT, ..DiskSettings::default() }
+}
 
 fn write(heap: &Heap, lba: u64) -> BlockOp {
     let mut block = heap.alloc_aligned(512, 512).unwrap();
@@ -69,7 +73,7 @@ fn a_target_that_is_killed_is_an_error_at_once() {
     };
     let heap = nvmf::heap(env);
     let before = heap.stats().pinned;
-    let mut disk = open(env, &target.target(1), "", TIMEOUT, &heap).unwrap().device;
+    let mut disk = open(env, &target.target(1), &settings(), &heap).unwrap().device;
     let mut killed = None;
     let (good, ends) = use_until_it_fails(&mut disk, &heap, |good| {
         if good > 500 && killed.is_none() {
@@ -92,7 +96,7 @@ fn a_target_that_does_not_answer_is_an_error_in_time() {
         Ok(both) => both,
     };
     let heap = nvmf::heap(env);
-    let mut disk = open(env, &target.target(1), "", TIMEOUT, &heap).unwrap().device;
+    let mut disk = open(env, &target.target(1), &settings(), &heap).unwrap().device;
     let mut frozen = None;
     let (_, ends) = use_until_it_fails(&mut disk, &heap, |good| {
         if good > 500 && frozen.is_none() {
@@ -116,11 +120,11 @@ fn what_is_not_there_is_refused_with_a_sentence() {
         Ok(both) => both,
     };
     let heap = nvmf::heap(env);
-    let refused = |target| open(env, &target, "", TIMEOUT, &heap).err().expect("it is not there").to_string();
+    let refused = |target| open(env, &target, &settings(), &heap).err().expect("it is not there").to_string();
     let namespace = refused(target.target(99));
     assert!(namespace.contains("it has no namespace 99"), "{namespace}");
     let nobody = refused(libos_spdk::Target::parse("tcp://127.0.0.1:1/nqn.2016-06.io.spdk:none", 0).unwrap());
     assert!(nobody.contains("tcp://127.0.0.1:1/") && nobody.contains("cannot attach"), "{nobody}");
     // And the one that is there is opened all the same.
-    assert!(open(env, &target.target(2), "", TIMEOUT, &heap).is_ok());
+    assert!(open(env, &target.target(2), &settings(), &heap).is_ok());
 }
