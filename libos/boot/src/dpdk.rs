@@ -37,12 +37,14 @@ impl DpdkSettings {
     }
 
     /// Starts DPDK's environment, or gives the one that there is.
-    fn start(&self, memory: usize) -> Result<Eal, String> {
-        let settings = EalSettings {
-            arguments: self.eal.split_whitespace().map(str::to_string).collect(),
-            memory,
-            pci: PortSettings::new(&self.port).is_card(),
-        };
+    fn start(&self, memory: usize, storage: Option<&str>) -> Result<Eal, String> {
+        let mut arguments: Vec<String> = self.eal.split_whitespace().map(str::to_string).collect();
+        let is_card = PortSettings::new(&self.port).is_card();
+        if let Some(address) = storage.filter(|_| !is_card && !self.eal.contains("-a")) {
+            // No other device on the bus is any business of ours.
+            arguments.extend(["-a".into(), address.into()]);
+        }
+        let settings = EalSettings { arguments, memory, pci: is_card || storage.is_some() };
         Eal::start(&settings).map_err(|error| error.to_string())
     }
 }
@@ -50,7 +52,18 @@ impl DpdkSettings {
 /// All heaps, in DPDK's memory: before anything else uses it.
 pub(crate) fn reserve(settings: &Settings, plan: Plan) -> Result<Reservation, String> {
     libos_dpdk::is_built().map_err(str::to_string)?;
-    let eal = settings.dpdk.start(plan.heap_size * plan.heaps)?;
+    let eal = settings.dpdk.start(plan.heap_size * plan.heaps, None)?;
+    eal.reserve(plan).map_err(|error| error.to_string())
+}
+
+/// The same for storage of SPDK's, which takes more memory, and may be on the PCI bus at this address.
+pub(crate) fn reserve_for_storage(
+    settings: &Settings,
+    address: Option<&str>,
+    memory: usize,
+    plan: Plan,
+) -> Result<Reservation, String> {
+    let eal = settings.dpdk.start(memory, address)?;
     eal.reserve(plan).map_err(|error| error.to_string())
 }
 
@@ -65,6 +78,6 @@ pub(crate) fn open(
     if settings.port.is_empty() {
         return Err("it needs to be told a port (--port net_memif0,role=client,… or --port 0000:03:00.0)".into());
     }
-    let eal = settings.start(reservation.size())?;
+    let eal = settings.start(reservation.size(), None)?;
     Port::open(eal, settings.port_settings(cores, mac, mtu), reservation).map_err(|error| error.to_string())
 }

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::settings::SettingsError;
 
 /// Every key. A test compares them with what [`Settings`](crate::Settings) reads.
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 42] = [
     "cores.count",
     "cores.pin",
     "memory.size",
@@ -39,6 +39,9 @@ const KEYS: [&str; 39] = [
     "dpdk.eal",
     "dpdk.queues",
     "dpdk.down_after_ms",
+    "spdk.library",
+    "spdk.config",
+    "spdk.timeout_ms",
     "idle.policy",
     "idle.spin_us",
     "idle.gather_us",
@@ -103,7 +106,7 @@ mod tests {
                 "cores.pin" => "false",
                 "cores.count" | "seed" | "trace.entries" | "idle.spin_us" | "idle.gather_us" => "7",
                 "network.buffers" => "64",
-                "dpdk.queues" | "dpdk.down_after_ms" => "2",
+                "dpdk.queues" | "dpdk.down_after_ms" | "spdk.timeout_ms" => "2",
                 "network.backend" => "epoll",
                 "idle.policy" => "spin",
                 "memory.source" => "memfd",

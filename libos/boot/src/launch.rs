@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 
 use crate::network::{BackendKind, Networks};
 use crate::settings::Settings;
+use crate::spdk;
 
 /// Why a service could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +172,7 @@ pub(crate) fn make_core(
     let seed = settings.seed.unwrap_or_else(random_seed).wrapping_add(kit.heap_index as u64);
     let network = networks.make(settings, kit.heap_index, seed, heap, kit.rings);
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
-    let opened = settings.storage.open(kit.heap_index, settings.cores.count, random_number(), heap);
+    let opened = settings.storage.open(settings, kit.heap_index, random_number(), heap);
     let opened = opened.map_err(LaunchError::Storage)?;
     let (mut storages, mut storage) = (Vec::new(), None);
     if let Some(opened) = opened {
@@ -215,6 +216,10 @@ fn random_number() -> u128 {
 pub(crate) fn reserve(settings: &Settings, notices: &mut Vec<String>) -> Result<Reservation, ReserveError> {
     let heap_size = settings.heap_size();
     let plan = |source| Plan { heaps: settings.cores.count, heap_size, reserves: Reserves::usual(heap_size), source };
+    if let Some(device) = spdk::device(settings) {
+        let reserved = spdk::reserve(settings, device, plan(Source::External));
+        return reserved.map_err(|why| ReserveError::Os(Source::External, std::io::Error::other(why)));
+    }
     if settings.network.backend == BackendKind::Dpdk {
         let reserved = crate::dpdk::reserve(settings, plan(Source::External));
         return reserved.map_err(|why| ReserveError::Os(Source::External, std::io::Error::other(why)));

@@ -17,6 +17,7 @@ mod keys;
 mod launch;
 mod network;
 mod settings;
+mod spdk;
 mod storage;
 
 pub use dpdk::DpdkSettings;
@@ -27,4 +28,5 @@ pub use network::{BackendKind, backends};
 pub use settings::{
     CoreSettings, IdleSettings, MemorySettings, NetworkSettings, Settings, SettingsError, TraceSettings,
 };
+pub use spdk::SpdkSettings;
 pub use storage::StorageSettings;

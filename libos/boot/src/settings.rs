@@ -14,6 +14,7 @@ use crate::dpdk::DpdkSettings;
 use crate::frames::FrameSettings;
 use crate::keys;
 use crate::network::BackendKind;
+use crate::spdk::{self, SpdkSettings};
 use crate::storage::StorageSettings;
 
 /// Why a configuration is not one.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// DPDK's port, if that is what moves frames.
     pub dpdk: DpdkSettings,
+    /// SPDK, if logs are on a device of its.
+    pub spdk: SpdkSettings,
     /// What a core does when there is nothing to do.
     pub idle: IdleSettings,
     /// What is kept of what happened.
@@ -90,17 +93,17 @@ impl Default for CoreSettings {
 #[serde(default)]
 pub struct MemorySettings {
     /// Bytes of each core's heap ("1GiB"), or "auto": half of the machine's memory, divided among the cores, at most 16
-    /// GiB each; only what is used takes memory. With AF_XDP and DPDK all of it is there from the start, and "auto" is 512 and
-    /// 256 MiB.
+    /// GiB each; only what is used takes memory. With AF_XDP, DPDK and SPDK all of it is there from the start, and "auto" is 512,
+    /// 256 and 256 MiB.
     pub size: String,
-    /// "ordinary", "huge", "memfd", or "auto": huge pages where enough are free, else ordinary ones. With DPDK the memory is
-    /// DPDK's, whatever this says.
+    /// "ordinary", "huge", "memfd", or "auto": huge pages where enough are free, else ordinary ones. With DPDK and SPDK the
+    /// memory is DPDK's, whatever this says.
     pub source: String,
 }
 
 /// Of a core, with AF_XDP.
 const XDP_HEAP_SIZE: usize = 512 << 20;
-/// Of a core, with DPDK.
+/// Of a core, with DPDK or SPDK.
 const DPDK_HEAP_SIZE: usize = 256 << 20;
 
 impl Default for MemorySettings {
@@ -225,6 +228,7 @@ impl Settings {
         self.zero_copy_min()?;
         self.frames.parse()?;
         self.storage.check(self.cores.count)?;
+        spdk::check(&self)?;
         Ok(self)
     }
 
@@ -257,7 +261,7 @@ impl Settings {
             Some(size) => size,
             // All of it is pinned when the device is opened, whether it is used or not.
             None if self.network.backend == BackendKind::Xdp => XDP_HEAP_SIZE,
-            None if self.network.backend == BackendKind::Dpdk => DPDK_HEAP_SIZE,
+            None if self.network.backend == BackendKind::Dpdk || spdk::device(self).is_some() => DPDK_HEAP_SIZE,
             None => {
                 let info = rustix::system::sysinfo();
                 let total = info.totalram as usize * info.mem_unit.max(1) as usize;
@@ -380,6 +384,8 @@ mod tests {
             ("storage.size", "1KiB"),
             ("storage.engine", "steam"),
             ("storage.flush", "never"),
+            ("storage.device", "spdk:nvme0"),
+            ("spdk.timeout_ms", "0"),
         ] {
             let error = load(None, &[], &[(key, value)]).unwrap_err();
             assert!(matches!(error, SettingsError::BadValue { .. }), "{key}={value}: {error}");

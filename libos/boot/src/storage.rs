@@ -9,7 +9,8 @@ use libos_posix::block::{DiskEngine, DiskSettings, Durable, MemoryDisk, open_dis
 use pdpix::{BlockDevice, Storage};
 use serde::Deserialize;
 
-use crate::settings::{SettingsError, parse_bytes};
+use crate::settings::{Settings, SettingsError, parse_bytes};
+use crate::spdk;
 
 /// `[storage]`: where logs are. Without `dir` and `device` there is none.
 #[derive(Clone, Debug, Deserialize)]
@@ -17,7 +18,8 @@ use crate::settings::{SettingsError, parse_bytes};
 pub struct StorageSettings {
     /// A directory, in which each core has a file, `core-N.log`.
     pub dir: Option<PathBuf>,
-    /// Instead: one file or block device, for one core; or "memory", which is forgotten when the service ends.
+    /// Instead: one file or block device, for one core; "memory", which is forgotten when the service ends; or one of SPDK's,
+    /// such as `spdk:0000:03:00.0` (docs/spdk.md).
     pub device: Option<PathBuf>,
     /// Bytes of each file, taken at once when it is made ("1GiB").
     pub size: String,
@@ -77,7 +79,7 @@ impl StorageSettings {
         if self.dir.is_some() && self.device.is_some() {
             return bad("device", "`storage.dir` says already where the logs are".into());
         }
-        if cores > 1 && self.device.as_ref().is_some_and(|device| !is_memory(device)) {
+        if cores > 1 && self.device.as_ref().is_some_and(|device| !is_memory(device) && !is_spdk(device)) {
             return bad("device", format!("{cores} cores cannot share one disk: give a directory, `storage.dir`"));
         }
         Ok(())
@@ -87,13 +89,24 @@ impl StorageSettings {
     ///
     /// # Errors
     /// A sentence.
-    pub(crate) fn open(&self, core: usize, cores: usize, chance: u128, heap: &Heap) -> Result<Option<Opened>, String> {
+    pub(crate) fn open(
+        &self,
+        all: &Settings,
+        core: usize,
+        chance: u128,
+        heap: &Heap,
+    ) -> Result<Option<Opened>, String> {
+        let cores = all.cores.count;
         let mut notices = Vec::new();
         let (device, how): (Box<dyn BlockDevice>, _) = match (&self.dir, &self.device) {
             (None, None) => return Ok(None),
             (_, Some(device)) if is_memory(device) => {
                 notices.push("logs are in memory: they end with this process".into());
                 (Box::new(MemoryDisk::new(self.size()).device()), "memory".into())
+            }
+            (None, Some(_)) if let Some(device) = spdk::device(all) => {
+                let opened = spdk::open(all, device, core, heap)?;
+                (Box::new(opened.device), opened.how)
             }
             (dir, device) => {
                 let path = match (dir, device) {
@@ -150,6 +163,10 @@ impl StorageSettings {
 
 fn is_memory(device: &Path) -> bool {
     device.as_os_str() == "memory"
+}
+
+fn is_spdk(device: &Path) -> bool {
+    device.to_str().is_some_and(|device| device.starts_with("spdk:"))
 }
 
 /// A core's storage.

@@ -1,6 +1,6 @@
 //! `margay devices`: what this machine offers to run on, and why the rest is not to be had.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use libos_boot::{BackendKind, backends};
@@ -29,6 +29,13 @@ pub fn run(_: Arguments) -> anyhow::Result<i32> {
             "  none on the PCI bus; software ports: net_memif, net_virtio_user, net_vhost, net_af_packet, net_af_xdp, net_tap"
         );
     }
+    println!("SPDK (--set storage.device=spdk:…)");
+    let library = std::env::var_os("MARGAY_SPDK_LIBRARY").map(PathBuf::from);
+    match libos_spdk::is_installed(library.as_deref()) {
+        Ok(version) => println!("  {version}; {}", huge_pages()),
+        Err(why) => println!("  not to be had: {why} (MARGAY_SPDK_LIBRARY)"),
+    }
+    on_the_bus("0x0108").iter().for_each(|card| println!("  {card}"));
     println!("block devices");
     let disks = names("/sys/block");
     disks.iter().for_each(|name| println!("  {name:<15} {}", disk(name)));
@@ -80,9 +87,14 @@ fn interface(name: &str) -> String {
 
 /// What is an Ethernet controller by its class (0x0200xx), and whose it is.
 fn cards() -> Vec<String> {
+    on_the_bus("0x0200")
+}
+
+/// What is of this class, whose it is, and whether it can be had.
+fn on_the_bus(class: &str) -> Vec<String> {
     let describe = |address: &String| {
         let of = |what: &str| read(format!("/sys/bus/pci/devices/{address}/{what}"));
-        if !of("class").starts_with("0x0200") {
+        if !of("class").starts_with(class) {
             return None;
         }
         let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{address}/driver")).ok();

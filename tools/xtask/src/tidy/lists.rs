@@ -26,11 +26,17 @@ pub const ARROWS: &[Arrows] = &[
         to: &["dpdk-sys", "libos-net"],
         why: "it moves frames, and knows nothing of who wants them",
     },
+    Arrows { from: "spdk-sys", to: &[], why: "it binds somebody else's library, and knows nothing of us" },
+    Arrows {
+        from: "libos-spdk",
+        to: &["spdk-sys", "pdpix"],
+        why: "it moves blocks, and knows nothing of what is in them",
+    },
     Arrows { from: "libos-sim", to: &["libos-runtime", "libos-net"], why: "the simulator is a shell like any other" },
     Arrows { from: "libos-conformance", to: &["libos-runtime"], why: "one suite for all backends knows none of them" },
     Arrows {
         from: "libos-boot",
-        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-dpdk", "libos-journal"],
+        to: &["libos-runtime", "libos-posix", "libos-net", "libos-xdp", "libos-dpdk", "libos-spdk", "libos-journal"],
         why: "it puts backends together",
     },
     Arrows { from: "libos-demi", to: &["libos-boot"], why: "it is a face of what boot puts together" },
@@ -157,6 +163,8 @@ pub const UNSAFE: &[&str] = &[
     "libos/xdp/src/ffi",
     "libos/dpdk-sys/src",
     "libos/dpdk/src/ffi",
+    "libos/spdk-sys/src",
+    "libos/spdk/src/ffi",
     "libos/demi/src",
 ];
 

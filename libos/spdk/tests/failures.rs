@@ -1,0 +1,130 @@
+//! A device that goes, or does not answer: EIO for everything, and in time.
+
+mod nvmf;
+
+use std::time::{Duration, Instant as Time};
+
+use libos_runtime::{Clock, KernelClock};
+use libos_spdk::{DiskSettings, SpdkDisk, open};
+use nvmf::Nvmf;
+use pdpix::block::{BlockDone, BlockOp};
+use pdpix::{BlockDevice, Error, Heap, OpId, Sga, WakeOn};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+fn settings() -> DiskSettings {
+    DiskSettings { timeout: TIMEOUT, ..DiskSettings::default() }
+}
+
+fn write(heap: &Heap, lba: u64) -> BlockOp {
+    let mut block = heap.alloc_aligned(512, 512).unwrap();
+    block.resize(512, lba as u8);
+    BlockOp::Write { lba, from: Sga::from(block.freeze()) }
+}
+
+fn read(heap: &Heap, lba: u64) -> BlockOp {
+    BlockOp::Read { lba, into: heap.alloc_aligned(512, 512).unwrap() }
+}
+
+/// Keeps `depth` operations under way until one fails; then ends all. Gives how many had succeeded, and all ends since.
+fn use_until_it_fails(disk: &mut SpdkDisk, heap: &Heap, mut on_round: impl FnMut(u64)) -> (u64, Vec<BlockDone>) {
+    let (mut next, mut good, mut failed, mut done) = (0u64, 0, Vec::new(), Vec::new());
+    let mut under_way = 0;
+    let begun = Time::now();
+    loop {
+        while under_way < 32 && failed.is_empty() {
+            let lba = next % 1000;
+            let what = if next % 2 == 0 { write(heap, lba) } else { read(heap, lba) };
+            disk.submit(OpId(next), what).unwrap();
+            (next, under_way) = (next + 1, under_way + 1);
+        }
+        disk.flush_submissions(KernelClock.now());
+        disk.poll(KernelClock.now(), 16, &mut done);
+        for end in done.drain(..) {
+            under_way -= 1;
+            if end.result.is_ok() { good += 1 } else { failed.push(end) }
+        }
+        on_round(good);
+        if under_way == 0 && !failed.is_empty() {
+            return (good, failed);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "{under_way} are still under way: {disk:?}");
+    }
+}
+
+fn check_failed(disk: &mut SpdkDisk, heap: &Heap, ends: &[BlockDone]) {
+    assert!(ends.iter().all(|end| end.result == Err(Error::Io)), "{ends:?}");
+    assert!(ends.iter().filter_map(|end| end.read.as_ref()).all(|read| read.is_empty() && read.capacity() == 512));
+    // And so does all that comes later, at once; with nothing under way there is nothing to be woken for.
+    for (number, what) in [write(heap, 1), read(heap, 2), BlockOp::Flush].into_iter().enumerate() {
+        disk.submit(OpId(1 << 40 | number as u64), what).unwrap();
+    }
+    let mut done = Vec::new();
+    disk.poll(KernelClock.now(), 16, &mut done);
+    assert_eq!(done.iter().map(|end| end.result).collect::<Vec<_>>(), [Err(Error::Io); 3]);
+    assert_eq!(disk.arm(KernelClock.now()).on, WakeOn::Nothing);
+}
+
+#[test]
+fn a_target_that_is_killed_is_an_error_at_once() {
+    let (env, mut target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_killed: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    let before = heap.stats().pinned;
+    let mut disk = open(env, &target.target(1), &settings(), &heap).unwrap().device;
+    let mut killed = None;
+    let (good, ends) = use_until_it_fails(&mut disk, &heap, |good| {
+        if good > 500 && killed.is_none() {
+            target.kill();
+            killed = Some(Time::now());
+        }
+    });
+    let took = killed.expect("it failed before it was killed").elapsed();
+    assert!(good > 500 && took < TIMEOUT, "{good} were good, and it took {took:?}");
+    check_failed(&mut disk, &heap, &ends);
+    drop((disk, ends));
+    assert_eq!(heap.stats().pinned, before, "memory was kept");
+    println!("{good} good, EIO {took:?} after the kill");
+}
+
+#[test]
+fn a_target_that_does_not_answer_is_an_error_in_time() {
+    let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_frozen: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    let mut disk = open(env, &target.target(1), &settings(), &heap).unwrap().device;
+    let mut frozen = None;
+    let (_, ends) = use_until_it_fails(&mut disk, &heap, |good| {
+        if good > 500 && frozen.is_none() {
+            target.freeze();
+            frozen = Some(Time::now());
+        }
+    });
+    let took = frozen.expect("it failed before it was frozen").elapsed();
+    assert!(took >= TIMEOUT / 2 && took < TIMEOUT * 2, "it took {took:?}");
+    check_failed(&mut disk, &heap, &ends);
+    let begun = Time::now();
+    drop(disk);
+    assert!(begun.elapsed() < TIMEOUT * 2, "dropping it took {:?}", begun.elapsed());
+    println!("EIO after {took:?}; closed in {:?}", begun.elapsed());
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_a_sentence() {
+    let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_refusals: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    let refused = |target| open(env, &target, &settings(), &heap).err().expect("it is not there").to_string();
+    let namespace = refused(target.target(99));
+    assert!(namespace.contains("it has no namespace 99"), "{namespace}");
+    let nobody = refused(libos_spdk::Target::parse("tcp://127.0.0.1:1/nqn.2016-06.io.spdk:none", 0).unwrap());
+    assert!(nobody.contains("tcp://127.0.0.1:1/") && nobody.contains("cannot attach"), "{nobody}");
+    // And the one that is there is opened all the same.
+    assert!(open(env, &target.target(2), &settings(), &heap).is_ok());
+}
