@@ -70,7 +70,7 @@ pub unsafe extern "C" fn demi_queue(qd_out: *mut c_int) -> c_int {
     }
     enter(|thread| {
         let qd = thread.libos.queue()?;
-        thread.memory_queues.insert(qd);
+        thread.whole_queues.insert(qd);
         // SAFETY: not null, and so writable by the caller's promise.
         unsafe { qd_out.write_unaligned(qd.raw() as c_int) };
         Ok(())
@@ -114,7 +114,7 @@ pub extern "C" fn demi_close(qd: c_int) -> c_int {
     enter(|thread| {
         let qd = queue(qd);
         thread.libos.close(qd)?;
-        thread.memory_queues.remove(&qd);
+        thread.whole_queues.remove(&qd);
         Ok(())
     })
 }

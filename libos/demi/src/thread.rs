@@ -32,8 +32,8 @@ pub(crate) struct Thread {
     pub(crate) libos: LibOs,
     pub(crate) held: ManuallyDrop<Held>,
     pub(crate) stream_defaults: StreamDefaults,
-    /// Queues of `demi_queue`.
-    pub(crate) memory_queues: BTreeSet<Qd>,
+    /// Queues of `demi_queue`, `demi_open` and `demi_creat`, whose pops give an element or a record whole.
+    pub(crate) whole_queues: BTreeSet<Qd>,
     /// Completions that were redeemed and found no room among the held buffers, or no memory to be laid into one piece.
     pub(crate) unfit: Vec<Completion>,
     pub(crate) waker: Waker,
@@ -56,7 +56,7 @@ impl Thread {
             libos,
             held: ManuallyDrop::new(Held::new()),
             stream_defaults: configuration.stream_defaults,
-            memory_queues: BTreeSet::new(),
+            whole_queues: BTreeSet::new(),
             unfit: Vec::new(),
             core: ManuallyDrop::new(launched.core),
             _claim: claim,

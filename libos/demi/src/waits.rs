@@ -213,7 +213,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Of operations of which a queue has one.
+    /// Of operations of which a queue has one, or that wait for a disk.
     #[cold]
     fn tell_seldom(&mut self, outcome: Outcome<Qd>, into: &mut QResult) {
         into.value = QValue::NONE;
@@ -225,6 +225,9 @@ impl Thread {
                 into.set(Opcode::Accept, 0);
                 into.value = QValue { ares: AcceptResult { qd: queue.raw() as i32, addr: address::to_v4(peer) } };
             }
+            Outcome::Appended { sequence } => into.tell_sequence(Opcode::Push, sequence),
+            Outcome::Sought { sequence } => into.tell_sequence(Opcode::Seek, sequence),
+            Outcome::Truncated { sequence } => into.tell_sequence(Opcode::Truncate, sequence),
             _ => into.set(Opcode::Invalid, 0),
         }
     }

@@ -1,6 +1,7 @@
 //! The subject over the functions of the C interface. Three library OSes take turns on one thread.
 
 pub mod links;
+pub mod logs;
 
 use std::cell::RefCell;
 use std::ffi::c_int;
