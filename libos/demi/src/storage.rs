@@ -162,7 +162,7 @@ pub unsafe extern "C" fn demi_getdamage(qd: c_int, damage_out: *mut Damage) -> c
         return libc::EINVAL;
     }
     enter(|thread| {
-        let damage = thread.libos.damage(queue(qd))?.ok_or(Errno(libc::ENODATA))?;
+        let damage = thread.libos.damage(queue(qd))?.ok_or(Errno::new(libc::ENODATA))?;
         let pdpix::storage::Damage { offset, sequence, lost } = damage;
         // SAFETY: not null, and so writable by the caller's promise.
         unsafe { damage_out.write_unaligned(Damage { offset, sequence, lost }) };
