@@ -6,9 +6,11 @@
 //! one ([`Port::enter`]), where there are several.
 
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::{ETHERNET_LEN, Mac};
