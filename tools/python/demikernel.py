@@ -22,7 +22,7 @@ import socket as _socket
 import struct
 import threading
 
-__all__ = ["LibOS", "Queue", "Token", "Waker"]
+__all__ = ["LibOS", "Log", "Queue", "Token", "Waker"]
 
 
 class _Segment(ctypes.Structure):
@@ -42,7 +42,7 @@ class _Accepted(ctypes.Structure):
 
 class _Value(ctypes.Union):
     _pack_ = 1
-    _fields_ = [("sga", _Array), ("ares", _Accepted)]
+    _fields_ = [("sga", _Array), ("ares", _Accepted), ("sequence", ctypes.c_uint64)]
 
 
 class _Result(ctypes.Structure):
@@ -62,7 +62,7 @@ class _Timespec(ctypes.Structure):
 
 assert [ctypes.sizeof(t) for t in (_Segment, _Array, _Accepted, _Result)] == [12, 40, 20, 64]
 
-_PUSH, _POP, _ACCEPT, _CONNECT, _FAILED = 1, 2, 3, 4, 6
+_PUSH, _POP, _ACCEPT, _CONNECT, _FAILED, _SEEK, _TRUNCATE = 1, 2, 3, 4, 6, 7, 8
 
 _int, _qd, _qt, _pointer = ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p
 
@@ -70,6 +70,10 @@ _CALLS = {
     "demi_init": [_pointer],
     "demi_socket": [_pointer, _int, _int, _int],
     "demi_queue": [_pointer],
+    "demi_open": [_pointer, ctypes.c_char_p, _int],
+    "demi_seek_to": [_pointer, _qd, ctypes.c_uint64],
+    "demi_truncate_to": [_pointer, _qd, ctypes.c_uint64],
+    "demi_getdamage": [_qd, _pointer],
     "demi_bind": [_qd, _pointer, ctypes.c_uint32],
     "demi_listen": [_qd, _int],
     "demi_accept": [_pointer, _qd],
@@ -155,7 +159,8 @@ class Token:
         _check(begin(ctypes.byref(self._qt)))
 
     def wait(self, timeout=None):
-        """What came of it: None of a push or a connect, bytes of a pop, (queue, peer) of an accept.
+        """What came of it: None of a push or a connect, bytes of a pop, (queue, peer) of an accept; on a log the number of a
+        record, of a push, a seek or a truncation.
 
         Raises TimeoutError after `timeout` seconds: then it is still pending; and OSError if it failed.
         """
@@ -181,6 +186,8 @@ def _came_of(library, result):
     if result.opcode == _ACCEPT:
         queue = Queue(library, result.value.ares.qd)
         return (queue, queue.peer()), None
+    if result.opcode in (_PUSH, _SEEK, _TRUNCATE):
+        return result.value.sequence or None, None  # only records have numbers, from 1
     if result.opcode != _POP:
         return None, None
     array = result.value.sga
@@ -270,6 +277,26 @@ class Queue:
         self.close()
 
 
+class Log(Queue):
+    """A log: `push` appends a record, and its token gives the record's number once it is durable; `pop` gives the record at the
+    cursor, b"" where there is none so far.
+    """
+
+    def seek(self, sequence):
+        """Begins to put the cursor before a record; 0 is the first that is left, 2**64 - 1 the end. The token says where it went."""
+        return self._token("demi_seek_to", sequence)
+
+    def truncate(self, sequence):
+        """Begins to free all records before this one. The token says which is the first that is left."""
+        return self._token("demi_truncate_to", sequence)
+
+    def damage(self):
+        """(byte on the device, first record that is lost, how many at least), when an operation failed with EBADMSG."""
+        damage = (ctypes.c_uint64 * 3)()
+        _check(self._library.demi_getdamage(self._qd, ctypes.byref(damage)))
+        return tuple(damage)
+
+
 class Waker:
     """Ends the wait of the thread that made it: that raises InterruptedError. May be called from any thread."""
 
@@ -305,6 +332,12 @@ class LibOS:
     def queue(self):
         """A queue in memory."""
         return self._queue(self._library.demi_queue)
+
+    def open(self, name, flags=os.O_RDWR | os.O_CREAT):
+        """The log of this name, on the storage that the configuration names; flags as for `os.open`."""
+        qd = ctypes.c_int(-1)
+        _check(self._library.demi_open(ctypes.byref(qd), name.encode(), flags))
+        return Log(self._library, qd.value)
 
     def waker(self):
         """What ends the waits of this thread."""

@@ -80,6 +80,34 @@ class Echo(unittest.TestCase):
             demikernel.LibOS()
         self.assertEqual(again.exception.errno, errno.EEXIST)
 
+    def test_logs_keep_records(self):
+        def logs():
+            libos = demikernel.LibOS()
+            with libos.open("log") as log:
+                self.assertEqual([log.push(b"record %d" % i).wait(20) for i in range(1, 4)], [1, 2, 3])
+                self.assertEqual(log.seek(2).wait(20), 2)
+                self.assertEqual([log.pop().wait(20) for _ in range(3)], [b"record 2", b"record 3", b""])
+                self.assertEqual(log.truncate(3).wait(20), 3)
+                self.assertEqual(log.seek(0).wait(20), 3)
+                with self.assertRaises(OSError) as whole:
+                    log.damage()
+                self.assertEqual(whole.exception.errno, errno.ENODATA)
+            with self.assertRaises(OSError) as missing:
+                libos.open("none", os.O_RDWR)
+            self.assertEqual(missing.exception.errno, errno.ENOENT)
+            told.append("kept")
+
+        told = []
+        os.environ["MARGAY_STORAGE_DEVICE"] = "memory"
+        os.environ["MARGAY_STORAGE_SIZE"] = "16MiB"
+        try:
+            thread = threading.Thread(target=logs)
+            thread.start()
+            thread.join(60)
+        finally:
+            del os.environ["MARGAY_STORAGE_DEVICE"], os.environ["MARGAY_STORAGE_SIZE"]
+        self.assertEqual(told, ["kept"])
+
     def test_a_thread_is_woken(self):
         ready, told = threading.Event(), []
 

@@ -51,6 +51,8 @@ pub enum Opcode {
     Connect = 4,
     Close = 5,
     Failed = 6,
+    Seek = 7,
+    Truncate = 8,
 }
 
 /// What a result has besides.
@@ -61,6 +63,8 @@ pub union QValue {
     pub sga: SgArray,
     /// Of an accept.
     pub ares: AcceptResult,
+    /// Of a push, a seek or a truncation on a storage queue: the number of the record.
+    pub sequence: u64,
 }
 
 /// `demi_qresult_t`: the result of an operation.
@@ -90,9 +94,21 @@ pub struct Args {
     pub callback: Option<extern "C" fn(*const c_char, u32, u64)>,
 }
 
+/// `demi_damage_t`: a record that cannot be read any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed)]
+pub struct Damage {
+    /// Byte on the device where it began.
+    pub offset: u64,
+    /// The first record that is lost.
+    pub sequence: u64,
+    /// How many are known to be lost at least.
+    pub lost: u64,
+}
+
 // As the headers assert on their side.
 const _: () = assert!(size_of::<SgaSeg>() == 12 && size_of::<SgArray>() == 40 && size_of::<AcceptResult>() == 20);
-const _: () = assert!(size_of::<QResult>() == 64 && size_of::<Args>() == 20);
+const _: () = assert!(size_of::<QResult>() == 64 && size_of::<Args>() == 20 && size_of::<Damage>() == 24);
 const _: () = assert!(offset_of!(SgArray, segs) == 12 && offset_of!(SgArray, addr) == 24);
 const _: () = assert!(offset_of!(QResult, value) == 24 && offset_of!(AcceptResult, addr) == 4);
 
@@ -105,6 +121,12 @@ impl QResult {
     #[inline(always)]
     pub(crate) fn set(&mut self, opcode: Opcode, ret: i64) {
         (self.opcode, self.ret) = (opcode as u32, ret);
+    }
+
+    /// The same of an operation on a log.
+    pub(crate) fn tell_sequence(&mut self, opcode: Opcode, sequence: u64) {
+        self.set(opcode, 0);
+        self.value.sequence = sequence;
     }
 }
 

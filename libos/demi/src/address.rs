@@ -42,7 +42,7 @@ pub(crate) unsafe fn read(addr: *const sockaddr, size: socklen_t) -> Result<Endp
             Ok(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
         }
         AF_INET | AF_INET6 => Err(Errno::INVALID),
-        _ => Err(Errno(libc::EAFNOSUPPORT)),
+        _ => Err(Errno::new(libc::EAFNOSUPPORT)),
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
             ([9_u16; 8].as_ptr().cast(), 16, libc::EAFNOSUPPORT),
         ] {
             // SAFETY: null, or longer than what a size that is let pass says.
-            assert_eq!(unsafe { read(addr, size) }, Err(Errno(errno)), "{size}");
+            assert_eq!(unsafe { read(addr, size) }, Err(Errno::new(errno)), "{size}");
         }
     }
 }

@@ -127,6 +127,10 @@ tcp_socket_options:
     enabled: true
     time_seconds: 0
   nodelay: false
+storage:
+  device: memory
+  size: 2MiB
+  discard: true
 inetstack_config:
   mtu: 1400
   mss: 1360
@@ -156,6 +160,9 @@ inetstack_config:
         assert_eq!(settings.network.backend, BackendKind::Packet);
         assert_eq!((&*frames.interface, &*frames.address), ("veth7", "10.0.0.7/0"));
         assert_eq!((&*frames.mac, frames.mtu, &*frames.push_complete), ("02:00:00:00:00:07", 1400, "acknowledged"));
+        let storage = &settings.storage;
+        let device = storage.device.as_deref().and_then(|device| device.to_str());
+        assert_eq!((device, storage.size(), storage.discard), (Some("memory"), 2 << 20, true));
         let expected = StreamDefaults { keep_alive: Some(Duration::from_secs(5)), linger: None, no_delay: Some(false) };
         assert_eq!((stream_defaults, interface.as_deref()), (expected, Some("veth7")));
     }
@@ -197,6 +204,7 @@ inetstack_config:
         assert!(why(None, &[("CONFIG_PATH", "/nonexistent/config.yaml")]).contains("/nonexistent/config.yaml"));
         assert!(why(Some(("a: [", "yaml")), &[]).contains("CONFIG_PATH"));
         assert!(why(None, &[("MARGAY_MEMORY_SISE", "1")]).contains("memory.size"));
+        assert!(why(Some(("storage:\n  dyr: /tmp", "yaml")), &[]).contains("storage.dyr"));
         let keep_alive = "tcp_socket_options:\n  keepalive:\n    enabled: true\n    time_millis: soon\n";
         assert!(why(Some((keep_alive, "yaml")), &[]).contains("time_millis"));
     }

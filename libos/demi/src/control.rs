@@ -48,14 +48,14 @@ pub unsafe extern "C" fn demi_socket(sockqd_out: *mut c_int, domain: c_int, kind
 
 fn socket_kind(domain: c_int, kind: c_int, protocol: c_int) -> Result<SocketKind, Errno> {
     if ![libc::AF_INET, libc::AF_INET6].contains(&domain) {
-        return Err(Errno(libc::EAFNOSUPPORT));
+        return Err(Errno::new(libc::EAFNOSUPPORT));
     }
     // All queues are what these ask for.
     match (kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC), protocol) {
         (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => Ok(SocketKind::Stream),
         (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => Ok(SocketKind::Datagram),
-        (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(Errno(libc::EPROTONOSUPPORT)),
-        _ => Err(Errno(libc::ESOCKTNOSUPPORT)),
+        (libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => Err(Errno::new(libc::EPROTONOSUPPORT)),
+        _ => Err(Errno::new(libc::ESOCKTNOSUPPORT)),
     }
 }
 
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn demi_queue(qd_out: *mut c_int) -> c_int {
     }
     enter(|thread| {
         let qd = thread.libos.queue()?;
-        thread.memory_queues.insert(qd);
+        thread.whole_queues.insert(qd);
         // SAFETY: not null, and so writable by the caller's promise.
         unsafe { qd_out.write_unaligned(qd.raw() as c_int) };
         Ok(())
@@ -114,7 +114,7 @@ pub extern "C" fn demi_close(qd: c_int) -> c_int {
     enter(|thread| {
         let qd = queue(qd);
         thread.libos.close(qd)?;
-        thread.memory_queues.remove(&qd);
+        thread.whole_queues.remove(&qd);
         Ok(())
     })
 }

@@ -13,7 +13,7 @@ use crate::thread::{Thread, enter};
 
 /// The most bytes of a stream that one pop gives. No datagram is longer.
 const POP_MAX: usize = 64 << 10;
-/// An element of a memory queue is given whole.
+/// An element of a memory queue, or a record of a log, is given whole.
 const ELEMENT_MAX: usize = u32::MAX as usize;
 
 /// Runs what begins an operation, and tells its token.
@@ -21,7 +21,7 @@ const ELEMENT_MAX: usize = u32::MAX as usize;
 /// # Safety
 /// `qt_out` is null, or can be written to.
 #[inline(always)]
-unsafe fn begin(qt_out: *mut u64, operation: impl FnOnce(&mut Thread) -> Result<QToken, Errno>) -> c_int {
+pub(crate) unsafe fn begin(qt_out: *mut u64, operation: impl FnOnce(&mut Thread) -> Result<QToken, Errno>) -> c_int {
     if qt_out.is_null() {
         return libc::EINVAL;
     }
@@ -126,8 +126,8 @@ pub unsafe extern "C" fn demi_pop(qt_out: *mut u64, qd: c_int) -> c_int {
     unsafe {
         begin(qt_out, |thread| {
             let qd = queue(qd);
-            let is_memory = !thread.memory_queues.is_empty() && thread.memory_queues.contains(&qd);
-            Ok(thread.libos.pop(qd, if is_memory { ELEMENT_MAX } else { POP_MAX })?)
+            let is_whole = !thread.whole_queues.is_empty() && thread.whole_queues.contains(&qd);
+            Ok(thread.libos.pop(qd, if is_whole { ELEMENT_MAX } else { POP_MAX })?)
         })
     }
 }

@@ -59,18 +59,7 @@ impl Held {
         Held { thread: number << 48, slots, free: NIL, used: 0, allocations: BTreeMap::new(), senders: BTreeMap::new() }
     }
 
-    /// The program holds `buf` from now on, as this array. `at` is where it begins, for writing.
-    ///
-    /// # Errors
-    /// The buffer back: it holds too many.
-    #[inline]
-    pub(crate) fn hold(&mut self, buf: Buf, at: *mut c_void) -> Result<SgArray, Buf> {
-        let len = buf.len() as u32;
-        let name = self.take(buf)?;
-        Ok(array(name, at, len))
-    }
-
-    /// The same, for who makes the array: its name.
+    /// The program holds `buf` from now on, under this name.
     ///
     /// # Errors
     /// The buffer back: it holds too many.
@@ -104,13 +93,18 @@ impl Held {
         true
     }
 
-    /// The place that a name means.
+    /// Whether another buffer has a place, without making one.
     #[inline(always)]
-    fn index(&self, name: *mut c_void) -> Option<usize> {
+    pub(crate) fn has_room(&self) -> bool {
+        self.free != NIL
+    }
+
+    /// The buffer that a name means.
+    #[inline(always)]
+    fn named(&self, name: *mut c_void) -> Option<&Buf> {
         let name = name as u64 ^ self.thread;
-        let (index, generation) = ((name & INDEX_MASK) as usize, name >> INDEX_BITS);
-        let slot = self.slots.get(index)?;
-        (slot.buf.is_some() && u64::from(slot.generation) == generation).then_some(index)
+        let slot = self.slots.get((name & INDEX_MASK) as usize)?;
+        slot.buf.as_ref().filter(|_| u64::from(slot.generation) == name >> INDEX_BITS)
     }
 
     /// The program gives a buffer back.
@@ -119,19 +113,26 @@ impl Held {
     /// EINVAL: it does not hold it.
     #[inline(always)]
     pub(crate) fn release(&mut self, name: *mut c_void) -> Result<(), Errno> {
-        let Some(index) = self.index(name) else {
-            return if name as u64 == self.thread { Ok(()) } else { Err(Errno::INVALID) };
-        };
-        let slot = &mut self.slots[index];
-        slot.buf = None;
+        let within = name as u64 ^ self.thread;
+        let index = within & INDEX_MASK;
+        let Some(slot) = self.slots.get_mut(index as usize) else { return Err(Errno::INVALID) };
+        if u64::from(slot.generation) != within >> INDEX_BITS || slot.buf.is_none() {
+            return if within == 0 { Ok(()) } else { Err(Errno::INVALID) };
+        }
         slot.generation = (slot.generation + 1) & GENERATION_MASK;
         slot.next = self.free;
         self.free = index as u32;
         self.used -= 1;
+        slot.buf = None;
         if !self.senders.is_empty() {
-            self.senders.remove(&(name as usize));
+            self.forget_sender(name);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn forget_sender(&mut self, name: *mut c_void) {
+        self.senders.remove(&(name as usize));
     }
 
     /// Remembers who sent the datagram of this name, until it is freed.
@@ -169,10 +170,9 @@ impl Held {
             return Err(Errno::INVALID);
         }
         let whole = if name.is_null() {
-            self.allocations.range(..=at).next_back().ok_or(Errno::FAULT)?.1
+            self.allocation(at).ok_or(Errno::FAULT)?
         } else {
-            let index = self.index(name).ok_or(Errno::INVALID)?;
-            self.slots[index].buf.as_ref().ok_or(Errno::INVALID)?
+            self.named(name).ok_or(Errno::INVALID)?
         };
         let offset = at.checked_sub(whole.as_ptr() as usize).ok_or(Errno::FAULT)?;
         if offset + len > whole.len() {
@@ -184,6 +184,12 @@ impl Held {
             part.truncate(len);
         }
         Ok(part)
+    }
+
+    /// The memory of `demi_malloc` that is at an address, if any is.
+    #[cold]
+    fn allocation(&self, at: usize) -> Option<&Buf> {
+        self.allocations.range(..=at).next_back().map(|(_, buf)| buf)
     }
 
     /// How many buffers the program holds.
@@ -211,7 +217,8 @@ mod tests {
     fn hold(held: &mut Held, heap: &Heap, bytes: &[u8]) -> SgArray {
         let buf = heap.copy(bytes).unwrap();
         let at = buf.as_ptr().cast_mut().cast();
-        held.hold(buf, at).unwrap()
+        let len = buf.len() as u32;
+        array(held.take(buf).unwrap(), at, len)
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Memory that can be pushed: the calls of `demi/sga.h`.
 
 use std::ffi::{c_int, c_void};
+use std::ptr;
 
 use libc::{sockaddr, socklen_t};
 use pdpix::{Buf, Error};
 
-use crate::abi::SgArray;
+use crate::abi::{NO_ADDRESS, SgArray, SgaSeg};
 use crate::address;
 use crate::errno::Errno;
 use crate::thread::{Thread, enter};
@@ -13,13 +14,17 @@ use crate::thread::{Thread, enter};
 /// `demi_sgaalloc(3)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn demi_sgaalloc(size: usize) -> SgArray {
-    let mut sga = SgArray::NULL;
-    enter(|thread| {
-        let (buf, at) = thread.memory(size)?;
-        sga = thread.held.hold(buf, at).map_err(|_| Error::NoBuffers)?;
+    let (mut name, mut at) = (ptr::null_mut(), ptr::null_mut());
+    let errno = enter(|thread| {
+        let buf;
+        (buf, at) = thread.memory(size)?;
+        name = thread.held.take(buf).map_err(|_| Error::NoBuffers)?;
         Ok(())
     });
-    sga
+    if errno != 0 {
+        return SgArray::NULL;
+    }
+    SgArray { sga_buf: name, numsegs: 1, segs: [SgaSeg { buf: at, len: size as u32 }], addr: NO_ADDRESS }
 }
 
 /// `demi_sgafree(3)`.
@@ -52,7 +57,7 @@ pub unsafe extern "C" fn demi_getsender(sga: *const SgArray, addr: *mut sockaddr
         let SgArray { sga_buf, addr: from, .. } = unsafe { *sga };
         let from = match (thread.held.sender(sga_buf), address::of_v4(from)) {
             (Some(from), _) | (None, Some(from)) => from,
-            (None, None) => return Err(Errno(libc::ENODATA)),
+            (None, None) => return Err(Errno::new(libc::ENODATA)),
         };
         // SAFETY: by the caller's promise.
         unsafe { address::write(from, addr, addrlen) }
@@ -62,7 +67,7 @@ pub unsafe extern "C" fn demi_getsender(sga: *const SgArray, addr: *mut sockaddr
 /// `demi_malloc(3)`: memory of the heap, any part of which can be pushed.
 #[unsafe(no_mangle)]
 pub extern "C" fn demi_malloc(size: usize) -> *mut c_void {
-    let mut memory = std::ptr::null_mut();
+    let mut memory = ptr::null_mut();
     enter(|thread| {
         let (buf, at) = thread.memory(size)?;
         thread.held.allocate(buf, at);

@@ -38,8 +38,8 @@ impl Known {
             (libc::SOL_SOCKET, libc::SO_RCVBUF) => Known::ReceiveBuffer,
             (libc::IPPROTO_TCP, libc::TCP_NODELAY) => Known::NoDelay,
             (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => Known::KeepIdle,
-            (libc::SOL_SOCKET | libc::IPPROTO_TCP, _) => return Err(Errno(libc::ENOPROTOOPT)),
-            _ => return Err(Errno(libc::ENOTSUP)),
+            (libc::SOL_SOCKET | libc::IPPROTO_TCP, _) => return Err(Errno::new(libc::ENOPROTOOPT)),
+            _ => return Err(Errno::new(libc::ENOTSUP)),
         })
     }
 

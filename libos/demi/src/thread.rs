@@ -32,8 +32,8 @@ pub(crate) struct Thread {
     pub(crate) libos: LibOs,
     pub(crate) held: ManuallyDrop<Held>,
     pub(crate) stream_defaults: StreamDefaults,
-    /// Queues of `demi_queue`.
-    pub(crate) memory_queues: BTreeSet<Qd>,
+    /// Queues of `demi_queue`, `demi_open` and `demi_creat`, whose pops give an element or a record whole.
+    pub(crate) whole_queues: BTreeSet<Qd>,
     /// Completions that were redeemed and found no room among the held buffers, or no memory to be laid into one piece.
     pub(crate) unfit: Vec<Completion>,
     pub(crate) waker: Waker,
@@ -46,7 +46,7 @@ impl Thread {
         let claim = match &configuration.interface {
             None => None,
             Some(name) => Some(Claim::take(name).ok_or_else(|| {
-                (Errno(libc::EBUSY), format!("another thread of this process has the interface {name}"))
+                (Errno::new(libc::EBUSY), format!("another thread of this process has the interface {name}"))
             })?),
         };
         let launched = core_here(&configuration.settings).map_err(|error| (errno_of(&error), error.to_string()))?;
@@ -56,7 +56,7 @@ impl Thread {
             libos,
             held: ManuallyDrop::new(Held::new()),
             stream_defaults: configuration.stream_defaults,
-            memory_queues: BTreeSet::new(),
+            whole_queues: BTreeSet::new(),
             unfit: Vec::new(),
             core: ManuallyDrop::new(launched.core),
             _claim: claim,
@@ -66,9 +66,9 @@ impl Thread {
 
 fn errno_of(error: &libos_boot::LaunchError) -> Errno {
     match error {
-        libos_boot::LaunchError::Memory(_) => Errno(libc::ENOMEM),
-        libos_boot::LaunchError::Os(error) => Errno(error.raw_os_error().unwrap_or(libc::EIO)),
-        _ => Errno(libc::ENODEV),
+        libos_boot::LaunchError::Memory(_) => Errno::new(libc::ENOMEM),
+        libos_boot::LaunchError::Os(error) => Errno::new(error.raw_os_error().unwrap_or(libc::EIO)),
+        _ => Errno::new(libc::ENODEV),
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn enter(call: impl FnOnce(&mut Thread) -> Result<(), Errno>) -> c_in
         match ran {
             Ok(result) => {
                 here.set(thread);
-                result.map_or_else(|errno| errno.0, |()| 0)
+                result.map_or_else(Errno::get, |()| 0)
             }
             // What a panic leaves half done is given up as a whole.
             Err(_) => break_seat(),
@@ -171,10 +171,10 @@ fn refusal() -> c_int {
 fn at_seat(change: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let entered = PLACE.try_with(|place| {
-            let Ok(mut seat) = place.0.try_borrow_mut() else { return Err(Errno(libc::EBUSY)) };
+            let Ok(mut seat) = place.0.try_borrow_mut() else { return Err(Errno::new(libc::EBUSY)) };
             let was_here = here::replace(ptr::null_mut());
             if matches!(**seat, Seat::Taken(_)) && was_here.is_null() {
-                return Err(Errno(libc::EBUSY));
+                return Err(Errno::new(libc::EBUSY));
             }
             let changed = change(&mut seat);
             if let Seat::Taken(thread) = &mut **seat {
@@ -182,10 +182,10 @@ fn at_seat(change: impl FnOnce(&mut Seat) -> Result<(), Errno>) -> c_int {
             }
             changed
         });
-        entered.unwrap_or(Err(Errno(libc::ENOSYS)))
+        entered.unwrap_or(Err(Errno::new(libc::ENOSYS)))
     }));
     match ran {
-        Ok(result) => result.map_or_else(|errno| errno.0, |()| 0),
+        Ok(result) => result.map_or_else(Errno::get, |()| 0),
         Err(_) => break_seat(),
     }
 }
@@ -210,8 +210,8 @@ fn open(configuration: impl FnOnce() -> Result<Configuration, String>) -> c_int 
     at_seat(|seat| {
         match seat {
             Seat::Empty => {}
-            Seat::Taken(_) => return Err(Errno(libc::EEXIST)),
-            Seat::Broken => return Err(Errno(libc::ENOTRECOVERABLE)),
+            Seat::Taken(_) => return Err(Errno::new(libc::EEXIST)),
+            Seat::Broken => return Err(Errno::new(libc::ENOTRECOVERABLE)),
         }
         let opened = configuration().map_err(|why| (Errno::INVALID, why)).and_then(|c| Thread::open(&c));
         match opened {
@@ -237,7 +237,7 @@ impl Parked {
     /// The errno that `demi_init` gives, and a sentence.
     pub fn open(variables: &[(String, String)]) -> Result<Parked, (c_int, String)> {
         let configuration = Configuration::from(variables.to_vec()).map_err(|why| (libc::EINVAL, why))?;
-        let thread = Thread::open(&configuration).map_err(|(errno, why)| (errno.0, why))?;
+        let thread = Thread::open(&configuration).map_err(|(errno, why)| (errno.get(), why))?;
         Ok(Parked(Seat::Taken(Box::new(thread))))
     }
 

@@ -9,6 +9,7 @@ use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
 use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
 use crate::address;
 use crate::errno::Errno;
+use crate::held::Held;
 use crate::thread::{Thread, enter};
 
 /// The most tokens of one wait: as many as can be in use.
@@ -49,13 +50,48 @@ pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *cons
         // SAFETY: by the caller's promise.
         let timeout = unsafe { duration(timeout)? };
         let qt = QToken::from_raw(qt);
-        let completion = match thread.take_unfit(&[qt]) {
-            Some((_, completion)) => completion,
-            None => thread.libos.wait(qt, timeout)?,
-        };
-        // SAFETY: not null, and so writable by the caller's promise.
-        unsafe { thread.tell(completion, qr_out) }
+        let Thread { libos, held, .. } = thread;
+        // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *qr_out };
+        if libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into)) {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        unsafe { thread.wait_and_tell(qt, timeout, qr_out) }
     })
+}
+
+/// Tells what most operations end with straight from where it lies. Says whether it did: rarer things are told by
+/// [`Thread::tell`].
+#[inline(always)]
+fn tell_in_place(
+    held: &mut Held,
+    qt: QToken,
+    qd: Qd,
+    result: &mut Result<Outcome<Qd>, Error>,
+    into: &mut QResult,
+) -> bool {
+    match result {
+        Ok(Outcome::Pushed) => {
+            into.value = QValue::NONE;
+            into.set(Opcode::Push, 0);
+        }
+        Ok(Outcome::Popped(popped)) if popped.sga.segments().len() == 1 && !popped.cut && held.has_room() => {
+            let addr = match popped.from {
+                None => NO_ADDRESS,
+                Some(from) if !from.is_ipv6() => address::to_v4(from),
+                Some(_) => return false,
+            };
+            let Some(buf) = popped.sga.pop_front() else { return false };
+            let seg = SgaSeg { buf: buf.as_ptr().cast_mut().cast(), len: buf.len() as u32 };
+            let Ok(sga_buf) = held.take(buf) else { return false };
+            into.value = QValue { sga: SgArray { sga_buf, numsegs: 1, segs: [seg], addr } };
+            into.set(Opcode::Pop, 0);
+        }
+        _ => return false,
+    }
+    (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+    true
 }
 
 /// `demi_wait_any(3)`.
@@ -175,6 +211,23 @@ impl Thread {
         Some((place, self.unfit.swap_remove(at)))
     }
 
+    /// Waits for an operation, and tells it.
+    ///
+    /// # Errors
+    /// Those of the wait, and as [`Thread::tell`].
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    #[cold]
+    unsafe fn wait_and_tell(&mut self, qt: QToken, timeout: Option<Duration>, into: *mut QResult) -> Result<(), Errno> {
+        let completion = match self.take_unfit(&[qt]) {
+            Some((_, completion)) => completion,
+            None => self.libos.wait(qt, timeout)?,
+        };
+        // SAFETY: by the caller's promise.
+        unsafe { self.tell(completion, into) }
+    }
+
     /// Writes a completion where the program wants it.
     ///
     /// # Errors
@@ -182,7 +235,6 @@ impl Thread {
     ///
     /// # Safety
     /// `into` can be written to.
-    #[inline(always)]
     unsafe fn tell(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Errno> {
         let Completion { qt, qd, result } = completion;
         // Field by field, to where they belong: a result is wide, and most of it is the same for most.
@@ -213,7 +265,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Of operations of which a queue has one.
+    /// Of operations of which a queue has one, or that wait for a disk.
     #[cold]
     fn tell_seldom(&mut self, outcome: Outcome<Qd>, into: &mut QResult) {
         into.value = QValue::NONE;
@@ -225,6 +277,9 @@ impl Thread {
                 into.set(Opcode::Accept, 0);
                 into.value = QValue { ares: AcceptResult { qd: queue.raw() as i32, addr: address::to_v4(peer) } };
             }
+            Outcome::Appended { sequence } => into.tell_sequence(Opcode::Push, sequence),
+            Outcome::Sought { sequence } => into.tell_sequence(Opcode::Seek, sequence),
+            Outcome::Truncated { sequence } => into.tell_sequence(Opcode::Truncate, sequence),
             _ => into.set(Opcode::Invalid, 0),
         }
     }

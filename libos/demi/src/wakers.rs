@@ -56,7 +56,7 @@ pub extern "C" fn demi_wake(waker: u64) -> c_int {
     let woken = catch_unwind(AssertUnwindSafe(|| wake(waker)));
     match woken {
         Ok(Ok(())) => 0,
-        Ok(Err(Errno(errno))) => errno,
+        Ok(Err(errno)) => errno.get(),
         Err(_) => libc::ENOTRECOVERABLE,
     }
 }
@@ -72,7 +72,7 @@ fn wake(name: u64) -> Result<(), Errno> {
                 continue;
             }
         };
-        return wakers.get(&name).map(Interrupter::interrupt).ok_or(Errno(libc::ESRCH));
+        return wakers.get(&name).map(Interrupter::interrupt).ok_or(Errno::new(libc::ESRCH));
     }
-    Err(Errno(libc::EAGAIN))
+    Err(Errno::new(libc::EAGAIN))
 }

@@ -1,9 +1,11 @@
-//! The behaviour suite through the C interface: over kernel sockets in both forms, and over AF_PACKET, TAP and AF_XDP.
+//! The behaviour suite through the C interface: over kernel sockets in both forms, and over AF_PACKET, TAP, AF_XDP, and DPDK's
+//! memif and virtio. And the suite of storage queues, over a file, and over one in the page cache that a thread writes to.
 
 mod support;
 
-use libos_conformance::{Made, suite};
-use support::{Abi, links};
+use libos_conformance::{Made, storage_suite, suite};
+use support::logs::Seated;
+use support::{Abi, links, ports};
 
 fn sockets(libos: &str) -> Made {
     Abi::on_loopback(libos)
@@ -24,8 +26,24 @@ fn af_xdp() -> Made {
     Abi::on_a_link("xdp", ends)
 }
 
+fn memif() -> Made {
+    Abi::on_ports(ports::memif()?)
+}
+
+fn virtio() -> Made {
+    Abi::on_ports(ports::virtio()?)
+}
+
 suite!(demi_epoll, || sockets("epoll"));
 suite!(demi_uring, || sockets("io_uring"));
 suite!(demi_packet, packet);
 suite!(demi_tap, taps);
 suite!(demi_af_xdp, af_xdp);
+suite!(demi_memif, memif);
+suite!(demi_virtio, virtio);
+
+storage_suite!(demi_logs, || Seated::on_a_file(&[]));
+storage_suite!(demi_logs_by_a_thread, || Seated::on_a_file(&[
+    ("MARGAY_STORAGE_ENGINE", "thread"),
+    ("MARGAY_STORAGE_DIRECT", "false"),
+]));

@@ -114,7 +114,7 @@ macro_rules! programs {
     )*};
 }
 
-programs!(echo udp refusals waits threads leaving wild);
+programs!(echo udp refusals waits storage threads leaving wild);
 
 #[test]
 fn the_headers_are_cpp_too() {
@@ -229,7 +229,7 @@ fn python_speaks() {
     command.env("DEMIKERNEL", library_folder().join("libdemikernel.so")).env("MARGAY_MEMORY_SIZE", "64MiB");
     let output = succeeds("echo_test.py", &mut command);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("Ran 4 tests") && said.contains("OK"), "{said}");
+    assert!(said.contains("Ran 5 tests") && said.contains("OK"), "{said}");
 }
 
 /// What the pkg-config file says is what a compiler needs.

@@ -22,6 +22,8 @@ pub(crate) struct Manners {
     pub loses: bool,
     /// Its link may come back after it was lost.
     pub comes_back: bool,
+    /// It looks for its peer once, when it is started: while there is no link, it is to be started again.
+    pub looks_once: bool,
     /// It unmaps memory on DPDK's own thread when its peer goes, whoever polls it then.
     pub unmaps_while_polled: bool,
 }
@@ -35,6 +37,7 @@ const USUAL: Manners = Manners {
     ring_size: None,
     loses: false,
     comes_back: true,
+    looks_once: false,
     unmaps_while_polled: false,
 };
 
@@ -50,6 +53,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
                 ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
                 loses: true,
                 comes_back: !is_zero_copy,
+                looks_once: !matches!(settings.argument("role"), Some("server" | "master")),
                 unmaps_while_polled: true,
                 ..USUAL
             }

@@ -110,6 +110,19 @@ fn let_round() {
     }
 }
 
+/// Does something to a guarded driver that its interrupt thread must know nothing of, while no core is in one: the thread
+/// has served what it had heard of, and is held meanwhile. Called by [`Port::look_guarded`] only, so within a pause.
+///
+/// # Errors
+/// The thread cannot be held.
+pub(crate) fn while_held<R>(change: impl FnOnce() -> R) -> Result<R, String> {
+    hold()?;
+    let_round();
+    let result = change();
+    release();
+    Ok(result)
+}
+
 /// Whether calls to guarded drivers are to be left alone for now.
 #[inline]
 pub(crate) fn is_paused() -> bool {

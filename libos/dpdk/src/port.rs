@@ -6,9 +6,11 @@
 //! one ([`Port::enter`]), where there are several.
 
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use libos_mem::{Heap, Reservation};
 use libos_net::wire::{ETHERNET_LEN, Mac};
@@ -23,6 +25,10 @@ use crate::{Eal, OpenError, PortSettings, gate};
 const MTU_USUAL: usize = 1500;
 /// Room beyond a frame: a VLAN tag or two, and what virtio puts before it.
 const TAGS_LEN: usize = 32;
+/// How often a driver that looks for its peer once is started again.
+const SEEK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the two sides may take to greet each other, once they have met.
+const GREETING_MAX: Duration = Duration::from_secs(1);
 /// Buffers of a receive queue beyond those in its ring: bursts, and what DPDK's caches hold.
 const BUFFERS_BEYOND: usize = 512;
 
@@ -58,6 +64,8 @@ pub struct Port {
     /// What the driver's control socket is, while there is a link: something to do for the interrupt thread.
     control: Mutex<Vec<RawFd>>,
     socket_path: Option<PathBuf>,
+    /// When a driver that looks once is to look for its peer again.
+    seek_at: Mutex<Option<Instant>>,
     /// A queue is in a call to the driver. Empty: there is one queue, and nobody else who could stop the port.
     busy: Box<[AtomicBool]>,
     notices: Vec<String>,
@@ -95,6 +103,9 @@ impl Port {
                     "memif's driver closes the descriptor of DPDK's memory in zero-copy mode: one such port in the life of a process".into(),
                 ));
             }
+        }
+        if settings.name().starts_with("net_memif") && settings.argument("role") == Some("server") {
+            settings.argument("socket").into_iter().for_each(|path| remove_if_nobody_listens(Path::new(path)));
         }
         let id = PortId::find(&name).map_or_else(|| PortId::probe(&settings.device, &name), Ok).map_err(refused)?;
         let about = id.about().map_err(refused)?;
@@ -143,6 +154,7 @@ impl Port {
             holds_gate: Mutex::new(false),
             control: Mutex::default(),
             socket_path: settings.argument("socket").map(PathBuf::from),
+            seek_at: Mutex::new(None),
             busy: if several { (0..with.queues).map(|_| AtomicBool::new(false)).collect() } else { Box::default() },
             with,
             notices,
@@ -166,13 +178,13 @@ impl Port {
 
     /// Whether it has been started, and there is a link.
     pub fn is_up(&self) -> bool {
-        if !self.is_started() || self.is_stopping.load(Ordering::Acquire) {
+        if !(self.is_started() || self.manners.looks_once) || self.is_stopping.load(Ordering::Acquire) {
             return false;
         }
         if self.manners.unmaps_while_polled && self.carrier() != Carrier::Up {
             gate::pause();
         }
-        self.id.is_up()
+        self.is_started() && self.id.is_up()
     }
 
     /// Sets a queue up for the calling core, whose heap this is; the last one starts the port.
@@ -200,11 +212,43 @@ impl Port {
         let sender =
             ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, pieces).map_err(refused)?;
         if state.taken.iter().all(|&taken| taken) {
-            self.id.start().map_err(refused)?;
-            self.is_started.store(true, Ordering::Release);
+            if self.manners.looks_once {
+                self.seek();
+            } else {
+                self.id.start().map_err(refused)?;
+                self.is_started.store(true, Ordering::Release);
+            }
         }
         drop(state);
         Ok(Queue::over(self.clone(), queue, receiver, sender))
+    }
+
+    /// Starts a driver that looks for its peer when it is started; whether it has found it, and when it is to look again.
+    fn seek(&self) {
+        let is_found = {
+            let _one = one_at_a_time();
+            self.id.start_quietly(&self.about.driver)
+        };
+        self.is_started.store(is_found, Ordering::Release);
+        let patience = if is_found { GREETING_MAX } else { SEEK_INTERVAL };
+        *self.seek_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + patience);
+    }
+
+    /// Looks for the peer again, if it is time: a link that was lost, or has not been there yet. The interrupt thread has the
+    /// driver's word for a descriptor until it is held, so it is stopped and started behind its back.
+    fn seek_again(&self) {
+        let is_due = self.seek_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| Instant::now() >= at);
+        let may_come = self.manners.comes_back || !self.is_started();
+        if !(self.manners.looks_once && is_due && may_come) {
+            return;
+        }
+        let _ = gate::while_held(|| {
+            if self.is_started.swap(false, Ordering::SeqCst) {
+                let _one = one_at_a_time();
+                self.id.stop();
+            }
+            self.seek();
+        });
     }
 
     /// Bytes of a receive buffer, headroom included.
@@ -299,6 +343,9 @@ impl Port {
             gate::release();
         }
         self.found(is_up);
+        if !is_up && !state.is_closed {
+            self.seek_again();
+        }
     }
 
     /// Until no core is in a call to the driver. A call takes microseconds; its core may have lost the processor in it.
@@ -377,6 +424,17 @@ impl std::fmt::Debug for Port {
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A server that was killed leaves its socket in the file system, where the next one cannot make its own.
+fn remove_if_nobody_listens(path: &Path) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let (Ok(address), true) = (SocketAddrUnix::new(path), is_socket) else { return };
+    let refused = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).map(|socket| connect(&socket, &address));
+    if refused == Ok(Err(rustix::io::Errno::CONNREFUSED)) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> Result<Configuration, OpenError> {

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use libos_conformance::storage::LogSubject;
+use libos_conformance::storage::{LogSubject, Logs};
 use libos_journal::memory::{Contents, MemoryDevice};
 use libos_journal::{Format, Settings, Store};
 use libos_mem::Heap;
-use libos_runtime::{Clock, Core, CoreParts, IdlePolicy, LibOs, MeshKind, mesh};
+use libos_runtime::{Clock, Core, CoreParts, IdlePolicy, MeshKind, mesh};
 use libos_sim::{DiskSettings, SimDisk};
 use pdpix::{BlockDevice, Instant, Rng, WallTime};
 
@@ -41,8 +41,8 @@ impl<F: FnMut() -> Box<dyn BlockDevice>> Stepped<F> {
 }
 
 impl<F: FnMut() -> Box<dyn BlockDevice>> LogSubject for Stepped<F> {
-    fn libos(&self) -> LibOs {
-        self.core.as_ref().expect("a process runs").libos().clone()
+    fn logs(&self) -> Box<dyn Logs> {
+        Box::new(self.core.as_ref().expect("a process runs").libos().clone())
     }
 
     fn turn(&mut self) {

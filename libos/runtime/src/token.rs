@@ -310,6 +310,21 @@ impl TokenTable {
         Completion { qt, qd: slot.qd, result: slot.result.take().expect("a complete operation has a result") }
     }
 
+    /// Shows the result of a complete token where it lies, and redeems the token if `take` says that it has taken what it
+    /// wants. Says whether it was redeemed: not if it is not complete, either.
+    #[inline(always)]
+    pub(crate) fn redeem_in_place(&mut self, qt: QToken, take: impl FnOnce(Qd, &mut OpResult) -> bool) -> bool {
+        let Some(slot) = self.slots.get_mut(qt.index()) else { return false };
+        if slot.token != qt || slot.state != State::Complete {
+            return false;
+        }
+        if !slot.result.as_mut().is_some_and(|result| take(slot.qd, result)) {
+            return false;
+        }
+        self.free(qt.index()).result = None;
+        true
+    }
+
     /// Whether a token can be waited for, and whether it is complete.
     #[inline(always)]
     pub(crate) fn is_complete(&mut self, qt: QToken) -> Result<bool, Error> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pdpix::{Completion, Error, OpId, QToken, Qd};
+use pdpix::{Completion, Error, OpId, Outcome, QToken, Qd};
 
 use crate::libos::LibOs;
 use crate::queue::Kind;
@@ -121,6 +121,18 @@ impl LibOs {
     pub fn try_redeem(&self, qt: QToken) -> Result<Option<Completion>, Error> {
         let mut tokens = self.0.tokens.borrow_mut();
         if tokens.is_complete(qt)? { Ok(Some(tokens.redeem(qt))) } else { Ok(None) }
+    }
+
+    /// Shows the result of an operation that has ended where it lies, for who wants it somewhere else than in a
+    /// [`Completion`]. The token is redeemed if `take` says that it has taken what it wants, and stays as it is otherwise;
+    /// also if it is no token that has ended. `take` calls nothing of this core.
+    #[inline(always)]
+    pub fn redeem_in_place(
+        &self,
+        qt: QToken,
+        take: impl FnOnce(Qd, &mut Result<Outcome<Qd>, Error>) -> bool,
+    ) -> bool {
+        !self.0.in_pass.get() && self.0.tokens.borrow_mut().redeem_in_place(qt, take)
     }
 
     /// Asks for the end of an operation. Its token completes with `Canceled`, or with its true result if that was first:

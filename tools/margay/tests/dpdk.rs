@@ -116,10 +116,11 @@ impl Margay {
         (status, said)
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self) -> String {
         self.signal(Signal::TERM);
         let (status, said) = self.end();
         assert_eq!(status.code(), Some(0), "a stop: {status:?}: {said}");
+        said
     }
 }
 
@@ -255,6 +256,34 @@ fn kv(test: &str, kind: Kind) {
     service.stop();
 }
 
+/// The service is memif's client here, and there before its server. The server is killed and comes again, twice; the service
+/// finds it each time.
+fn client_first(test: &str, kind: Kind) {
+    let Some(link) = Link::make(test, kind) else { return };
+    let [server, client] = kind.devices(&link.folder);
+    let mut service = Margay::start(&["echo"], &client, SERVER);
+    let line = service.line();
+    assert!(line.starts_with("listening on "), "without its server: {line}{:?}", service.end());
+    // It looks more than once.
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(service.is_running(), "{:?}", service.end());
+    let asks = |count: &str, address: &str| {
+        Margay::start(&["pingpong", "--connect", &format!("{SERVER}:7007"), "--count", count], &server, address)
+    };
+    for round in 0..2 {
+        let mut peer = asks("100000000", "10.81.0.2");
+        in_the_middle();
+        assert!(peer.is_running(), "round {round}: {:?}", peer.end());
+        peer.signal(Signal::KILL);
+        let _ = peer.end();
+    }
+    let (status, said) = asks("2000", "10.81.0.3").end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(service.is_running(), "{:?}", service.end());
+    let said = service.stop();
+    assert!(!said.contains("connect socket"), "it says each time that nobody is there: {said}");
+}
+
 macro_rules! tests {
     ($($name:ident: $what:ident($kind:expr);)*) => {
         $(#[test]
@@ -273,6 +302,7 @@ tests! {
     memif_zero_copy_client_killed: client_killed(Kind::MemifZeroCopy);
     vhost_client_killed: client_killed(Kind::Vhost);
     virtio_client_killed: client_killed(Kind::Virtio);
+    memif_client_first: client_first(Kind::Memif);
     memif_kv: kv(Kind::Memif);
     vhost_kv: kv(Kind::Vhost);
 }

@@ -1,7 +1,7 @@
 /*
- * Queues, and operations on them. Every call gives 0 or a positive errno, and returns at once; demi_wait (demi/wait.h)
- * gives the result of what it began. A library OS belongs to the thread that called demi_init: so do its queues, tokens
- * and buffers. The manual pages say which errors there are.
+ * Queues, and operations on them. Every call gives 0 or a positive errno, and returns at once (but for demi_lseek and
+ * demi_truncate); demi_wait (demi/wait.h) gives the result of what it began. A library OS belongs to the thread that called
+ * demi_init: so do its queues, tokens and buffers. The manual pages say which errors there are.
  */
 #ifndef DEMI_LIBOS_H_IS_INCLUDED
 #define DEMI_LIBOS_H_IS_INCLUDED
@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 #include <demi/cc.h>
 #include <demi/types.h>
@@ -55,6 +56,25 @@ extern int demi_pushto(_Out_ demi_qtoken_t *qt_out, _In_ int sockqd, _In_ const 
 /* Begins to pop what comes next: a datagram, an element, or some bytes of a stream; none at its end. */
 ATTR_NONNULL(1)
 extern int demi_pop(_Out_ demi_qtoken_t *qt_out, _In_ int qd);
+
+/*
+ * Storage queues are logs: a push appends a record, and is complete when it is durable; its result has the record's number
+ * (qr_value.sequence, from 1, without gaps). A pop gives the record at the cursor, or no bytes where there is none so far.
+ */
+
+/* Opens the log of this name. O_RDONLY: only to be read; else O_RDWR, with O_CREAT and O_EXCL as in open(2). */
+ATTR_NONNULL(1, 2)
+extern int demi_open(_Out_ int *qd_out, _In_z_ const char *pathname, _In_ int flags);
+
+/* Makes a log, which must not exist. Logs have no permissions: mode is not looked at. */
+ATTR_NONNULL(1, 2)
+extern int demi_creat(_Out_ int *qd_out, _In_z_ const char *pathname, _In_ mode_t mode);
+
+/* Puts the cursor before the record of this number (SEEK_SET), or so many before the end (SEEK_END, offset 0 or less). Waits. */
+extern int demi_lseek(_In_ int qd, _In_ off_t offset, _In_ int whence);
+
+/* Frees all records before the one of this number, durably. Waits. */
+extern int demi_truncate(_In_ int qd, _In_ off_t sequence);
 
 /* Sets an option of a queue (SO_LINGER, SO_KEEPALIVE, SO_REUSEPORT, SO_SNDBUF, SO_RCVBUF, TCP_NODELAY...). */
 ATTR_NONNULL(4)
@@ -104,6 +124,18 @@ extern int demi_pop_max(_Out_ demi_qtoken_t *qt_out, _In_ int qd, _In_ size_t si
 ATTR_NONNULL(1, 2, 3)
 extern int demi_getsender(_In_ const demi_sgarray_t *sga, _Out_writes_to_(addrlen, *addrlen) struct sockaddr *addr,
                           _In_ socklen_t *addrlen);
+
+/* Begins what demi_lseek waits for: 0 is the first record that is left, UINT64_MAX the end. The result says where it went. */
+ATTR_NONNULL(1)
+extern int demi_seek_to(_Out_ demi_qtoken_t *qt_out, _In_ int qd, _In_ uint64_t sequence);
+
+/* Begins what demi_truncate waits for. The result says which record is the first that is left. */
+ATTR_NONNULL(1)
+extern int demi_truncate_to(_Out_ demi_qtoken_t *qt_out, _In_ int qd, _In_ uint64_t sequence);
+
+/* What an operation on a log that failed with EBADMSG has met. */
+ATTR_NONNULL(2)
+extern int demi_getdamage(_In_ int qd, _Out_ demi_damage_t *damage_out);
 
 #ifdef __cplusplus
 }

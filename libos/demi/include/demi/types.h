@@ -47,7 +47,9 @@ typedef enum demi_opcode {
     DEMI_OPC_ACCEPT = 3,
     DEMI_OPC_CONNECT = 4,
     DEMI_OPC_CLOSE = 5,
-    DEMI_OPC_FAILED = 6
+    DEMI_OPC_FAILED = 6,
+    DEMI_OPC_SEEK = 7,    /* Beyond Demikernel: of demi_seek_to. */
+    DEMI_OPC_TRUNCATE = 8 /* And of demi_truncate_to. */
 } demi_opcode_t;
 
 /* A new connection. */
@@ -65,8 +67,16 @@ typedef struct DEMI_PACKED demi_qresult {
     union {
         demi_sgarray_t sga;        /* Of a pop: the caller's, to be given to demi_sgafree. */
         demi_accept_result_t ares; /* Of an accept. */
+        uint64_t sequence;         /* Beyond Demikernel: of a push, a seek or a truncation of a log, the record. */
     } qr_value;
 } demi_qresult_t;
+
+/* Beyond Demikernel: a record of a log that cannot be read any more (EBADMSG). */
+typedef struct DEMI_PACKED demi_damage {
+    uint64_t offset;   /* Byte on the device where it began. */
+    uint64_t sequence; /* The first record that is lost. */
+    uint64_t lost;     /* How many are known to be lost at least. */
+} demi_damage_t;
 
 /* A function that Demikernel's profiler would report to: a name, its length, nanoseconds. It is never called here. */
 typedef void (*demi_callback_t)(const char *, uint32_t, uint64_t);
@@ -83,6 +93,7 @@ typedef char demi_check_sgaseg[sizeof(demi_sgaseg_t) == 12 ? 1 : -1];
 typedef char demi_check_sgarray[sizeof(demi_sgarray_t) == 40 ? 1 : -1];
 typedef char demi_check_accept_result[sizeof(demi_accept_result_t) == 20 ? 1 : -1];
 typedef char demi_check_qresult[sizeof(demi_qresult_t) == 64 ? 1 : -1];
+typedef char demi_check_damage[sizeof(demi_damage_t) == 24 ? 1 : -1];
 typedef char demi_check_args[sizeof(struct demi_args) == 20 ? 1 : -1];
 typedef char demi_check_segs[offsetof(demi_sgarray_t, sga_segs) == 12 ? 1 : -1];
 typedef char demi_check_addr[offsetof(demi_sgarray_t, sga_addr) == 24 ? 1 : -1];

@@ -1,6 +1,8 @@
 //! The subject over the functions of the C interface. Three library OSes take turns on one thread.
 
 pub mod links;
+pub mod logs;
+pub mod ports;
 
 use std::cell::RefCell;
 use std::ffi::c_int;
@@ -33,6 +35,9 @@ pub struct Abi {
     pinned_at_death: [usize; 3],
     can: Can,
     addresses: Addresses,
+    kept: usize,
+    /// Held as long as the seats are.
+    _alone: Option<ports::Alone>,
 }
 
 fn error(errno: c_int) -> Error {
@@ -183,44 +188,77 @@ impl Abi {
         Abi::on_a_link_that_comes(libos, ends, |_| Ok(()))
     }
 
+    /// The client and the server each at a port of DPDK's, in the order in which they are there.
+    pub fn on_ports(ports: ports::Ports) -> Made {
+        let end = |i: usize| {
+            let mut variables = Abi::variables_of_an_end("catnip", i);
+            let own = [("PORT", ports.devices[i].clone()), ("EAL", ports::EAL.into())];
+            variables.extend(own.map(|(key, value)| (format!("MARGAY_DPDK_{key}"), value)));
+            // As over the other links; LIBOS=catnip would have pushes wait for acknowledgements.
+            variables.push(("MARGAY_FRAMES_PUSH_COMPLETE".into(), "accepted".into()));
+            variables
+        };
+        let order = ports.order.map(Side);
+        let ends = [end(0), end(1), Abi::idle_variables()];
+        let mut subject = Abi::make_in(order, Abi::CAN_ON_A_LINK, Abi::addresses_on_a_link(), ends, |_| Ok(()))?;
+        subject.kept = ports.kept;
+        subject._alone = Some(ports.alone);
+        subject.settle();
+        subject.introduce();
+        Ok(Box::new(subject))
+    }
+
     /// The same, where each end comes into being by being opened, and is then to be put to use.
     pub fn on_a_link_that_comes(libos: &str, ends: links::Ends, join: impl Fn(&str) -> Result<(), String>) -> Made {
-        let can = Can {
-            datagrams: true,
-            ipv6: true,
-            memory_queues: true,
-            give_up: false,
-            contend: false,
-            // A thread has all of an interface.
-            cores_share: false,
-            kill: true,
-            second_process: false,
-            keeps_what_arrived: true,
-            datagram_max: 1500 - 20 - 8,
-            receive_ahead: 2 * 65_536,
-        };
-        let variable = |name: &str, value: String| (name.to_string(), value);
         let end = |i: usize| {
-            vec![
-                variable("LIBOS", libos.into()),
-                variable("MARGAY_FRAMES_INTERFACE", ends.names[i].clone()),
-                variable("MARGAY_FRAMES_ADDRESS", format!("{}/24,{}/64", links::IPV4[i], links::IPV6[i])),
-                variable("MARGAY_FRAMES_MAC", links::MACS[i].into()),
-                variable("MARGAY_MEMORY_SIZE", "64MiB".into()),
-            ]
+            let mut variables = Abi::variables_of_an_end(libos, i);
+            variables.push(("MARGAY_FRAMES_INTERFACE".into(), ends.names[i].clone()));
+            variables
         };
-        let addresses = Addresses {
-            ipv4: links::IPV4.map(IpAddr::V4),
-            ipv6: Some(links::IPV6.map(IpAddr::V6)),
-            nobody: Some(Endpoint::new(links::NOBODY.into(), 9)),
-        };
-        // The server's second core has nothing to do here.
-        let idle = vec![variable("LIBOS", "epoll".into()), variable("MARGAY_MEMORY_SIZE", "64MiB".into())];
-        let mut subject = Abi::make(can, addresses, [end(0), end(1), idle], |side| {
+        let variables = [end(0), end(1), Abi::idle_variables()];
+        let mut subject = Abi::make(Abi::CAN_ON_A_LINK, Abi::addresses_on_a_link(), variables, |side| {
             ends.names.get(side.0).map_or(Ok(()), |name| join(name))
         })?;
         subject.introduce();
         Ok(Box::new(subject))
+    }
+
+    const CAN_ON_A_LINK: Can = Can {
+        datagrams: true,
+        ipv6: true,
+        memory_queues: true,
+        give_up: false,
+        contend: false,
+        // A thread has all of an interface.
+        cores_share: false,
+        kill: true,
+        second_process: false,
+        keeps_what_arrived: true,
+        datagram_max: 1500 - 20 - 8,
+        receive_ahead: 2 * 65_536,
+    };
+
+    fn addresses_on_a_link() -> Addresses {
+        Addresses {
+            ipv4: links::IPV4.map(IpAddr::V4),
+            ipv6: Some(links::IPV6.map(IpAddr::V6)),
+            nobody: Some(Endpoint::new(links::NOBODY.into(), 9)),
+        }
+    }
+
+    fn variables_of_an_end(libos: &str, i: usize) -> Vec<(String, String)> {
+        let variables = [
+            ("LIBOS", libos.into()),
+            ("MARGAY_FRAMES_ADDRESS", format!("{}/24,{}/64", links::IPV4[i], links::IPV6[i])),
+            ("MARGAY_FRAMES_MAC", links::MACS[i].into()),
+            ("MARGAY_MEMORY_SIZE", "64MiB".into()),
+        ];
+        variables.map(|(name, value)| (name.to_string(), value)).into()
+    }
+
+    /// The server's second core has nothing to do on a link.
+    fn idle_variables() -> Vec<(String, String)> {
+        [("LIBOS", "epoll"), ("MARGAY_MEMORY_SIZE", "64MiB")].map(|(n, v)| (n.to_string(), v.to_string())).into()
     }
 
     fn make(
@@ -229,9 +267,20 @@ impl Abi {
         variables: [Vec<(String, String)>; 3],
         join: impl Fn(Side) -> Result<(), String>,
     ) -> Result<Abi, String> {
+        Abi::make_in(Side::ALL, can, addresses, variables, join)
+    }
+
+    /// The same, in another order.
+    fn make_in(
+        order: [Side; 3],
+        can: Can,
+        addresses: Addresses,
+        variables: [Vec<(String, String)>; 3],
+        join: impl Fn(Side) -> Result<(), String>,
+    ) -> Result<Abi, String> {
         let mut seats = [None, None, None];
-        for (side, variables) in Side::ALL.into_iter().zip(variables) {
-            let mut parked = Parked::open(&variables).map_err(|(_, why)| why)?;
+        for side in order {
+            let mut parked = Parked::open(&variables[side.0]).map_err(|(_, why)| why)?;
             join(side)?;
             let (mut queue, mut never) = (0, 0);
             parked.exchange();
@@ -241,7 +290,7 @@ impl Abi {
             assert_eq!(made, (0, 0));
             seats[side.0] = Some(RefCell::new(Seat { parked, never }));
         }
-        Ok(Abi { seats, pinned_at_death: [0; 3], can, addresses })
+        Ok(Abi { seats, pinned_at_death: [0; 3], can, addresses, kept: 0, _alone: None })
     }
 
     /// The two hosts have heard of each other: only a few packets wait for somebody who is not known yet.
@@ -563,6 +612,10 @@ impl Subject for Abi {
         let InUse { pinned, tokens, queues, zombies, held } = self.on(side, |_| in_use());
         assert_eq!(held, 0, "the program holds nothing between two calls of the suite");
         Books { pinned, borrowed: 0, tokens, queues, zombies }
+    }
+
+    fn kept(&self) -> usize {
+        self.kept
     }
 
     fn kill(&mut self, side: Side) {
