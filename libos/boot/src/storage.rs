@@ -1,5 +1,8 @@
 //! The storage of each core: a file of its own in a directory, a disk, or memory, with a log store on it.
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -141,6 +144,15 @@ impl StorageSettings {
     /// Bytes of each file.
     pub fn size(&self) -> usize {
         parse_bytes(&self.size).unwrap_or(SIZE_MIN)
+    }
+
+    /// Bytes that the logs of a core can have: those of the disk, where one is named, whatever `size` says.
+    pub fn capacity(&self) -> usize {
+        let Some(device) = self.device.as_ref().filter(|device| !is_memory(device)) else { return self.size() };
+        let length = File::open(device).and_then(|mut disk| disk.seek(SeekFrom::End(0))).unwrap_or(0) as usize;
+        // A file is made longer, if it is shorter than was asked for.
+        let is_disk = std::fs::metadata(device).is_ok_and(|disk| disk.file_type().is_block_device());
+        if is_disk { length } else { length.max(self.size()) }
     }
 
     fn disk(&self, path: PathBuf) -> DiskSettings {

@@ -7,8 +7,6 @@
 
 mod kv_process;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -16,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use kv_differential::generate::words;
 use kv_differential::{Peer, Redis, Reply, Subject, case};
+use kv_process::numbers::{self, CLIENTS, Writers, number};
 use kv_process::{Form, Kv, margay_kv, run};
 use pdpix::Rng;
 use rustix::process::Signal;
@@ -65,98 +64,9 @@ fn await_loaded(kv: &Kv) {
     }
 }
 
-/// What one client has sent, and what of it was acknowledged and when: numbers, counted up.
-#[derive(Clone, Default)]
-struct Noted {
-    sent: u64,
-    acknowledged: Vec<(u64, Instant)>,
-}
-
-impl Noted {
-    fn last(&self) -> u64 {
-        self.acknowledged.last().map_or(0, |(number, _)| *number)
-    }
-
-    fn last_before(&self, at: Instant) -> u64 {
-        self.acknowledged.iter().rev().find(|(_, when)| *when <= at).map_or(0, |(number, _)| *number)
-    }
-}
-
-/// The commands by which client `index` writes `number`.
-fn commands(index: usize, number: u64) -> Vec<String> {
-    let pad = "x".repeat((number % 5) as usize * 300);
-    match index % 4 {
-        0 => vec![format!("SET set:{index} {number}:{pad}")],
-        1 => vec![format!("INCR incr:{index}")],
-        2 => vec![format!("MSET m:{index}:a {number} m:{index}:b {number} m:{index}:c {number} m:{index}:d {number}")],
-        // Several at once.
-        _ => vec![format!("RPUSH list:{index} {number}"), format!("SET pipe:{index} {number}")],
-    }
-}
-
-/// Writes numbers from `from` on until the connection ends.
-fn write_numbers(index: usize, from: u64, to: SocketAddr) -> Noted {
-    let mut noted = Noted { sent: from, ..Noted::default() };
-    let Ok(mut stream) = TcpStream::connect(to) else { return noted };
-    let _ = stream.set_nodelay(true);
-    let mut bytes = [0; 4096];
-    for number in from + 1.. {
-        let commands = commands(index, number);
-        let request: String = commands.iter().map(|command| format!("{command}\r\n")).collect();
-        noted.sent = number;
-        if stream.write_all(request.as_bytes()).is_err() {
-            break;
-        }
-        let mut got = Vec::new();
-        while got.iter().filter(|&&byte| byte == b'\n').count() < commands.len() {
-            match stream.read(&mut bytes) {
-                Ok(len) if len > 0 => got.extend_from_slice(&bytes[..len]),
-                _ => return noted,
-            }
-        }
-        assert!(!got.contains(&b'-'), "{}", String::from_utf8_lossy(&got));
-        noted.acknowledged.push((number, Instant::now()));
-    }
-    noted
-}
-
-fn number(reply: &Reply) -> u64 {
-    let text = String::from_utf8_lossy(reply.bytes()).into_owned();
-    if text.is_empty() || text == "null" { 0 } else { text.split(':').next().unwrap().parse().expect("a number") }
-}
-
 fn ask(peer: &mut Peer, line: &str) -> Reply {
     peer.ask(&words(line)).expect("a reply")
 }
-
-/// What is there of a client's numbers: the least and the most, where they may differ. Whatever was written together must
-/// be there together.
-fn found(peer: &mut Peer, index: usize, is_always: bool) -> (u64, u64) {
-    let get = |peer: &mut Peer, key: &str| match ask(peer, &format!("EXISTS {key}")).integer() {
-        Some(1) => number(&ask(peer, &format!("GET {key}"))),
-        _ => 0,
-    };
-    match index % 4 {
-        0 => [get(peer, &format!("set:{index}")); 2].into(),
-        1 => [get(peer, &format!("incr:{index}")); 2].into(),
-        2 => {
-            let all = ["a", "b", "c", "d"].map(|name| get(peer, &format!("m:{index}:{name}")));
-            assert!(all.iter().all(|one| *one == all[0]), "an MSET that is there in part: {all:?}");
-            (all[0], all[0])
-        }
-        _ => {
-            let list = ask(peer, &format!("LRANGE list:{index} 0 -1"));
-            let list: Vec<u64> = list.items().iter().map(number).collect();
-            assert!(list.is_sorted_by(|one, other| one < other), "pushed twice, or not in order: {list:?}");
-            let (last, set) = (list.last().copied().unwrap_or(0), get(peer, &format!("pipe:{index}")));
-            // Of two that were sent together and not answered either may be missing: they may lie on two cores.
-            assert!(!is_always || set.abs_diff(last) <= 1, "{set} beside {last}");
-            (set.min(last), set.max(last))
-        }
-    }
-}
-
-const CLIENTS: usize = 8;
 
 fn kill_again_and_again(durability: &str, kills: usize, seed: u64, may_lose: Duration) {
     let mut rng = Rng::new(seed);
@@ -169,8 +79,7 @@ fn kill_again_and_again(durability: &str, kills: usize, seed: u64, may_lose: Dur
         for kill in 0..kills {
             let mut kv = start(&form, &dir, &["--durability", durability]);
             let to = kv.address;
-            let writers: Vec<_> =
-                (0..CLIENTS).map(|index| thread::spawn(move || write_numbers(index, state[index], to))).collect();
+            let writers = Writers::start(&state, to);
             let saves = rng.chance(0.5);
             thread::sleep(Duration::from_millis(20 + rng.below(150)));
             if saves {
@@ -180,23 +89,18 @@ fn kill_again_and_again(durability: &str, kills: usize, seed: u64, may_lose: Dur
             let killed = Instant::now();
             kv.signal(Signal::KILL);
             kv.wait(Duration::from_secs(5)).expect("its end");
-            let noted: Vec<Noted> = writers.into_iter().map(|writer| writer.join().expect("a writer")).collect();
+            let noted = writers.join();
             drop(kv);
             let kv = start(&form, &dir, &["--durability", durability]);
             let mut peer = kv.connect();
+            let must: Vec<u64> = noted.iter().map(|noted| noted.must_be_there(killed, may_lose)).collect();
             for (index, noted) in noted.iter().enumerate() {
-                let (there, most) = found(&mut peer, index, may_lose.is_zero());
-                let must = match may_lose {
-                    Duration::ZERO => noted.last(),
-                    time => noted.last_before(killed - time),
-                }
-                .max(if may_lose.is_zero() { state[index] } else { 0 });
+                let there = numbers::check(&mut peer, index, must[index], noted.sent, may_lose.is_zero());
                 let told = format!("kill {kill} of {durability} with {cores} cores: client {index}");
-                assert!(there >= must, "{told}: {there} is there, and {must} was acknowledged");
-                assert!(most <= noted.sent, "{told}: {most} is there, and nobody has written it");
+                let there = there.unwrap_or_else(|why| panic!("{told}: {why}"));
                 acknowledged += noted.acknowledged.len();
-                lost += noted.last().saturating_sub(there);
-                state[index] = most;
+                lost += noted.last().saturating_sub(*there.start());
+                state[index] = *there.end();
             }
             kv.stop();
         }

@@ -1,4 +1,4 @@
-//! Debian packages that the fuller tests need: redis-server and clients of it, and what AF_XDP and DPDK take. Installed where that may
+//! Debian packages that the fuller tests need: redis-server and clients of it, what AF_XDP and DPDK take, and QEMU. Installed where that may
 //! be done; no daemon is started.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 15] = [
+const PACKAGES: [Package; 20] = [
     Package { name: "fio", probe: &["fio", "--version"], serves: "a log on a disk, beside fio," },
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
@@ -53,6 +53,19 @@ const PACKAGES: [Package; 15] = [
         probe: &["sh", "-c", "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so*"],
         serves: "DPDK, which is left out without it,",
     },
+    Package {
+        name: "qemu-system-x86",
+        probe: &["qemu-system-x86_64", "--version"],
+        serves: "a power cut of a whole machine",
+    },
+    Package { name: "busybox-static", probe: &["busybox", "true"], serves: "a power cut of a whole machine" },
+    Package { name: "xz-utils", probe: &["xz", "--version"], serves: "a power cut of a whole machine" },
+    Package {
+        name: "qemu-utils",
+        probe: &["qemu-io", "--version"],
+        serves: "QEMU's tools on our network block device",
+    },
+    Package { name: "libnbd-bin", probe: &["nbdinfo", "--version"], serves: "libnbd on our network block device" },
     Package { name: "bpftool", probe: &["bpftool", "version"], serves: "removing an XDP program that was left behind" },
 ];
 

@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 8] = [
+const PARTS: [Long; 9] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
@@ -55,6 +55,14 @@ const PARTS: [Long; 8] = [
         about: "our stack against the kernel's: a gibibyte each way, a dozen seeds of every faulty wire",
         words: "test --locked --release -p libos-xdp --test kernel_transfers --test kernel_faults --test kernel_paths",
         environment: &[("MARGAY_TEST_KERNEL", "long")],
+        target: None,
+        passed_on: &["--show-output", "--test-threads=1"],
+    },
+    Long {
+        name: "power",
+        about: "500 power cuts of a machine with each durability, and of its file system",
+        words: "test --locked --release -p margay --test power_cut",
+        environment: &[("MARGAY_CUTS", "500")],
         target: None,
         passed_on: &["--show-output", "--test-threads=1"],
     },

@@ -5,14 +5,16 @@
 //! ```
 //!
 //! [`Bench`] drives one device: it names operations, waits as a core does (poll, arm, sleep), and keeps the books.
-//! [`Recorder`] is a device that knows what a power cut may leave of it.
+//! [`Recorder`] is a device that knows what a power cut may leave of it, [`Medium`] the rule behind it.
 
 mod bench;
 #[allow(missing_docs, reason = "a case is named by the fact that it states")]
 pub mod cases;
+mod medium;
 mod recorder;
 
 pub use bench::{Bench, BlockSubject};
+pub use medium::{Content, Medium, SECTOR};
 pub use recorder::{Recorder, RecorderSettings};
 
 use crate::run::say;

@@ -1,21 +1,17 @@
-//! A device in memory that knows what a power cut may leave of it.
+//! A device in memory that knows what a power cut may leave of it: [`Medium`] behind the contract of block devices.
 //!
-//! Every write goes to a cache, from which reads are served. A flush makes durable what was done before it was submitted.
-//! At the cut a part of the rest is there, by lot: of each write all, nothing, or some of its sectors, whether it had ended
-//! or not; of several writes to one sector any. So a log that acknowledges what it has not flushed is found out, as is
-//! one that takes the order of writes for granted, or takes a write for indivisible.
-//!
-//! Source for what disks do: Zheng et al., "Understanding the Robustness of SSDs under Power Fault" (FAST'13).
+//! Operations end in any order. So a log that acknowledges what it has not flushed is found out, as is one that takes the
+//! order of writes for granted, or takes a write for indivisible.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use pdpix::block::{BlockDone, BlockOp, Geometry};
-use pdpix::{BlockDevice, Error, Instant, OpId, Rng, Sga, Wake, WakeOn};
+use pdpix::{BlockDevice, Error, Instant, OpId, Sga, Wake, WakeOn};
 
-/// The unit that a write tears at.
-const SECTOR: usize = 512;
+use super::medium::{Content, Medium, SECTOR};
+
 const DEPTH: usize = 256;
 
 /// What kind of disk.
@@ -38,23 +34,8 @@ pub struct Recorder(Rc<RefCell<State>>);
 #[derive(Debug)]
 struct State {
     settings: RecorderSettings,
-    rng: Rng,
-    /// What is on the medium for certain.
-    durable: Vec<u8>,
-    /// What reads see.
-    cache: Vec<u8>,
-    /// Writes that no flush has covered, in the order of their submission, by number.
-    loose: BTreeMap<u64, Loose>,
+    medium: Medium,
     submitted: u64,
-    flushes: u64,
-}
-
-#[derive(Debug)]
-struct Loose {
-    offset: usize,
-    bytes: Vec<u8>,
-    /// Its `Done` was given.
-    ended: bool,
 }
 
 impl Recorder {
@@ -65,16 +46,9 @@ impl Recorder {
 
     /// A disk with something on it: what a cut left.
     pub fn over(image: Vec<u8>, settings: RecorderSettings) -> Recorder {
-        let cache = image.clone();
-        let state = State {
-            settings,
-            rng: Rng::new(settings.seed),
-            durable: image,
-            cache,
-            loose: BTreeMap::new(),
-            submitted: 0,
-            flushes: 0,
-        };
+        let mut medium = Medium::new(image, settings.seed);
+        medium.ignore_flushes(settings.ignores_flush);
+        let state = State { settings, medium, submitted: 0 };
         Recorder(Rc::new(RefCell::new(state)))
     }
 
@@ -91,69 +65,23 @@ impl Recorder {
     /// Operations submitted so far, and flushes among them that were done.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.0.borrow();
-        (state.submitted, state.flushes)
+        (state.submitted, state.medium.flushes())
     }
 
     /// What may be found after the power went now: another draw each time.
     pub fn cut(&self) -> Vec<u8> {
-        let state = &mut *self.0.borrow_mut();
-        let mut image = state.durable.clone();
-        // In any order: of two writes to one sector the older may be the one that is found.
-        let mut order: Vec<u64> = state.loose.keys().copied().collect();
-        for i in (1..order.len()).rev() {
-            order.swap(i, state.rng.below(i as u64 + 1) as usize);
-        }
-        // Mostly nearly everything made it, or nearly nothing: so that later writes without earlier ones are found too.
-        let luck = [0.05, 0.5, 0.95][state.rng.below(3) as usize];
-        for number in order {
-            let write = &state.loose[&number];
-            let whole = state.rng.chance(0.5);
-            let kept = state.rng.chance(luck);
-            for (index, sector) in write.bytes.chunks(SECTOR).enumerate() {
-                if if whole { kept } else { state.rng.chance(luck) } {
-                    let at = write.offset + index * SECTOR;
-                    image[at..at + sector.len()].copy_from_slice(sector);
-                }
-            }
-        }
-        image
+        self.0.borrow_mut().medium.cut()
     }
 
     /// What reads see: what is found when the process ends and the machine goes on.
     pub fn seen(&self) -> Vec<u8> {
-        self.0.borrow().cache.clone()
+        self.0.borrow().medium.seen()
     }
 }
 
 impl State {
     fn is_cut(&self) -> bool {
         self.settings.cut_after.is_some_and(|count| self.submitted >= count)
-    }
-
-    fn write(&mut self, number: u64, offset: usize, from: &Sga) {
-        let mut bytes = vec![0; from.len()];
-        from.copy_to(0, &mut bytes);
-        self.loose.insert(number, Loose { offset, bytes, ended: false });
-    }
-
-    /// The write has ended: reads see it.
-    fn end_write(&mut self, number: u64) {
-        let write = self.loose.get_mut(&number).expect("a write is loose until a flush after its end");
-        write.ended = true;
-        self.cache[write.offset..write.offset + write.bytes.len()].copy_from_slice(&write.bytes);
-    }
-
-    /// Makes the writes that had ended when the flush was submitted durable.
-    fn flush(&mut self, covered: &[u64]) {
-        self.flushes += 1;
-        if self.settings.ignores_flush {
-            return;
-        }
-        for number in covered {
-            if let Some(write) = self.loose.remove(number) {
-                self.durable[write.offset..write.offset + write.bytes.len()].copy_from_slice(&write.bytes);
-            }
-        }
     }
 }
 
@@ -163,6 +91,7 @@ struct Device {
 }
 
 struct Pending {
+    /// Of a write: its number on the medium.
     number: u64,
     op: OpId,
     what: BlockOp,
@@ -176,7 +105,7 @@ impl BlockDevice for Device {
     fn geometry(&self) -> Geometry {
         Geometry {
             block_size: BLOCK_SIZE,
-            block_count: (self.disk.0.borrow().durable.len() / SECTOR) as u64,
+            block_count: (self.disk.0.borrow().medium.size() / SECTOR) as u64,
             write_unit: 1,
             transfer_max: 2048,
             align: 1,
@@ -203,14 +132,11 @@ impl BlockDevice for Device {
             return Ok(());
         }
         state.submitted += 1;
-        let number = state.submitted;
-        if let BlockOp::Write { lba, from } = &what {
-            state.write(number, *lba as usize * SECTOR, from);
-        }
-        let covered = match what {
-            BlockOp::Flush => state.loose.iter().filter(|(_, write)| write.ended).map(|(number, _)| *number).collect(),
-            _ => Vec::new(),
+        let number = match &what {
+            BlockOp::Write { lba, from } => state.medium.begin_write(*lba as usize * SECTOR, bytes(from)),
+            _ => 0,
         };
+        let covered = if matches!(what, BlockOp::Flush) { state.medium.ended() } else { Vec::new() };
         self.pending.push_back(Pending { number, op, what, covered });
         Ok(())
     }
@@ -221,19 +147,21 @@ impl BlockDevice for Device {
             return;
         }
         // Some of them, in any order.
-        let count = if self.pending.is_empty() { 0 } else { 1 + state.rng.below(self.pending.len() as u64) as usize };
+        let count =
+            if self.pending.is_empty() { 0 } else { 1 + state.medium.rng().below(self.pending.len() as u64) as usize };
         for _ in 0..count.min(room) {
-            let place = state.rng.below(self.pending.len() as u64) as usize;
+            let place = state.medium.rng().below(self.pending.len() as u64) as usize;
             let Some(pending) = self.pending.remove(place) else { break };
             let mut read = None;
             match pending.what {
                 BlockOp::Read { lba, mut into } => {
-                    let len = into.capacity();
-                    into.put(&state.cache[lba as usize * SECTOR..][..len]);
+                    let mut bytes = vec![0; into.capacity()];
+                    state.medium.read(lba as usize * SECTOR, &mut bytes);
+                    into.put(&bytes);
                     read = Some(into);
                 }
-                BlockOp::Write { .. } => state.end_write(pending.number),
-                BlockOp::Flush => state.flush(&pending.covered),
+                BlockOp::Write { .. } => state.medium.end_write(pending.number),
+                BlockOp::Flush => state.medium.flush(&pending.covered),
                 BlockOp::Discard { .. } => {}
             }
             done.push(BlockDone { op: pending.op, result: Ok(()), read });
@@ -248,6 +176,12 @@ impl BlockDevice for Device {
     }
 }
 
+fn bytes(from: &Sga) -> Content {
+    let mut bytes = vec![0; from.len()];
+    from.copy_to(0, &mut bytes);
+    Content::Bytes(bytes)
+}
+
 impl Drop for Device {
     /// What was submitted is done, unless the power is gone.
     fn drop(&mut self) {
@@ -255,7 +189,7 @@ impl Drop for Device {
         if !state.is_cut() {
             for pending in self.pending.drain(..) {
                 if matches!(pending.what, BlockOp::Write { .. }) {
-                    state.end_write(pending.number);
+                    state.medium.end_write(pending.number);
                 }
             }
         }

@@ -122,7 +122,7 @@ impl std::fmt::Display for DiskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DiskError::Os { path, doing, why } => write!(f, "cannot {doing} {}: {why}", path.display()),
-            DiskError::Busy(path) => write!(f, "another process uses {}", path.display()),
+            DiskError::Busy(path) => write!(f, "another process uses {}, or it is mounted", path.display()),
             DiskError::NotADisk(path) => write!(f, "{} is neither a file nor a block device", path.display()),
             DiskError::TooSmall(path) => write!(f, "{} is empty, and no size was given", path.display()),
             DiskError::Limit(path, limit) => {
@@ -272,12 +272,13 @@ fn open_locked(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Ope
 fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opened, DiskError> {
     let path = settings.path.as_path();
     let os = |doing| move |errno: Errno| DiskError::Os { path: path.into(), doing, why: errno.into() };
-    let open = |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o640));
+    let open = |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC | unused_only(path), Mode::from_raw_mode(0o640));
     if settings.read_only {
-        return Ok(Opened { fd: open(OFlags::RDONLY).map_err(os("open"))?, created: false, read_only: true });
+        return Ok(Opened { fd: open_to_read(path).map_err(os("open"))?, created: false, read_only: true });
     }
-    match open(OFlags::RDWR) {
+    match patiently(|| open(OFlags::RDWR)) {
         Ok(fd) => Ok(Opened { fd, created: false, read_only: false }),
+        Err(Errno::BUSY) => Err(DiskError::Busy(path.into())),
         Err(Errno::NOENT) if settings.size.is_some() => match open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
             Ok(fd) => Ok(Opened { fd, created: true, read_only: false }),
             // Somebody else was faster.
@@ -285,7 +286,7 @@ fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opene
             Err(errno) => Err(os("create")(errno)),
         },
         Err(Errno::ROFS) => {
-            let fd = open(OFlags::RDONLY).map_err(os("open"))?;
+            let fd = open_to_read(path).map_err(os("open"))?;
             notices.push(format!("{} is on a read-only file system: it can only be read", path.display()));
             Ok(Opened { fd, created: false, read_only: true })
         }
@@ -295,6 +296,29 @@ fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opene
 
 /// How long a process that was killed may still have the disk: what it has under way must end first.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A disk is opened exclusively: the kernel refuses one that is mounted, or part of something else, with EBUSY. Of a file it
+/// asks nothing (O_EXCL would be about making it).
+fn unused_only(path: &Path) -> OFlags {
+    let is_disk = rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_block_device());
+    if is_disk { OFlags::EXCL } else { OFlags::empty() }
+}
+
+/// Others may read a disk with us, and a mounted one may be looked at.
+fn open_to_read(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a disk that a dead process may still have for a moment.
+fn patiently(mut open: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    let begun = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(Errno::BUSY) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened,
+        }
+    }
+}
 
 /// Two writers of one log would each overwrite what the other one has acknowledged. The lock of a process that was killed
 /// goes when its last operation has ended, which is after the process is gone: so it also keeps us from reading while a

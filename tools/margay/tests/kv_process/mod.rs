@@ -2,6 +2,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod numbers;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -47,6 +47,11 @@ pub const ARROWS: &[Arrows] = &[
     Arrows { from: "tally", to: &["framework", "libos-boot"], why: "what an author's program needs" },
     Arrows { from: "cluster-tests", to: ANYTHING, why: "it runs every part against every other" },
     Arrows { from: "margay-bench", to: ANYTHING, why: "it measures every part" },
+    Arrows {
+        from: "margay-guest",
+        to: &["libos-conformance"],
+        why: "a machine and its disk, and nothing of what runs on it",
+    },
     Arrows { from: "margay", to: ANYTHING, why: "it puts everything together" },
     Arrows { from: "xtask", to: &[], why: "it is compiled first" },
 ];
@@ -55,8 +60,16 @@ pub const ARROWS: &[Arrows] = &[
 pub const ANYTHING: &[&str] = &["*"];
 
 /// Crates that tests may use besides.
-pub const FOR_TESTS: &[&str] =
-    &["libos-sim", "libos-conformance", "libos-runtime", "libos-journal", "libos-mem", "pdpix", "kv-differential"];
+pub const FOR_TESTS: &[&str] = &[
+    "libos-sim",
+    "libos-conformance",
+    "libos-runtime",
+    "libos-journal",
+    "libos-mem",
+    "pdpix",
+    "kv-differential",
+    "margay-guest",
+];
 
 /// Arrows of tests alone: from whom, to whom. A client and its server are tried against each other in the simulator.
 pub const ARROWS_OF_TESTS: &[(&str, &str)] = &[("kv-server", "kv-client"), ("kv-client", "kv-server")];

@@ -1,0 +1,298 @@
+//! The power of a whole machine goes: `margay kv` in a guest under QEMU, with its log on an NVMe disk that a server of ours
+//! keeps. With `always` everything that was acknowledged is there, with `everysec` all but the last second, and never a value
+//! that nobody has written. Disks and kernels that do not flush are caught.
+//!
+//! While clients write, the disk's state is taken at seeded moments, between any two of its requests: what was flushed, and a
+//! part of the rest by lot, torn at sectors. Each is recovered on this machine, and compared with what clients had been told by
+//! that moment. At the end of each life the cut is one of the machine itself: QEMU is killed, and another guest starts from
+//! what is left. `MARGAY_SEED` chooses moments and what is left, `MARGAY_CUTS=N` how many cuts there are.
+
+mod kv_process;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kv_differential::generate::words;
+use kv_differential::{Peer, Subject, Target, case};
+use kv_process::numbers::{self, CLIENTS, Noted, Writers};
+use kv_process::{Form, Kv, run};
+use margay_guest::disk::Disk;
+use margay_guest::machine::{Machine, Plan};
+use margay_guest::nbd::Server;
+use pdpix::Rng;
+
+const DISK: usize = 16 << 20;
+const PORT: u16 = 6379;
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A file or socket of our own, gone when it is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Place(std::env::temp_dir().join(format!("margay-cut-{name}-{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What a test runs.
+#[derive(Clone, Copy)]
+struct Case {
+    durability: &'static str,
+    may_lose: Duration,
+    /// What is done in the guest before the service starts.
+    before: &'static str,
+    /// From when the service is up.
+    disk_ignores_flushes: bool,
+}
+
+const ALWAYS: Case = Case { durability: "always", may_lose: Duration::ZERO, before: "", disk_ignores_flushes: false };
+
+/// A guest in which `margay kv` runs over this disk.
+struct Rig {
+    disk: Disk,
+    _server: Server,
+    machine: Machine,
+    address: SocketAddr,
+}
+
+impl Rig {
+    fn boot(mut plan: Plan, image: Vec<u8>, seed: u64, case: &Case) -> Rig {
+        let disk = Disk::new(image, seed);
+        let server = Server::start(Place::new("disk").0.clone(), disk.clone()).expect("a server");
+        plan.nvme(&server.uri()).forward(PORT).program(env!("CARGO_BIN_EXE_margay"));
+        let script = format!(
+            "{}\nexec margay kv --listen 0.0.0.0:{PORT} --backend epoll --cores 1 --durability {} \
+             --set storage.device=/dev/nvme0n1 --set memory.size=96MiB",
+            case.before, case.durability
+        );
+        let mut machine = plan.start(&script).expect("a machine");
+        machine.await_line("listening on", LIMIT).expect("the service starts");
+        let address = machine.address(PORT);
+        await_loaded(address);
+        disk.ignore_flushes(case.disk_ignores_flushes);
+        Rig { disk, _server: server, machine, address }
+    }
+}
+
+fn connect(to: SocketAddr) -> Peer {
+    Peer::connect(&Target::Tcp(to))
+}
+
+/// Until it answers as one that has its data.
+fn await_loaded(to: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while connect(to).ask(&words("PING")).is_none_or(|reply| reply.bytes() != b"PONG") {
+        assert!(Instant::now() < deadline, "it loads for ever");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The disk at one moment, and what was known then.
+struct Cut {
+    image: Vec<u8>,
+    must: Vec<u64>,
+    sent: Vec<u64>,
+    /// Requests that the disk had done.
+    at: u64,
+}
+
+/// Takes the disk's state again and again, whenever the one before it has been looked at.
+fn take_cuts(disk: &Disk, books: Arc<Mutex<Vec<Noted>>>, case: Case, seed: u64) -> (Receiver<Cut>, Arc<AtomicBool>) {
+    let (to, cuts) = sync_channel(1);
+    let wanted = Arc::new(AtomicBool::new(true));
+    let mut rng = Rng::new(seed);
+    let mut next = None;
+    disk.watch({
+        let wanted = wanted.clone();
+        move |done, medium| {
+            if !wanted.load(Ordering::SeqCst) {
+                next = None;
+                return;
+            }
+            if done < *next.get_or_insert_with(|| done + rng.below(200)) {
+                return;
+            }
+            // What is acknowledged was flushed before now, and what is on the disk was sent before now.
+            let noted = books.lock().expect("the books");
+            let now = Instant::now();
+            let must = noted.iter().map(|noted| noted.must_be_there(now, case.may_lose)).collect();
+            let sent = noted.iter().map(|noted| noted.sent).collect();
+            drop(noted);
+            wanted.store(false, Ordering::SeqCst);
+            let _ = to.try_send(Cut { image: medium.cut(), must, sent, at: done });
+        }
+    });
+    (cuts, wanted)
+}
+
+/// What is there of each client's numbers; how many acknowledged ones are not, as may be.
+///
+/// # Errors
+/// A sentence: what is wrong.
+fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case) -> Result<[u64; CLIENTS], String> {
+    let mut there = [0; CLIENTS];
+    let mut peer = connect(to);
+    for index in 0..CLIENTS {
+        let found = numbers::check(&mut peer, index, must[index], sent[index], case.may_lose.is_zero());
+        there[index] = *found.map_err(|why| format!("client {index}: {why}"))?.end();
+    }
+    Ok(there)
+}
+
+/// Recovers what a cut has left on this machine.
+///
+/// # Errors
+/// A sentence: it cannot be recovered, or something is missing.
+fn recover(cut: &Cut, case: &Case) -> Result<(), String> {
+    let file = Place::new("image");
+    std::fs::write(&file.0, &cut.image).expect("a file");
+    let path = file.0.to_str().expect("a path that is text");
+    let mut verify = std::process::Command::new(env!("CARGO_BIN_EXE_margay"));
+    let (code, says, errors) = run(verify.args(["journal", "verify", path]), Duration::from_secs(20));
+    if code != Some(0) {
+        return Err(format!("journal verify ends with {code:?}: {says}{errors}"));
+    }
+    let device = format!("storage.device={path}");
+    let size = format!("storage.size={DISK}");
+    let arguments = ["--durability", "always", "--set", &device, "--set", &size, "--set", "memory.size=96MiB"];
+    let kv = Kv::start(&Form { backend: "epoll", cores: 1 }, &arguments);
+    await_loaded(kv.address);
+    check(kv.address, &cut.must, &cut.sent, case).map(|_| ())
+}
+
+/// What came of a life.
+struct Life {
+    /// The disk after the machine has lost its power.
+    image: Vec<u8>,
+    must: Vec<u64>,
+    sent: Vec<u64>,
+    acknowledged: usize,
+    requests: u64,
+    flushes: u64,
+}
+
+/// Clients write, and the disk is looked at so many times; then the power goes.
+///
+/// # Errors
+/// Which cut, and what was wrong after it.
+fn live(rig: Rig, state: &[u64; CLIENTS], cuts: usize, seed: u64, case: &Case) -> Result<Life, String> {
+    let mut rng = Rng::new(seed);
+    let writers = Writers::start(state, rig.address);
+    let (taken, wanted) = take_cuts(&rig.disk, writers.books(), *case, rng.next_u64());
+    for number in 0..cuts {
+        if rng.chance(0.2) {
+            connect(rig.address).ask(&words("BGSAVE"));
+        }
+        let cut = match taken.recv_timeout(LIMIT) {
+            Ok(cut) => cut,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                panic!("the disk is not asked for anything: {}", rig.machine.console())
+            }
+        };
+        recover(&cut, case).map_err(|why| format!("cut {number}, after {} requests to the disk: {why}", cut.at))?;
+        wanted.store(true, Ordering::SeqCst);
+    }
+    rig.disk.unwatch();
+    thread::sleep(Duration::from_millis(rng.below(300)));
+    let gone = Instant::now();
+    let image = rig.disk.cut();
+    rig.machine.kill();
+    let noted = writers.join();
+    let (requests, flushes) = rig.disk.counts();
+    Ok(Life {
+        image,
+        must: noted.iter().map(|noted| noted.must_be_there(gone, case.may_lose)).collect(),
+        sent: noted.iter().map(|noted| noted.sent).collect(),
+        acknowledged: noted.iter().map(|noted| noted.acknowledged.len()).sum(),
+        requests,
+        flushes,
+    })
+}
+
+/// Two lives and a look, with as many cuts in all; the disk goes from guest to guest.
+///
+/// # Errors
+/// Which cut, and what was wrong after it.
+fn lose_power(plan: &Plan, cuts: usize, seed: u64, case: &Case) -> Result<(), String> {
+    println!("MARGAY_SEED={seed:#x}");
+    let begun = Instant::now();
+    let mut rng = Rng::new(seed);
+    let (mut image, mut state, mut life_before) = (vec![0; DISK], [0; CLIENTS], None::<Life>);
+    let (mut acknowledged, mut flushes, mut requests) = (0, 0, 0);
+    for life in 0..3 {
+        let rig = Rig::boot(plan.clone(), image, rng.next_u64(), case);
+        if let Some(before) = &life_before {
+            state = check(rig.address, &before.must, &before.sent, case)
+                .map_err(|why| format!("guest {life}, after a cut of the machine before it: {why}"))?;
+        }
+        if life == 2 {
+            break;
+        }
+        let this = live(rig, &state, (cuts - life).div_ceil(2) - 1, rng.next_u64(), case)?;
+        (acknowledged, flushes, requests) =
+            (acknowledged + this.acknowledged, flushes + this.flushes, requests + this.requests);
+        image = this.image.clone();
+        life_before = Some(this);
+    }
+    assert!(acknowledged > cuts * CLIENTS, "{acknowledged} writes");
+    let (durability, took) = (case.durability, begun.elapsed().as_secs());
+    println!(
+        "{durability}: {cuts} cuts, {acknowledged} acknowledged, {requests} requests to the disk with {flushes} flushes, {took} s"
+    );
+    Ok(())
+}
+
+fn cuts() -> usize {
+    std::env::var("MARGAY_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(12)
+}
+
+/// A machine, if there can be one.
+fn plan(test: &str) -> Option<Plan> {
+    Plan::new().map_err(|why| println!("SKIP power_cut_{test}: {why:#}")).ok()
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_power_cut() {
+    let Some(plan) = plan("always") else { return };
+    lose_power(&plan, cuts(), case::first_seed(), &ALWAYS).unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
+fn with_everysec_a_power_cut_costs_a_second_at_most() {
+    let Some(plan) = plan("everysec") else { return };
+    let everysec = Case { durability: "everysec", may_lose: Duration::from_secs(1), ..ALWAYS };
+    lose_power(&plan, cuts(), case::first_seed() + 1, &everysec).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// The disk says that it flushed, and did not.
+#[test]
+fn a_disk_that_ignores_flushes_is_caught() {
+    let Some(plan) = plan("lying_disk") else { return };
+    let case = Case { disk_ignores_flushes: true, ..ALWAYS };
+    let caught = lose_power(&plan, 12, case::first_seed(), &case).expect_err("nothing was lost");
+    println!("caught: {caught}");
+    assert!(caught.contains("acknowledged") || caught.contains("journal verify"), "{caught}");
+}
+
+/// The guest's kernel is told that the disk has no cache, so it leaves flushes out, whoever asks for them.
+#[test]
+fn a_machine_that_leaves_flushes_out_is_caught() {
+    let Some(plan) = plan("lying_kernel") else { return };
+    let case = Case { before: "echo 'write through' > /sys/block/nvme0n1/queue/write_cache", ..ALWAYS };
+    let caught = lose_power(&plan, 12, case::first_seed(), &case).expect_err("nothing was lost");
+    println!("caught: {caught}");
+    assert!(caught.contains("acknowledged") || caught.contains("journal verify"), "{caught}");
+}
