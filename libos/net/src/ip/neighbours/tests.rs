@@ -87,6 +87,7 @@ fn it_ages_is_probed_alone_first_and_confirmed_by_transports() {
     assert!(!table.is_settled(0, at(60_000)) && table.deadline().is_none());
     assert!(matches!(table.send(ip(1), packet(&heap, 0), at(60_000)), Sent::To(MAC, _)), "it is used meanwhile");
     assert_eq!((table.state(ip(1), at(60_001)), table.deadline()), (State::Delay, Some(at(65_000))));
+    assert!(table.is_settled(0, at(60_002)), "what is sent meanwhile goes at once");
     table.confirm(0, ip(1), at(61_000), &mut rng);
     assert_eq!((table.state(ip(1), at(61_000)), table.deadline()), (State::Reachable, None));
     // Again, and nobody confirms it.
