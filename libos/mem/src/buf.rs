@@ -314,11 +314,20 @@ impl BufMut {
     /// Appends as much of `bytes` as fits, and says how much that was.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.room());
-        // SAFETY: `count` bytes fit behind `len`; the memory is ours alone, so `bytes` is elsewhere.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(self.len()), count) };
-        self.len += count as u32;
-        count
+        if bytes.len() > self.room() {
+            return self.put_part(bytes);
+        }
+        // Apart from what does not fit, as the length is often known where this is called: it is moved without a call then.
+        // SAFETY: `bytes` fits behind `len`; the memory is ours alone, so `bytes` is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(self.len()), bytes.len()) };
+        self.len += bytes.len() as u32;
+        bytes.len()
+    }
+
+    #[cold]
+    fn put_part(&mut self, bytes: &[u8]) -> usize {
+        let room = self.room();
+        self.put(&bytes[..room])
     }
 
     /// Appends `fill` or truncates, so that `len` bytes are there.

@@ -31,36 +31,48 @@ pub(crate) struct Checked {
     /// Ours.
     pub destination_port: u16,
     /// Of header and data.
-    len: u16,
+    pub len: u16,
+}
+
+/// What is wrong with a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wrong {
+    Length,
+    Checksum,
 }
 
 /// Checks a datagram, and says to whom it goes. Counts it if it is wrong.
 #[inline]
 pub(crate) fn check(packet: &Packet, counters: &mut Counters) -> Option<Checked> {
-    let data = packet.data();
-    let header = UdpHeader::ref_from_prefix(data).ok().map(|(header, _)| header);
-    let fits = |header: &&UdpHeader| {
-        let len = usize::from(header.len.get());
-        len >= UDP_LEN && len <= data.len() && header.destination.get() != 0
-    };
-    let Some(header) = header.filter(fits) else {
-        counters.udp_malformed += 1;
-        return None;
-    };
+    match read(packet.data(), (packet.source, packet.destination), packet.verified) {
+        Ok(checked) => return Some(checked),
+        Err(Wrong::Length) => counters.udp_malformed += 1,
+        Err(Wrong::Checksum) => counters.udp_checksum += 1,
+    }
+    None
+}
+
+/// The header of a datagram between these addresses; `verified`: its checksum is known to be right.
+///
+/// # Errors
+/// What is wrong with it.
+#[inline(always)]
+pub(crate) fn read(data: &[u8], (source, destination): (IpAddr, IpAddr), verified: bool) -> Result<Checked, Wrong> {
+    let (header, _) = UdpHeader::ref_from_prefix(data).map_err(|_| Wrong::Length)?;
     let len = header.len.get();
+    if usize::from(len) < UDP_LEN || usize::from(len) > data.len() || header.destination.get() == 0 {
+        return Err(Wrong::Length);
+    }
     let is_right = match header.checksum.get() {
         // RFC 768: none was made. RFC 8200 §8.1: there has to be one.
-        0 => packet.source.is_ipv4() || packet.verified,
-        _ if packet.verified => true,
-        _ => pseudo_header(packet.source, packet.destination, Protocol::UDP, len.into())
-            .add(&data[..usize::from(len)])
-            .is_right(),
+        0 => source.is_ipv4() || verified,
+        _ if verified => true,
+        _ => pseudo_header(source, destination, Protocol::UDP, len.into()).add(&data[..usize::from(len)]).is_right(),
     };
     if !is_right {
-        counters.udp_checksum += 1;
-        return None;
+        return Err(Wrong::Checksum);
     }
-    Some(Checked { source_port: header.source.get(), destination_port: header.destination.get(), len })
+    Ok(Checked { source_port: header.source.get(), destination_port: header.destination.get(), len })
 }
 
 /// Nobody is at the port: the sender is told (RFC 1122 §4.1.3.1).
@@ -85,7 +97,7 @@ impl Arrived {
 
 /// What a pop gets: the datagram, cut to what it takes.
 #[inline]
-fn popped(from: Endpoint, mut data: Buf, len_max: usize) -> Outcome<pdpix::Handle> {
+pub(crate) fn popped(from: Endpoint, mut data: Buf, len_max: usize) -> Outcome<pdpix::Handle> {
     let cut = data.len() > len_max;
     if cut {
         data.truncate(len_max);
@@ -141,6 +153,17 @@ impl DatagramSocket {
         }
         self.keep(from, data, counters);
         None
+    }
+
+    /// The pop that waits for a datagram from `from` to `to`, if that is for this socket.
+    #[inline]
+    pub(crate) fn take_waiting(&mut self, from: Endpoint, to: IpAddr) -> Option<(OpId, usize)> {
+        let local = self.local?.ip();
+        let is_bound_there = local == to || local.is_unspecified() && local.is_ipv4() == to.is_ipv4();
+        if !is_bound_there || self.peer.is_some_and(|peer| peer != from) {
+            return None;
+        }
+        self.waiting.pop_front()
     }
 
     /// Nobody waits for it. What pins much more than it is, is copied; what is kept is the application's share of memory.
@@ -303,8 +326,11 @@ fn send(
         Some(ChecksumAt { start: start as u16, field: CHECKSUM_AT })
     } else {
         header.checksum = U16::ZERO;
-        let pieces = payload.segments().iter().map(|piece| &**piece);
-        let sum = pseudo.add(header.as_bytes()).add_pieces(pieces).finish();
+        let sum = match payload.segments() {
+            [one] => pseudo.add(header.as_bytes()).add(one),
+            many => pseudo.add(header.as_bytes()).add_pieces(many.iter().map(|piece| &**piece)),
+        };
+        let sum = sum.finish();
         // RFC 768: zero would say that there is none.
         header.checksum = if sum == 0 { 0xffff } else { sum }.into();
         None

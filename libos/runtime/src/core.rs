@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use libos_mem::Heap;
-use pdpix::{Completions, Error, Generation, Instant, Network, Rng, Seed, Storage, Wake, WakeOn, Wheel};
+use pdpix::{Completions, Done, Error, Generation, Instant, Network, Rng, Seed, Storage, Wake, WakeOn, Wheel};
 
 use crate::clock::Clock;
 use crate::counters::{Counters, count};
@@ -119,7 +119,7 @@ impl Core {
             queues: RefCell::new(QueueTable::default()),
             networks: RefCell::new(networks.collect()),
             storages: RefCell::new(storages.collect()),
-            completions: Cell::new(Completions::new()),
+            completions: RefCell::new(Completions::new()),
             timers: RefCell::new(Wheel::new(now)),
             ports: RefCell::new(parts.ports),
             stalled: RefCell::default(),
@@ -287,32 +287,40 @@ impl LibOs {
         let mut full = false;
         let networks = inner.networks.borrow().len();
         for index in 0..networks {
-            let mut completions = inner.completions.take();
-            completions.set_room(inner.burst.get());
-            inner.networks.borrow_mut()[index].network.poll(now, &mut completions);
-            full |= completions.room() == 0;
-            ended += completions.len();
+            {
+                let mut completions = inner.completions.borrow_mut();
+                completions.set_room(inner.burst.get());
+                inner.networks.borrow_mut()[index].network.poll(now, &mut completions);
+                full |= completions.room() == 0;
+                ended += completions.len();
+            }
             // With nothing borrowed: an end may wake somebody who begins something.
-            while let Some(done) = completions.pop() {
+            while let Some(done) = self.next_end() {
                 self.complete_from(index as u8, done.op, done.result);
             }
-            inner.completions.set(completions);
         }
         let storages = inner.storages.borrow().len();
         for index in 0..storages {
-            let mut completions = inner.completions.take();
-            completions.set_room(inner.burst.get());
-            inner.storages.borrow_mut()[index].storage.poll(now, &mut completions);
-            full |= completions.room() == 0;
-            ended += completions.len();
-            while let Some(done) = completions.pop() {
+            {
+                let mut completions = inner.completions.borrow_mut();
+                completions.set_room(inner.burst.get());
+                inner.storages.borrow_mut()[index].storage.poll(now, &mut completions);
+                full |= completions.room() == 0;
+                ended += completions.len();
+            }
+            while let Some(done) = self.next_end() {
                 self.complete_from_storage(done.op, done.result);
             }
-            inner.completions.set(completions);
         }
         let burst = inner.burst.get();
         inner.burst.set(if full { (burst * 2).min(BURST_MAX) } else { (burst / 2).max(1) });
         ended
+    }
+
+    /// What a poll has ended and nobody has heard of yet.
+    #[inline(always)]
+    fn next_end(&self) -> Option<Done> {
+        self.0.completions.borrow_mut().pop()
     }
 
     /// Whether other cores have sent something, or something waits to be sent to them.

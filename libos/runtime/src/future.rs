@@ -149,26 +149,18 @@ impl Future for Redeem {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (qt, again) = (self.qt, self.state == Held::Waiting);
-        let waiter = self.libos.waiter(cx);
         let mut tokens = self.libos.0.tokens.borrow_mut();
-        match tokens.wait_if_pending(qt, waiter, again) {
-            Ok(true) => {
-                let completion = tokens.redeem(qt);
-                drop(tokens);
-                self.state = Held::Over;
-                Poll::Ready(Ok(completion))
-            }
-            Ok(false) => {
-                drop(tokens);
-                self.state = Held::Waiting;
-                Poll::Pending
-            }
-            Err(error) => {
-                drop(tokens);
-                self.state = Held::Over;
-                Poll::Ready(Err(error))
-            }
+        if let Ok(true) = tokens.is_complete(self.qt) {
+            let completion = tokens.redeem(self.qt);
+            drop(tokens);
+            self.state = Held::Over;
+            return Poll::Ready(Ok(completion));
+        }
+        drop(tokens);
+        match self.register(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Poll::Ready(self.take()),
         }
     }
 }

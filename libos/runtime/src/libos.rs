@@ -49,8 +49,8 @@ pub(crate) struct Inner {
     pub(crate) queues: RefCell<QueueTable>,
     pub(crate) networks: RefCell<Vec<NamedNetwork>>,
     pub(crate) storages: RefCell<Vec<NamedStorage>>,
-    /// The list that networks and storages fill, out while one does.
-    pub(crate) completions: Cell<Completions>,
+    /// The list that networks and storages fill.
+    pub(crate) completions: RefCell<Completions>,
     pub(crate) timers: RefCell<Wheel<Waiter>>,
     pub(crate) ports: RefCell<Ports>,
     /// Attached queues with pushes that found the ring full.

@@ -219,11 +219,12 @@ impl Scheduler {
     fn run_block(&self, index: usize) -> usize {
         let block = self.block(index);
         let mut bits = block.ready.take();
-        let ran = bits.count_ones() as usize;
+        let mut ran = 0;
         let first = (index * BLOCK) as u32;
         while bits != 0 {
             let bit = bits.trailing_zeros();
             bits &= bits - 1;
+            ran += 1;
             // SAFETY: `bit` is below 64. Read at once: what the coroutine does may empty other places, not this one.
             let Some(coroutine) = (unsafe { &mut *block.coroutines.get_unchecked(bit as usize).get() }) else {
                 continue;

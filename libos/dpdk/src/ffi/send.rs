@@ -36,7 +36,7 @@ pub(crate) struct Sender {
     free: Vec<u32>,
     /// Those that are not, oldest first.
     out: VecDeque<u32>,
-    kept: VecDeque<*mut sys::rte_mbuf>,
+    kept: Vec<*mut sys::rte_mbuf>,
     prepares: bool,
     /// Looks at all of `out` are rare.
     until_sweep: u32,
@@ -80,7 +80,7 @@ impl Sender {
             held: (0..pieces).map(|_| None).collect(),
             free: (0..pieces as u32).rev().collect(),
             out: VecDeque::with_capacity(pieces),
-            kept: VecDeque::with_capacity(sys::MARGAY_BURST_MAX as usize),
+            kept: Vec::with_capacity(sys::MARGAY_BURST_MAX as usize),
             prepares: with.offload && about.sums_when_sending,
             until_sweep: SWEEP_EVERY,
         };
@@ -119,7 +119,7 @@ impl Sender {
         if built.is_null() {
             return None;
         }
-        self.kept.push_back(built);
+        self.kept.push(built);
         Some(len)
     }
 
@@ -146,7 +146,7 @@ impl Sender {
         if built.is_null() {
             return Err(frame);
         }
-        self.kept.push_back(built);
+        self.kept.push(built);
         let Frame { header, payload, .. } = frame;
         for (piece, described) in std::iter::once(header).chain(payload).filter(|piece| !piece.is_empty()).zip(&pieces)
         {
@@ -162,15 +162,19 @@ impl Sender {
     pub(crate) fn burst(&mut self) -> usize {
         let mut sent = 0;
         while !self.kept.is_empty() {
-            let frames = self.kept.make_contiguous();
+            let frames = &mut self.kept;
             let count = frames.len().min(sys::MARGAY_BURST_MAX as usize) as u16;
             // SAFETY: a queue of a started port that is this core's alone; frames built by us, which are the driver's from
             // now on as far as it takes them.
             let taken = unsafe {
                 sys::margay_tx_burst(self.port, self.queue, frames.as_mut_ptr(), count, self.prepares.into())
             };
-            self.kept.drain(..usize::from(taken));
             sent += usize::from(taken);
+            if usize::from(taken) == self.kept.len() {
+                self.kept.clear();
+                break;
+            }
+            self.kept.drain(..usize::from(taken));
             if taken < count {
                 break;
             }

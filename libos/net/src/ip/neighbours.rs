@@ -170,16 +170,20 @@ impl Neighbours {
         (!matches!(neighbour.state, State::Incomplete | State::None)).then_some((slot, neighbour.mac))
     }
 
-    /// Whether packets may go to a slot without more ado. Notes that it is used.
+    /// Whether packets may go to a slot without more ado. Notes that it is used. In DELAY and PROBE they go to the address
+    /// that is known, and nothing begins (RFC 4861 §7.3.3): who sends datagrams only is there for seconds.
     #[inline]
-    pub(crate) fn is_fresh(&mut self, slot: u32, now: Instant) -> bool {
-        match self.slots.get_mut(slot as usize) {
-            Some(neighbour) if neighbour.state == State::Reachable && now < neighbour.until => {
-                neighbour.used = Some(now);
-                true
-            }
-            _ => false,
+    pub(crate) fn is_settled(&mut self, slot: u32, now: Instant) -> bool {
+        let Some(neighbour) = self.slots.get_mut(slot as usize) else { return false };
+        let is_settled = match neighbour.state {
+            State::Reachable => now < neighbour.until,
+            State::Delay | State::Probe => true,
+            State::None | State::Incomplete | State::Stale => false,
+        };
+        if is_settled {
+            neighbour.used = Some(now);
         }
+        is_settled
     }
 
     /// Sends to an address that is not known to be fresh.

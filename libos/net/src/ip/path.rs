@@ -213,7 +213,7 @@ impl Ip {
     ) {
         if let Hop::Known(slot, _) = path.hop
             && path.epoch == self.epoch
-            && self.neighbours.is_fresh(slot, now)
+            && self.neighbours.is_settled(slot, now)
         {
             return self.queue(Parked { header, payload, checksum, segment_size });
         }

@@ -80,6 +80,16 @@ impl Packet {
     }
 }
 
+/// A packet without anything special, where it lies in its frame: the transport's part is from `start` to `end`.
+pub(crate) struct Plain {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: Protocol,
+    ecn: Ecn,
+    pub start: usize,
+    pub end: usize,
+}
+
 /// What a frame was.
 #[derive(Debug)]
 pub(crate) enum Inbound {
@@ -96,41 +106,49 @@ impl Ip {
     #[inline]
     pub(crate) fn receive(&mut self, frame: Received, now: Instant) -> Inbound {
         let Received { buf, verified } = frame;
-        if let Ok((frame, _)) = PlainV4::ref_from_prefix(&buf)
-            && self.is_plain_v4(frame, buf.len(), verified)
+        let Some(plain) = self.plain(&buf, verified) else {
+            return self.receive_slowly(Received { buf, verified }, now);
+        };
+        let packet = Packet {
+            source: plain.source,
+            destination: plain.destination,
+            ecn: plain.ecn,
+            group: false,
+            verified,
+            whole: within(buf, plain.end - ETHERNET_LEN),
+            transport_at: (plain.start - ETHERNET_LEN) as u32,
+            joined: false,
+        };
+        self.dispatch(plain.protocol, packet, now)
+    }
+
+    /// The packet in a frame, if it has nothing that the long way would do anything about.
+    #[inline(always)]
+    pub(crate) fn plain(&self, frame: &[u8], verified: bool) -> Option<Plain> {
+        if let Ok((plain, _)) = PlainV4::ref_from_prefix(frame)
+            && self.is_plain_v4(plain, frame.len(), verified)
         {
-            let ip = frame.ip;
-            let (source, destination) = (Ipv4Addr::from(ip.source), Ipv4Addr::from(ip.destination));
-            let packet = Packet {
-                source: source.into(),
-                destination: destination.into(),
+            let ip = &plain.ip;
+            return Some(Plain {
+                source: Ipv4Addr::from(ip.source).into(),
+                destination: Ipv4Addr::from(ip.destination).into(),
+                protocol: ip.protocol,
                 ecn: Ecn::from_bits(ip.traffic_class),
-                group: false,
-                verified,
-                whole: within(buf, usize::from(ip.total_len.get())),
-                transport_at: IPV4_LEN as u32,
-                joined: false,
-            };
-            return self.dispatch(ip.protocol, packet, now);
+                start: ETHERNET_LEN + IPV4_LEN,
+                end: ETHERNET_LEN + usize::from(ip.total_len.get()),
+            });
         }
-        if let Ok((frame, _)) = PlainV6::ref_from_prefix(&buf)
-            && self.is_plain_v6(frame, buf.len())
-        {
-            let ip = frame.ip;
-            let (source, destination) = (Ipv6Addr::from(ip.source), Ipv6Addr::from(ip.destination));
-            let packet = Packet {
-                source: source.into(),
-                destination: destination.into(),
-                ecn: Ecn::from_bits(ip.traffic_class()),
-                group: false,
-                verified,
-                whole: within(buf, IPV6_LEN + usize::from(ip.payload_len.get())),
-                transport_at: IPV6_LEN as u32,
-                joined: false,
-            };
-            return self.dispatch(ip.next_header, packet, now);
-        }
-        self.receive_slowly(Received { buf, verified }, now)
+        let (plain, _) = PlainV6::ref_from_prefix(frame).ok()?;
+        let ip = &plain.ip;
+        let start = ETHERNET_LEN + IPV6_LEN;
+        self.is_plain_v6(plain, frame.len()).then(|| Plain {
+            source: Ipv6Addr::from(ip.source).into(),
+            destination: Ipv6Addr::from(ip.destination).into(),
+            protocol: ip.next_header,
+            ecn: Ecn::from_bits(ip.traffic_class()),
+            start,
+            end: start + usize::from(ip.payload_len.get()),
+        })
     }
 
     /// Whether a frame has nothing that the long way would do anything about: a packet of IPv4 without options, whole, to

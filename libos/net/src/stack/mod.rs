@@ -188,6 +188,7 @@ impl Stack {
     #[inline]
     pub(crate) fn receive(&mut self, frame: Received, done: &mut Completions) {
         let Err(frame) = self.receive_predicted(frame, done) else { return };
+        let Err(frame) = self.receive_predicted_datagram(frame, done) else { return };
         let inbound = self.ip.receive(frame, self.now);
         self.take(inbound, done);
     }

@@ -1,10 +1,13 @@
 //! The short way of most segments: IPv4, of a connection, the next in order, with nothing that is out of the ordinary (Van
-//! Jacobson's header prediction). It is judged where it lies; its text moves once, into the pop that waits for it.
+//! Jacobson's header prediction); and of datagrams, of either family, for which a pop waits. What comes is judged where it
+//! lies; its text moves once, into that pop.
 //!
 //! Always: what this way does, the long way does as well; a segment about which anything is special, or wrong, goes there,
 //! and is counted there.
 
-use pdpix::{Completions, Outcome, Popped, Sga};
+use std::ops::Range;
+
+use pdpix::{Completions, Endpoint, OpId, Outcome, Popped, Sga};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::socket::Role;
@@ -12,7 +15,10 @@ use super::{Flow, Stack};
 use crate::device::Received;
 use crate::ip::{Ip, PlainV4};
 use crate::tcp::{Cx, Fate, FlowKey, Heard};
-use crate::wire::{Checksum, ETHERNET_LEN, Ecn, IPV4_LEN, Protocol, TCP_LEN, TcpHeader, TcpOptions, pseudo_header};
+use crate::udp;
+use crate::wire::{
+    Checksum, ETHERNET_LEN, Ecn, IPV4_LEN, Protocol, TCP_LEN, TcpHeader, TcpOptions, UDP_LEN, pseudo_header,
+};
 
 /// Where the segment begins.
 const SEGMENT_AT: usize = ETHERNET_LEN + IPV4_LEN;
@@ -78,6 +84,40 @@ impl Stack {
             self.after(i, Fate::Lives, done);
         }
         Ok(())
+    }
+}
+
+impl Stack {
+    /// The same of a datagram, of either family: right, alone at its port, and a pop waits for it.
+    #[inline]
+    pub(crate) fn receive_predicted_datagram(
+        &mut self,
+        frame: Received,
+        done: &mut Completions,
+    ) -> Result<(), Received> {
+        let taken = self.take_datagram(&frame, done.room() > 0);
+        let Some((op, len_max, from, data)) = taken else { return Err(frame) };
+        let mut text = frame.buf;
+        text.truncate(data.end);
+        text.advance(data.start);
+        done.push(op, Ok(udp::popped(from, text, len_max)));
+        Ok(())
+    }
+
+    /// The pop that a frame's datagram ends: its name and how much it takes; who sent it, and where its text is.
+    #[inline(always)]
+    fn take_datagram(&mut self, frame: &Received, has_room: bool) -> Option<(OpId, usize, Endpoint, Range<usize>)> {
+        let packet = self.ip.plain(&frame.buf, frame.verified)?;
+        if packet.protocol != Protocol::UDP || !has_room || !self.ended.is_empty() {
+            return None;
+        }
+        let ends = (packet.source, packet.destination);
+        let header = udp::read(&frame.buf[packet.start..packet.end], ends, frame.verified).ok()?;
+        let &[i] = &self.datagrams.get(&header.destination_port)?[..] else { return None };
+        let Role::Datagram(datagrams) = &mut self.sockets.get_mut(i as usize)?.role else { return None };
+        let from = Endpoint::new(packet.source, header.source_port);
+        let (op, len_max) = datagrams.take_waiting(from, packet.destination)?;
+        Some((op, len_max, from, packet.start + UDP_LEN..packet.start + usize::from(header.len)))
     }
 }
 

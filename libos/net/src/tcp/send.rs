@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libos_mem::{CopyPath, PUSH_COPY_MAX};
 use pdpix::{Error, Sga};
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes};
 
 use super::segment::Segment;
 use super::seq::SeqNumber;
@@ -17,7 +17,10 @@ use super::state::State;
 use super::tcb::{Cx, Fin, Tcb};
 use crate::device::ChecksumAt;
 use crate::ip::Path;
-use crate::wire::{Checksum, Ecn, Flags, Protocol, SACK_BLOCKS_MAX, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions};
+use crate::wire::{
+    Checksum, Ecn, Flags, Protocol, SACK_BLOCKS_MAX, STAMPS_LEN, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions,
+    Timestamps,
+};
 
 /// Frames that may wait for the device: beyond that connections wait, and not their frames.
 pub(crate) const OUTBOUND_MAX: usize = 1024;
@@ -39,7 +42,34 @@ struct Header<'a> {
     ack: SeqNumber,
     flags: Flags,
     window: u16,
-    options: &'a TcpOptions,
+    options: Options<'a>,
+}
+
+/// The options of a header: mostly timestamps and no more, which need no list.
+#[derive(Clone, Copy)]
+enum Options<'a> {
+    None,
+    Stamps(Timestamps),
+    Listed(&'a TcpOptions),
+}
+
+impl Options<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        match self {
+            Options::None => 0,
+            Options::Stamps(_) => STAMPS_LEN,
+            Options::Listed(options) => options.len(),
+        }
+    }
+}
+
+/// A header with timestamps as it goes out.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Stamped {
+    fixed: TcpHeader,
+    stamps: [u8; STAMPS_LEN],
 }
 
 impl Tcb {
@@ -115,7 +145,9 @@ impl Tcb {
             self.try_long_again(cx);
         }
         let in_flight = self.snd_nxt.since(self.snd_una);
-        if in_flight == 0 && self.recovery.rto() < cx.now.since(self.sent_at) {
+        // In numbers: this is asked of each segment, and a `Duration` is made by a division.
+        let idle = cx.now.as_nanos().saturating_sub(self.sent_at.as_nanos());
+        if in_flight == 0 && self.recovery.rtt.rto() < idle {
             self.recovery.on_idle();
         }
         let window = self.snd_wnd.saturating_sub(in_flight);
@@ -258,7 +290,7 @@ impl Tcb {
         let window = if answers { self.receive.announce_unscaled() } else { self.receive.first_window() };
         let ack = if answers { self.receive.nxt } else { SeqNumber::default() };
         let ports = (self.ends.local.port(), self.ends.remote.port());
-        let header = Header { ports, seq: self.iss, ack, flags, window, options: &options };
+        let header = Header { ports, seq: self.iss, ack, flags, window, options: Options::Listed(&options) };
         _ = write_bare(&mut self.path, &header, cx);
         (self.snd_nxt, self.syn_sent_at) = (self.iss.add(1), cx.now);
         // RFC 6298 §2.1 and §5.5.
@@ -278,15 +310,13 @@ impl Tcb {
         cx: &mut Cx<'_>,
     ) -> Result<(), Error> {
         let timestamps = self.stamps_now(cx.now);
-        let mut options = TcpOptions { timestamps, ..TcpOptions::default() };
         let mut text = text as usize;
-        if self.receive.has_blocks() && self.agreed.sack {
-            let fits = if timestamps.is_some() { SACK_BLOCKS_MAX - 1 } else { SACK_BLOCKS_MAX };
-            // Text that fills the segment leaves no room for them (RFC 6691 §3); an acknowledgement follows with them.
-            if text + 8 * fits + 4 <= self.mss as usize {
-                options.sack = self.receive.blocks(fits);
-            }
-        }
+        let listed = if self.receive.has_blocks() { self.with_blocks(timestamps, text) } else { None };
+        let options = match (&listed, timestamps) {
+            (Some(listed), _) => Options::Listed(listed),
+            (None, Some(stamps)) => Options::Stamps(stamps),
+            (None, None) => Options::None,
+        };
         if self.echoes_congestion {
             flags = flags.with(Flags::ECE);
         }
@@ -300,7 +330,7 @@ impl Tcb {
         let start = memory.len();
         let window = self.receive.announce(self.mss);
         let ports = (self.ends.local.port(), self.ends.remote.port());
-        let header = Header { ports, seq, ack: self.receive.nxt, flags, window, options: &options };
+        let header = Header { ports, seq, ack: self.receive.nxt, flags, window, options };
         put_header(&mut memory, &header);
         let mut payload = Sga::new();
         if text > 0 {
@@ -319,6 +349,19 @@ impl Tcb {
     }
 }
 
+impl Tcb {
+    /// Options that tell of what lies beyond holes, in a segment with `text` bytes.
+    #[cold]
+    fn with_blocks(&mut self, timestamps: Option<Timestamps>, text: usize) -> Option<TcpOptions> {
+        let fits = if timestamps.is_some() { SACK_BLOCKS_MAX - 1 } else { SACK_BLOCKS_MAX };
+        // Text that fills the segment leaves no room for them (RFC 6691 §3); an acknowledgement follows with them.
+        if !self.agreed.sack || text + 8 * fits + 4 > self.mss as usize {
+            return None;
+        }
+        Some(TcpOptions { timestamps, sack: self.receive.blocks(fits), ..TcpOptions::default() })
+    }
+}
+
 impl Cx<'_> {
     /// RFC 9293 §3.5.2: who sends to a connection that is not there is told so.
     pub(crate) fn reset_for(&mut self, segment: &Segment) {
@@ -332,9 +375,8 @@ impl Cx<'_> {
         };
         let Ok(mut path) = self.ip.path(segment.destination, segment.source) else { return };
         let ports = (segment.destination_port, segment.source_port);
-        let options = TcpOptions::default();
         self.ip.counters.tcp_resets_sent += 1;
-        _ = write_bare(&mut path, &Header { ports, seq, ack, flags, window: 0, options: &options }, self);
+        _ = write_bare(&mut path, &Header { ports, seq, ack, flags, window: 0, options: Options::None }, self);
     }
 
     /// A segment without text, of no connection yet or any more.
@@ -349,7 +391,7 @@ impl Cx<'_> {
         options: &TcpOptions,
     ) {
         // If there is no memory, it is as if it had been lost.
-        _ = write_bare(path, &Header { ports, seq, ack, flags, window, options }, self);
+        _ = write_bare(path, &Header { ports, seq, ack, flags, window, options: Options::Listed(options) }, self);
     }
 }
 
@@ -372,8 +414,7 @@ fn write_bare(path: &mut Path, header: &Header<'_>, cx: &mut Cx<'_>) -> Result<(
 
 #[inline]
 fn put_header(memory: &mut pdpix::BufMut, header: &Header<'_>) {
-    let mut options = [0; TCP_OPTIONS_MAX];
-    let options_len = header.options.write(&mut options);
+    let options_len = header.options.len();
     let fixed = TcpHeader {
         source: header.ports.0.into(),
         destination: header.ports.1.into(),
@@ -385,8 +426,16 @@ fn put_header(memory: &mut pdpix::BufMut, header: &Header<'_>) {
         checksum: 0.into(),
         urgent: 0.into(),
     };
-    memory.put(fixed.as_bytes());
-    memory.put(&options[..options_len]);
+    match header.options {
+        Options::None => _ = memory.put(fixed.as_bytes()),
+        Options::Stamps(stamps) => _ = memory.put(Stamped { fixed, stamps: stamps.option() }.as_bytes()),
+        Options::Listed(options) => {
+            let mut bytes = [0; TCP_OPTIONS_MAX];
+            let len = options.write(&mut bytes);
+            memory.put(fixed.as_bytes());
+            memory.put(&bytes[..len]);
+        }
+    }
 }
 
 /// Where the checksum is in a TCP header.

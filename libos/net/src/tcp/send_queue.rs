@@ -71,23 +71,26 @@ impl SendQueue {
     #[inline]
     pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Result<Sga, Exhausted> {
         assert!(offset + len <= self.len, "a slice beyond the end");
-        // Mostly new data, in the buffer in which the last slice ended, or at the start of the next one.
-        let mut place = self.furthest;
-        if let Some(buf) = self.bufs.get(place.index)
-            && place.start + buf.len() == offset
-        {
-            place = Place { index: place.index + 1, start: offset };
-        }
-        if offset >= place.start
-            && let Some(buf) = self.bufs.get(place.index)
-            && offset + len <= place.start + buf.len()
-        {
+        if let Some((place, buf)) = self.new_data(offset, len) {
             let from = offset - place.start;
             let piece = buf.slice(from..from + len);
             self.furthest = place;
             return Ok(Sga::from(piece));
         }
         self.gather(offset, len)
+    }
+
+    /// The buffer in which `len` bytes from `offset` on lie, if they are what mostly is asked for: new data, in the buffer in
+    /// which the last slice ended, or at the start of the next one.
+    #[inline(always)]
+    fn new_data(&self, offset: usize, len: usize) -> Option<(Place, &Buf)> {
+        let mut place = self.furthest;
+        let mut buf = self.bufs.get(place.index)?;
+        if place.start + buf.len() == offset {
+            place = Place { index: place.index + 1, start: offset };
+            buf = self.bufs.get(place.index)?;
+        }
+        (offset >= place.start && offset + len <= place.start + buf.len()).then_some((place, buf))
     }
 
     /// A slice from anywhere, of any number of buffers.
@@ -117,9 +120,22 @@ impl SendQueue {
     ///
     /// # Panics
     /// If there are not as many, or `into` has no room for them.
+    #[inline]
     pub(crate) fn copy(&mut self, offset: usize, into: &mut BufMut, len: usize) {
         assert!(offset + len <= self.len, "a copy from beyond the end");
         assert!(len <= into.room(), "a copy of {len} bytes into a room of {}", into.room());
+        if let Some((place, buf)) = self.new_data(offset, len) {
+            let from = offset - place.start;
+            into.put(&buf[from..from + len]);
+            self.furthest = place;
+            return;
+        }
+        self.copy_pieces(offset, into, len);
+    }
+
+    /// The same from anywhere, of any number of buffers.
+    #[inline(never)]
+    fn copy_pieces(&mut self, offset: usize, into: &mut BufMut, len: usize) {
         let copied: Result<(), Exhausted> = self.walk(offset, len, |buf, from, to| {
             into.put(&buf[from..to]);
             Ok(())

@@ -187,6 +187,27 @@ fn nobody_at_the_port_is_told_once_to_who_is_connected() {
 }
 
 #[test]
+fn the_short_way_ends_a_pop_for_what_is_its_sockets_own_only() {
+    let (friend, stranger): (Endpoint, Endpoint) = ("10.0.0.2:9".parse().unwrap(), "10.0.0.3:9".parse().unwrap());
+    let (here, elsewhere, other_family): (IpAddr, IpAddr, IpAddr) =
+        ("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap(), "fd00::1".parse().unwrap());
+    let mut one = socket("10.0.0.1:7");
+    assert_eq!(one.take_waiting(friend, here), None, "nobody waits");
+    for op in 1..4 {
+        assert!(matches!(one.pop(OpId(op), 100), Ok(Submitted::Pending)));
+    }
+    assert_eq!(one.take_waiting(friend, elsewhere), None);
+    assert_eq!(one.take_waiting(friend, here), Some((OpId(1), 100)));
+    one.connect(Some(friend));
+    assert_eq!(one.take_waiting(stranger, here), None);
+    assert_eq!(one.take_waiting(friend, here), Some((OpId(2), 100)));
+    let mut any = socket("0.0.0.0:7");
+    assert!(matches!(any.pop(OpId(1), 100), Ok(Submitted::Pending)));
+    assert_eq!(any.take_waiting(friend, other_family), None);
+    assert_eq!(any.take_waiting(friend, elsewhere), Some((OpId(1), 100)));
+}
+
+#[test]
 fn a_stranger_is_not_heard_by_who_is_connected() {
     let (mut a, mut b, mut counters) = (host(1), host(2), Counters::default());
     let (mut peer, mut stranger, mut to) = (socket("192.0.2.1:7"), socket("192.0.2.1:8"), socket("192.0.2.2:9"));

@@ -20,5 +20,7 @@ pub use ip::{Ecn, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Protocol};
 pub use ndp::{
     LinkAddressOption, Malformed, NeighbourMessage, RouterAdvertisement, SOURCE_LINK_ADDRESS, TARGET_LINK_ADDRESS,
 };
-pub use tcp::{Flags, SACK_BLOCKS_MAX, SackBlocks, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions, Timestamps};
+pub use tcp::{
+    Flags, SACK_BLOCKS_MAX, STAMPS_LEN, SackBlocks, TCP_LEN, TCP_OPTIONS_MAX, TcpHeader, TcpOptions, Timestamps,
+};
 pub use udp::{UDP_LEN, UdpHeader};

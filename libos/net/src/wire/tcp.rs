@@ -98,6 +98,18 @@ pub struct Timestamps {
     pub echo: u32,
 }
 
+/// Bytes of the option with two NOPs before it (RFC 7323, appendix A).
+pub const STAMPS_LEN: usize = 12;
+
+impl Timestamps {
+    /// The option as nearly all segments have it: two NOPs before it.
+    #[inline]
+    pub fn option(self) -> [u8; STAMPS_LEN] {
+        let ([v0, v1, v2, v3], [e0, e1, e2, e3]) = (self.value.to_be_bytes(), self.echo.to_be_bytes());
+        [NOP, NOP, TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3]
+    }
+}
+
 /// Ranges of sequence numbers, the left edge and the right one.
 pub type SackBlocks = SmallVec<[(u32, u32); SACK_BLOCKS_MAX]>;
 
@@ -210,9 +222,8 @@ impl TcpOptions {
             self
             && sack.is_empty()
         {
-            let ([v0, v1, v2, v3], [e0, e1, e2, e3]) = (stamps.value.to_be_bytes(), stamps.echo.to_be_bytes());
-            into[..12].copy_from_slice(&[NOP, NOP, TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3]);
-            return 12;
+            into[..STAMPS_LEN].copy_from_slice(&stamps.option());
+            return STAMPS_LEN;
         }
         let mut at = 0;
         let mut put = |bytes: &[u8]| {

@@ -71,7 +71,7 @@ fn an_answer_releases_what_waited_the_newest_of_it() {
     let ids: Vec<u8> = learned.released.iter().map(|packet| packet.header[0]).collect();
     assert_eq!((learned.changed, overflows, ids), (true, 3, (3..PARKED_MAX as u8 + 3).collect()));
     assert_eq!(table.find(ip(1)), Some((0, MAC)));
-    assert!(table.is_fresh(0, at(6)) && table.deadline().is_none());
+    assert!(table.is_settled(0, at(6)) && table.deadline().is_none());
     table.check();
 }
 
@@ -84,9 +84,10 @@ fn it_ages_is_probed_alone_first_and_confirmed_by_transports() {
     table.confirm(0, ip(1), at(14_999), &mut rng);
     assert_eq!(table.state(ip(1), at(29_998)), State::Reachable, "at least 15 s more");
     assert_eq!(table.state(ip(1), at(60_000)), State::Stale, "at most 45 s");
-    assert!(!table.is_fresh(0, at(60_000)) && table.deadline().is_none());
+    assert!(!table.is_settled(0, at(60_000)) && table.deadline().is_none());
     assert!(matches!(table.send(ip(1), packet(&heap, 0), at(60_000)), Sent::To(MAC, _)), "it is used meanwhile");
     assert_eq!((table.state(ip(1), at(60_001)), table.deadline()), (State::Delay, Some(at(65_000))));
+    assert!(table.is_settled(0, at(60_002)), "what is sent meanwhile goes at once");
     table.confirm(0, ip(1), at(61_000), &mut rng);
     assert_eq!((table.state(ip(1), at(61_000)), table.deadline()), (State::Reachable, None));
     // Again, and nobody confirms it.
