@@ -3,6 +3,7 @@
 mod nvmf;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use libos_conformance::block::{BlockSubject, MadeBlock};
 use libos_conformance::{block_suite, block_suite_broken};
@@ -45,6 +46,22 @@ fn bdev() -> MadeBlock {
     Ok(subject(env, Target::parse(&format!("bdev:Disk{number}"), 0).unwrap(), configuration))
 }
 
+/// An NVMe controller on the PCI bus, which somebody names: what is on it is lost.
+fn pci() -> MadeBlock {
+    static ONE: Mutex<()> = Mutex::new(());
+    let address = std::env::var("MARGAY_TEST_SPDK_PCI").map_err(|_| "MARGAY_TEST_SPDK_PCI names no NVMe controller")?;
+    let env = nvmf::env()?;
+    let target = Target::parse(&address, 0).unwrap();
+    // There is one, for all tests.
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let open = move |heap: &pdpix::Heap| {
+        let _ = &one;
+        Box::new(open(env, &target, &DiskSettings::default(), heap).unwrap().device) as Box<dyn pdpix::BlockDevice>
+    };
+    Ok(BlockSubject::new(nvmf::heap(env), open))
+}
+
+block_suite!(spdk_pci, pci);
 block_suite!(spdk_tcp, tcp);
 block_suite!(spdk_bdev, bdev);
 block_suite_broken!(spdk_tcp_killed, tcp_killed);

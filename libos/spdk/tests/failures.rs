@@ -128,3 +128,18 @@ fn what_is_not_there_is_refused_with_a_sentence() {
     // And the one that is there is opened all the same.
     assert!(open(env, &target.target(2), &settings(), &heap).is_ok());
 }
+
+#[test]
+fn memory_that_the_device_does_not_reach_is_found_out() {
+    let Ok(address) = std::env::var("MARGAY_TEST_SPDK_PCI") else {
+        return println!("SKIP spdk_pci_memory: MARGAY_TEST_SPDK_PCI names no NVMe controller");
+    };
+    let env = nvmf::env().unwrap();
+    let target = libos_spdk::Target::parse(&address, 0).unwrap();
+    // Ordinary pages, which nobody has told SPDK of.
+    let foreign = Heap::alone(16 << 20).unwrap();
+    let refused = open(env, &target, &settings(), &foreign).err().expect("it is refused").to_string();
+    assert!(refused.contains("it cannot reach our memory"), "{refused}");
+    // And with memory of SPDK's it is opened.
+    assert!(open(env, &target, &settings(), &nvmf::heap(env)).is_ok());
+}

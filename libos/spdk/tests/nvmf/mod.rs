@@ -21,7 +21,10 @@ pub fn library() -> Option<PathBuf> {
 
 /// SPDK in this process, or why there is none.
 pub fn env() -> Result<Env, String> {
-    let settings = EnvSettings { library: library(), memory: 640 << 20, ..EnvSettings::default() };
+    // With a controller on the bus these tests run in a small guest, one after the other.
+    let pci = std::env::var_os("MARGAY_TEST_SPDK_PCI").is_some();
+    let memory = if pci { 64 << 20 } else { 640 << 20 };
+    let settings = EnvSettings { library: library(), memory, pci, ..EnvSettings::default() };
     Env::start(&settings).map_err(|error| error.to_string())
 }
 
