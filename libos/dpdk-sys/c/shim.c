@@ -91,13 +91,28 @@ struct rte_mempool *margay_plain_pool(const char *name, uint32_t count, uint16_t
 	return rte_pktmbuf_pool_create(name, count, cache_of(count), 0, room, socket);
 }
 
-/* NONE: the sum in the frame is not right, and the data is known to be (it never left this host). */
-static int is_verified(uint64_t flags)
+/* Whether the sum of an IPv4 header is right; IPv6 has none. */
+static int has_good_header(const struct rte_mbuf *m)
 {
-	uint64_t l4 = flags & RTE_MBUF_F_RX_L4_CKSUM_MASK, ip = flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+	const struct rte_ether_hdr *ethernet = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
+	const struct rte_ipv4_hdr *ip = (const struct rte_ipv4_hdr *)(ethernet + 1);
+	size_t len;
 
-	return (l4 == RTE_MBUF_F_RX_L4_CKSUM_GOOD || l4 == RTE_MBUF_F_RX_L4_CKSUM_NONE) &&
-	       ip != RTE_MBUF_F_RX_IP_CKSUM_BAD;
+	if (m->data_len < sizeof(*ethernet) + sizeof(*ip) || ethernet->ether_type != rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV4))
+		return m->data_len >= sizeof(*ethernet) && ethernet->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV6);
+	len = rte_ipv4_hdr_len(ip);
+	return len >= sizeof(*ip) && m->data_len >= sizeof(*ethernet) + len && rte_raw_cksum(ip, len) == 0xffff;
+}
+
+/* Both sums are right. NONE: the sum in the frame is not right, and the data is known to be (it never left this host). Virtio
+ * says nothing of the header's. */
+static int is_verified(const struct rte_mbuf *m)
+{
+	uint64_t l4 = m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK, ip = m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+
+	if (l4 != RTE_MBUF_F_RX_L4_CKSUM_GOOD && l4 != RTE_MBUF_F_RX_L4_CKSUM_NONE)
+		return 0;
+	return ip == RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN ? has_good_header(m) : ip != RTE_MBUF_F_RX_IP_CKSUM_BAD;
 }
 
 uint16_t margay_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool *own, struct margay_received *into,
@@ -118,7 +133,7 @@ uint16_t margay_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool
 		into[i].data = rte_pktmbuf_mtod(m, const uint8_t *);
 		into[i].len = rte_pktmbuf_pkt_len(m);
 		into[i].slot = is_own ? private->slot : MARGAY_NO_SLOT;
-		into[i].marks = is_verified(m->ol_flags) ? MARGAY_RX_VERIFIED : 0;
+		into[i].marks = is_verified(m) ? MARGAY_RX_VERIFIED : 0;
 	}
 	return count;
 }
@@ -230,12 +245,16 @@ struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay
 	return m;
 }
 
-uint16_t margay_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, int prepare)
+uint16_t margay_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, int prepare,
+			 int *refused)
 {
-	/* What a driver finds wrong with a frame is told by its counters when it is sent nevertheless. */
-	if (prepare)
-		rte_eth_tx_prepare(port, queue, frames, count);
-	return rte_eth_tx_burst(port, queue, frames, count);
+	uint16_t good = prepare ? rte_eth_tx_prepare(port, queue, frames, count) : count;
+	uint16_t sent = rte_eth_tx_burst(port, queue, frames, good);
+
+	*refused = sent == good && good < count;
+	if (*refused)
+		rte_pktmbuf_free(frames[sent++]);
+	return sent;
 }
 
 int margay_ring_pair(const char *one, const char *other, uint32_t size, uint16_t *ports)

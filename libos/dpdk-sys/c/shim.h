@@ -80,7 +80,9 @@ struct rte_mbuf *margay_build(struct rte_mempool *pool, struct margay_sent *tabl
 /* The same in one piece with a copy of the data. */
 struct rte_mbuf *margay_build_copy(struct rte_mempool *pool, const struct margay_piece *pieces, uint16_t count,
 				   struct margay_offload offload);
-uint16_t margay_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, int prepare);
+/* How many frames are the caller's no longer. The last of them was `refused`: the driver cannot send it, and it is freed. */
+uint16_t margay_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count, int prepare,
+			 int *refused);
 
 /* Two ports in this process, joined by two rings. */
 int margay_ring_pair(const char *one, const char *other, uint32_t size, uint16_t *ports);

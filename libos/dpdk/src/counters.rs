@@ -28,6 +28,8 @@ counters! {
     rx_copied_bytes,
     /// Frames that the driver has taken.
     tx_frames,
+    /// Frames that the driver cannot send as they are, dropped.
+    tx_refused,
     /// Frames lost: the link is down.
     tx_dropped,
     /// Times that the ring refused frames. They are kept.

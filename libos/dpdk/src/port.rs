@@ -17,7 +17,7 @@ use libos_net::wire::{ETHERNET_LEN, Mac};
 use libos_net::{Link, Offloads};
 
 use crate::driver::{Manners, manners};
-use crate::ffi::{self, About, Configuration, PIECES_MAX, PortId};
+use crate::ffi::{self, About, Configuration, PortId};
 use crate::queue::Queue;
 use crate::{Eal, OpenError, PortSettings, gate};
 
@@ -133,7 +133,7 @@ impl Port {
             verifies: with.offload && about.sums_when_receiving,
             checksums: with.offload && about.sums_when_sending,
             segments: None,
-            gathers: if about.gathers { PIECES_MAX } else { 1 },
+            gathers: about.gathers,
             external: true,
         };
         let is_guarded = manners.unmaps_while_polled;
@@ -184,7 +184,9 @@ impl Port {
         if self.manners.unmaps_while_polled && self.carrier() != Carrier::Up {
             gate::pause();
         }
-        self.is_started() && self.id.is_up()
+        // Nobody closes it meanwhile.
+        let closing = self.closing.try_lock();
+        closing.is_ok() && self.is_started() && !self.is_stopping() && self.id.is_up()
     }
 
     /// Sets a queue up for the calling core, whose heap this is; the last one starts the port.
@@ -209,17 +211,28 @@ impl Port {
         let receiver =
             ffi::Receiver::set_up(self.id, number, receive_ring, &self.about, &heap, pool).map_err(refused)?;
         let pieces = 4 * usize::from(send_ring.max(self.manners.ring_size.unwrap_or(0))).clamp(256, 4096);
-        let sender =
-            ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, pieces).map_err(refused)?;
-        if state.taken.iter().all(|&taken| taken) {
-            if self.manners.looks_once {
-                self.seek();
-            } else {
-                self.id.start().map_err(refused)?;
-                self.is_started.store(true, Ordering::Release);
+        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, pieces);
+        let made = sender.and_then(|sender| {
+            if state.taken.iter().all(|&taken| taken) {
+                if self.manners.looks_once {
+                    self.seek();
+                } else {
+                    self.id.start()?;
+                    self.is_started.store(true, Ordering::Release);
+                }
             }
-        }
+            Ok(sender)
+        });
         drop(state);
+        let sender = match made {
+            Ok(sender) => sender,
+            Err(why) => {
+                // The driver has been told of memory that is the heap's again when the receiver is gone.
+                self.close();
+                receiver.close(self.manners.loses);
+                return Err(refused(why));
+            }
+        };
         Ok(Queue::over(self.clone(), queue, receiver, sender))
     }
 
@@ -301,10 +314,13 @@ impl Port {
         }
     }
 
-    /// Looks where the link is. `is_due`: it is time for what else the interrupt thread may have to do.
+    /// Looks where the link is, for the first queue. `is_due`: it is time for what else the interrupt thread may have to do.
     pub(crate) fn look(&self, is_due: bool) -> Carrier {
         if !self.manners.unmaps_while_polled {
-            return self.found(self.is_started() && self.id.is_up());
+            // Another core may be about to close it.
+            let is_up = self.enter(0) && self.id.is_up();
+            self.leave(0);
+            return self.found(is_up);
         }
         let is_waiting = || ffi::are_readable(&self.control());
         if self.carrier() != Carrier::Up || is_due || is_waiting() {

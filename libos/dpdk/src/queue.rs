@@ -147,9 +147,10 @@ impl Queue {
         if !self.port.enter(self.queue) {
             return false; // in a moment
         }
-        let sent = self.sender().burst();
+        let (sent, refused) = self.sender().burst();
         self.port.leave(self.queue);
         self.counters.tx_frames += sent as u64;
+        self.counters.tx_refused += refused as u64;
         self.has_sent |= sent > 0;
         let is_refused = self.sender().kept() > 0;
         self.counters.tx_busy += u64::from(is_refused);
@@ -191,9 +192,12 @@ impl Device for Queue {
             self.receiver().burst();
             self.port.leave(self.queue);
         }
+        let before = into.len();
         if self.receiver().has_arrived() {
             self.take_arrived(into, room);
-        } else if self.is_lost(now) {
+        }
+        // Also where what arrived finds no memory.
+        if self.is_lost(now) && into.len() == before {
             return Err(self.lose());
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use dpdk_sys as sys;
 
-use super::{says, text};
+use super::{PIECES_MAX, says, text};
 
 /// The number of a port that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +17,8 @@ pub(crate) struct About {
     pub mac: [u8; 6],
     pub queues_max: usize,
     pub mtu_max: usize,
-    pub gathers: bool,
+    /// Pieces of a frame that it sends; 1: each in one.
+    pub gathers: usize,
     pub sums_when_sending: bool,
     pub sums_when_receiving: bool,
     pub can_spread: bool,
@@ -80,7 +81,11 @@ impl PortId {
             mac: mac.addr_bytes,
             queues_max: info.max_rx_queues.min(info.max_tx_queues).into(),
             mtu_max: usize::from(info.max_mtu).min((info.max_rx_pktlen as usize).saturating_sub(18)),
-            gathers: info.tx_offload_capa & multi_segs != 0,
+            gathers: match info.tx_desc_lim.nb_mtu_seg_max {
+                _ if info.tx_offload_capa & multi_segs == 0 => 1,
+                0 => PIECES_MAX, // it does not say
+                most => PIECES_MAX.min(most.into()),
+            },
             sums_when_sending: info.tx_offload_capa & tx_sums == tx_sums,
             sums_when_receiving: info.rx_offload_capa & rx_sums != 0,
             can_spread: info.flow_type_rss_offloads & rss != 0,
@@ -101,7 +106,7 @@ impl PortId {
                 conf.txmode.offloads |= unsafe { sys::margay_tx_offload_checksums() };
             }
         }
-        if about.gathers {
+        if about.gathers > 1 {
             // SAFETY: it gives a constant.
             conf.txmode.offloads |= unsafe { sys::margay_tx_offload_multi_segs() };
         }

@@ -157,35 +157,38 @@ impl Sender {
         Ok(())
     }
 
-    /// Hands what is kept to the ring, and says how many frames it took.
+    /// Hands what is kept to the ring, and says how many frames it took, and how many the driver cannot send: they are gone.
     #[inline]
-    pub(crate) fn burst(&mut self) -> usize {
-        let mut sent = 0;
+    pub(crate) fn burst(&mut self) -> (usize, usize) {
+        let (mut sent, mut bad) = (0, 0);
         while !self.kept.is_empty() {
             let frames = &mut self.kept;
             let count = frames.len().min(sys::MARGAY_BURST_MAX as usize) as u16;
+            let mut refused = 0;
             // SAFETY: a queue of a started port that is this core's alone; frames built by us, which are the driver's from
             // now on as far as it takes them.
             let taken = unsafe {
-                sys::margay_tx_burst(self.port, self.queue, frames.as_mut_ptr(), count, self.prepares.into())
+                let prepares = self.prepares.into();
+                sys::margay_tx_burst(self.port, self.queue, frames.as_mut_ptr(), count, prepares, &mut refused)
             };
             sent += usize::from(taken);
+            bad += refused as usize;
             if usize::from(taken) == self.kept.len() {
                 self.kept.clear();
                 break;
             }
             self.kept.drain(..usize::from(taken));
-            if taken < count {
+            if taken < count && refused == 0 {
                 break;
             }
         }
-        sent
+        (sent - bad, bad)
     }
 
     /// An empty burst, with which some drivers give back what they have sent.
     pub(crate) fn nudge(&mut self) {
         // SAFETY: as in `burst`; of no frames none is read.
-        unsafe { sys::margay_tx_burst(self.port, self.queue, std::ptr::null_mut(), 0, 0) };
+        unsafe { sys::margay_tx_burst(self.port, self.queue, std::ptr::null_mut(), 0, 0, &mut 0) };
     }
 
     fn is_back(&self, entry: u32) -> bool {
