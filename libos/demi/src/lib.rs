@@ -37,9 +37,7 @@ pub use control::{
 pub use data::{demi_accept, demi_cancel, demi_connect, demi_pop, demi_pop_max, demi_push, demi_pushto, demi_pushv};
 pub use memory::{demi_free, demi_getsender, demi_malloc, demi_sgaalloc, demi_sgafree};
 pub use options::{demi_getsockopt, demi_setsockopt};
-pub use storage::{
-    demi_creat, demi_getdamage, demi_lseek, demi_open, demi_seek_to, demi_truncate, demi_truncate_to,
-};
+pub use storage::{demi_creat, demi_getdamage, demi_lseek, demi_open, demi_seek_to, demi_truncate, demi_truncate_to};
 pub use thread::{InUse, Parked, in_use, leave};
 pub use waits::{demi_wait, demi_wait_all, demi_wait_any, demi_wait_next_n};
 pub use wakers::{demi_wake, demi_waker};

@@ -73,12 +73,14 @@ impl Yaml {
 
     /// As keys and values of ours.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
-        let found = KEYS.iter().filter_map(|(ours, section, theirs)| Some((*ours, scalar(&self.0[*section][*theirs])?)));
+        let found =
+            KEYS.iter().filter_map(|(ours, section, theirs)| Some((*ours, scalar(&self.0[*section][*theirs])?)));
         let mut settings: Vec<(String, String)> =
             found.map(|(ours, value)| (ours.to_string(), value_of_ours(ours, &value))).collect();
         // Demikernel's file has no such section: its keys are ours.
         let storage = self.0["storage"].as_hash().into_iter().flatten();
-        settings.extend(storage.filter_map(|(key, value)| Some((format!("storage.{}", key.as_str()?), scalar(value)?))));
+        settings
+            .extend(storage.filter_map(|(key, value)| Some((format!("storage.{}", key.as_str()?), scalar(value)?))));
         if let Some(arguments) = self.0["dpdk"]["eal_init"].as_vec() {
             let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.as_str()).collect();
             settings.extend(of_eal(arguments.get(1..).unwrap_or_default()));

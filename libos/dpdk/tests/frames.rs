@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
-use libos_dpdk::Queue;
+use libos_dpdk::{Port, PortSettings, Queue};
 use libos_mem::{Buf, Heap};
 use libos_net::{Device, Frame, Received};
 use pdpix::{Instant, Sga};
-use ports::{Kind, Opened, Wire, reserve, wait_until_up};
+use ports::{Kind, Opened, Wire, eal, opened, reserve, wait_until_up};
 
 const HEAP_SIZE: usize = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,16 +68,16 @@ fn ends(kind: Kind) -> Opened<(Wire, [End; 2])> {
     let wire = Wire::make(kind, 1)?;
     let first = wire.first();
     let mut ends = Vec::new();
-    let mut opened = Vec::new();
+    let mut ports = Vec::new();
     for end in [first, 1 - first] {
         let reservation = reserve(1, HEAP_SIZE)?;
         let port = wire.open(end, &reservation)?;
         let heap = reservation.heap(0).expect("the first");
         let queue = port.queue(0, heap.clone()).expect("its queue");
         ends.push(End { queue: Some(queue), heap, now: Clock::now() });
-        opened.push(port);
+        ports.push(port);
     }
-    wait_until_up(&opened.iter().collect::<Vec<_>>());
+    wait_until_up(&ports.iter().collect::<Vec<_>>());
     let [a, b] = ends.try_into().unwrap_or_else(|_| unreachable!());
     let mut ends = if first == 0 { [a, b] } else { [b, a] };
     // Both have looked.
@@ -219,6 +219,120 @@ fn pressed(kind: Kind) -> Opened<()> {
     ends.iter_mut().for_each(|end| drop(end.queue.take()));
     assert!(ends.iter().all(|end| end.heap.stats().pinned == 0), "{kind:?}: all memory comes back");
     Ok(())
+}
+
+/// A port that has no other end.
+fn lone(device: &str) -> Opened<End> {
+    let reservation = reserve(1, HEAP_SIZE)?;
+    let port = opened(Port::open(eal()?, PortSettings::new(device), &reservation))?;
+    let heap = reservation.heap(0).expect("the first");
+    let queue = port.queue(0, heap.clone()).expect("its queue");
+    wait_until_up(&[&port]);
+    let mut end = End { queue: Some(queue), heap, now: Clock::now() };
+    assert!(end.receive().is_empty(), "it only looks for the link");
+    Ok(end)
+}
+
+/// The null port takes all that it is sent, and brings as much as anybody wants: frames of one length.
+fn null() -> Opened<()> {
+    const LEN: usize = 96;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut end = lone(&format!("net_null{},size={LEN}", std::process::id()))?;
+    let (gathers, start) = (end.queue().link().offloads.gathers > 1, Clock::now());
+    let (mut sent, mut waiting, mut received) = (0, VecDeque::new(), 0);
+    let before = end.counter("rx_frames");
+    while sent < MANY || !waiting.is_empty() || received < MANY as usize {
+        assert!(start.elapsed() < LIMIT, "{sent} sent, {received} received: {:?}", end.queue);
+        while waiting.len() < 16 && sent < MANY {
+            waiting.push_back(frame(&end.heap, gathers, sent, 1000));
+            sent += 1;
+        }
+        end.send(&mut waiting);
+        let frames = end.receive();
+        assert!(frames.iter().all(|frame| frame.buf.len() == LEN));
+        received += frames.len();
+    }
+    assert_eq!((end.counter("tx_frames"), end.counter("tx_dropped")), (MANY.into(), 0));
+    assert_eq!(end.counter("rx_frames") - before, received as u64);
+    drop(end.queue.take());
+    assert_eq!(end.heap.stats().pinned, 0, "all memory comes back");
+    Ok(())
+}
+
+/// The packets of a file as libpcap writes it on this machine, or the file of them.
+mod capture {
+    const HEADER: [u32; 6] = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65_535, 1];
+
+    pub fn of<'a>(packets: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let record = |packet: &[u8]| [&words(&[0, 0, packet.len() as u32, packet.len() as u32]), packet].concat();
+        words(&HEADER).into_iter().chain(packets.flat_map(record)).collect()
+    }
+
+    pub fn packets(file: &[u8]) -> Vec<Vec<u8>> {
+        let (header, mut rest) = file.split_at(24);
+        // With micro- or with nanoseconds.
+        let magic = u32::from_ne_bytes(header[..4].try_into().unwrap());
+        assert!([HEADER[0], 0xa1b2_3c4d].contains(&magic), "a file of this machine's: {magic:x}");
+        let mut packets = Vec::new();
+        while let Some((record, data)) = rest.split_at_checked(16) {
+            let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().unwrap());
+            assert_eq!(word(8), word(12), "none is cut");
+            let (packet, behind) = data.split_at(word(8) as usize);
+            packets.push(packet.to_vec());
+            rest = behind;
+        }
+        packets
+    }
+}
+
+/// A file is replayed, frame by frame; and what is sent is in another file, byte for byte.
+fn pcap() -> Opened<()> {
+    const COUNT: u32 = 2_000;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = std::env::temp_dir().join(format!("margay-dpdk-{}xpcap", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let (from, to) = (folder.join("from.pcap"), folder.join("to.pcap"));
+    let replayed: Vec<Vec<u8>> = (0..COUNT).map(|number| bytes(number, 60 + number as usize * 131 % 1440)).collect();
+    std::fs::write(&from, capture::of(replayed.iter().map(|packet| &packet[..]))).unwrap();
+    let name = std::process::id();
+    let device = format!("net_pcap{name},rx_pcap={},tx_pcap={}", from.display(), to.display());
+    let mut end = lone(&device)?;
+    let (mut received, start) = (0, Clock::now());
+    while received < replayed.len() {
+        assert!(start.elapsed() < LIMIT, "{received} of {COUNT}: {:?}", end.queue);
+        for Received { buf, .. } in end.receive() {
+            assert!(buf[..] == replayed[received][..], "frame {received}");
+            received += 1;
+        }
+    }
+    assert!(end.receive().is_empty(), "and no more");
+    let gathers = end.queue().link().offloads.gathers > 1;
+    let mut expected = Vec::new();
+    for number in 0..COUNT {
+        let frame = frame(&end.heap, gathers, number, 8 + number as usize * 131 % 1400);
+        expected.push([&frame.header[..], &frame.payload.to_vec()].concat());
+        let mut waiting = VecDeque::from([frame]);
+        while !waiting.is_empty() {
+            assert!(start.elapsed() < LIMIT, "{number} of {COUNT}: {:?}", end.queue);
+            end.send(&mut waiting);
+        }
+    }
+    assert_eq!((end.counter("tx_frames"), end.counter("tx_dropped")), (COUNT.into(), 0));
+    drop(end.queue.take());
+    assert_eq!(end.heap.stats().pinned, 0, "all memory comes back");
+    assert!(capture::packets(&std::fs::read(&to).unwrap()) == expected, "the file has what was sent");
+    std::fs::remove_dir_all(folder).map_err(|error| error.to_string())
+}
+
+#[test]
+fn null_takes_all_and_brings_as_much() {
+    with("null", null());
+}
+
+#[test]
+fn pcap_replays_a_file_and_writes_another() {
+    with("pcap", pcap());
 }
 
 #[test]

@@ -127,11 +127,7 @@ impl LibOs {
     /// [`Completion`]. The token is redeemed if `take` says that it has taken what it wants, and stays as it is otherwise;
     /// also if it is no token that has ended. `take` calls nothing of this core.
     #[inline(always)]
-    pub fn redeem_in_place(
-        &self,
-        qt: QToken,
-        take: impl FnOnce(Qd, &mut Result<Outcome<Qd>, Error>) -> bool,
-    ) -> bool {
+    pub fn redeem_in_place(&self, qt: QToken, take: impl FnOnce(Qd, &mut Result<Outcome<Qd>, Error>) -> bool) -> bool {
         !self.0.in_pass.get() && self.0.tokens.borrow_mut().redeem_in_place(qt, take)
     }
 

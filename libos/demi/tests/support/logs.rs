@@ -250,4 +250,3 @@ impl Logs for Process {
         (tokens, queues, zombies)
     }
 }
-

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::links;
+
 /// For all library OSes that a case has at a time.
 pub const EAL: &str = "--no-huge --no-shconf -m 512";
 
@@ -54,12 +56,12 @@ pub fn memif() -> Result<Ports, String> {
     Ok(Ports { devices: [client, server], order: [1, 0, 2], kept: 0, alone })
 }
 
-/// virtio-user at the client's side, vhost at the server's.
+/// vhost at the client's side, which listens, and virtio-user at the server's.
 pub fn virtio() -> Result<Ports, String> {
     let (alone, name) = link()?;
     let socket = alone.folder.join("socket");
-    let client = format!("net_virtio_user{name},path={},queue_size=1024", socket.display());
-    let server = format!("net_vhost{name},iface={}", socket.display());
+    let client = format!("net_vhost{name},iface={}", socket.display());
+    let server = format!("net_virtio_user{name},path={},queue_size=1024,mac={}", socket.display(), links::MACS[1]);
     // Of the longest frames, in pieces of their own (docs/dpdk.md).
-    Ok(Ports { devices: [client, server], order: [1, 0, 2], kept: 5 * 4096, alone })
+    Ok(Ports { devices: [client, server], order: [0, 1, 2], kept: 5 * 4096, alone })
 }
