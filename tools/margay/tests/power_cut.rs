@@ -30,14 +30,14 @@ const DISK: usize = 16 << 20;
 const PORT: u16 = 6379;
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A file or socket of our own, gone when it is dropped.
+/// A file of our own, gone when it is dropped.
 struct Place(PathBuf);
 
 impl Place {
-    fn new(name: &str) -> Place {
+    fn name(name: &str) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Place(std::env::temp_dir().join(format!("margay-cut-{name}-{}-{number}", std::process::id())))
+        std::env::temp_dir().join(format!("margay-cut-{name}-{}-{number}", std::process::id()))
     }
 }
 
@@ -71,7 +71,7 @@ struct Rig {
 impl Rig {
     fn boot(mut plan: Plan, image: Vec<u8>, seed: u64, case: &Case) -> Rig {
         let disk = Disk::new(image, seed);
-        let server = Server::start(Place::new("disk").0.clone(), disk.clone()).expect("a server");
+        let server = Server::start(Place::name("disk"), disk.clone()).expect("a server");
         plan.nvme(&server.uri()).forward(PORT).program(env!("CARGO_BIN_EXE_margay"));
         let script = format!(
             "{}\nexec margay kv --listen 0.0.0.0:{PORT} --backend epoll --cores 1 --durability {} \
@@ -157,7 +157,7 @@ fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case) -> Result<[u64
 /// # Errors
 /// A sentence: it cannot be recovered, or something is missing.
 fn recover(cut: &Cut, case: &Case) -> Result<(), String> {
-    let file = Place::new("image");
+    let file = Place(Place::name("image"));
     std::fs::write(&file.0, &cut.image).expect("a file");
     let path = file.0.to_str().expect("a path that is text");
     let mut verify = std::process::Command::new(env!("CARGO_BIN_EXE_margay"));
@@ -166,7 +166,7 @@ fn recover(cut: &Cut, case: &Case) -> Result<(), String> {
         return Err(format!("journal verify ends with {code:?}: {says}{errors}"));
     }
     let device = format!("storage.device={path}");
-    let size = format!("storage.size={DISK}");
+    let size = format!("storage.size={}MiB", DISK >> 20);
     let arguments = ["--durability", "always", "--set", &device, "--set", &size, "--set", "memory.size=96MiB"];
     let kv = Kv::start(&Form { backend: "epoll", cores: 1 }, &arguments);
     await_loaded(kv.address);
