@@ -349,7 +349,11 @@ impl<'a> Session<'a> {
             return Err(if writes { ENOSPC } else { EINVAL });
         }
         let offset = offset as usize;
-        if len == 0 || offset % SECTOR != 0 || len % SECTOR != 0 || kind == command::READ && len > TRANSFER_MAX {
+        if len == 0
+            || !offset.is_multiple_of(SECTOR)
+            || !len.is_multiple_of(SECTOR)
+            || kind == command::READ && len > TRANSFER_MAX
+        {
             return Err(EINVAL);
         }
         Ok(match kind {
