@@ -175,5 +175,9 @@ pub unsafe extern "C" fn demi_connect(
 /// `demi_cancel(3)`: asks for the end of an operation.
 #[unsafe(no_mangle)]
 pub extern "C" fn demi_cancel(qt: u64) -> c_int {
-    enter(|thread| Ok(thread.libos.cancel(QToken::from_raw(qt))?))
+    let qt = QToken::from_raw(qt);
+    enter(|thread| match thread.unfit.iter().any(|completion| completion.qt == qt) {
+        true => Ok(()), // complete, and keeps its result
+        false => Ok(thread.libos.cancel(qt)?),
+    })
 }

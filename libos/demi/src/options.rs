@@ -160,7 +160,12 @@ impl Thread {
         let option = match known {
             Known::NoDelay => SocketOption::NoDelay(value != 0),
             Known::ReusePort => SocketOption::Shared(value != 0),
-            Known::KeepAlive => SocketOption::KeepAlive((value != 0).then_some(KEEP_ALIVE)),
+            Known::KeepAlive if value == 0 => SocketOption::KeepAlive(None),
+            // The time that was set stays.
+            Known::KeepAlive => match self.libos.option(queue(qd), OptionName::KeepAlive)? {
+                SocketOption::KeepAlive(Some(time)) => SocketOption::KeepAlive(Some(time)),
+                _ => SocketOption::KeepAlive(Some(KEEP_ALIVE)),
+            },
             Known::KeepIdle => SocketOption::KeepAlive(Some(Duration::from_secs(positive? as u64))),
             Known::SendBuffer => SocketOption::SendBudget(positive?),
             Known::ReceiveBuffer => SocketOption::ReceiveBudget(positive?),

@@ -6,7 +6,7 @@
 //! handler ends it in the middle of a call, as then nothing is known of the state.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,13 +35,19 @@ pub(crate) struct Thread {
     /// Queues of `demi_queue`, `demi_open` and `demi_creat`, whose pops give an element or a record whole.
     pub(crate) whole_queues: BTreeSet<Qd>,
     /// Completions that were redeemed and found no room among the held buffers, or no memory to be laid into one piece.
-    pub(crate) unfit: Vec<Completion>,
+    /// Oldest first.
+    pub(crate) unfit: VecDeque<Completion>,
     pub(crate) waker: Waker,
     core: ManuallyDrop<Core>,
     _claim: Option<Claim>,
 }
 
 impl Thread {
+    /// One pass of the core, whatever it brings.
+    pub(crate) fn pass(&self) {
+        self.core.step();
+    }
+
     fn open(configuration: &Configuration) -> Result<Thread, (Errno, String)> {
         let claim = match &configuration.interface {
             None => None,
@@ -57,7 +63,7 @@ impl Thread {
             held: ManuallyDrop::new(Held::new()),
             stream_defaults: configuration.stream_defaults,
             whole_queues: BTreeSet::new(),
-            unfit: Vec::new(),
+            unfit: VecDeque::new(),
             core: ManuallyDrop::new(launched.core),
             _claim: claim,
         })

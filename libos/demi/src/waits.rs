@@ -119,7 +119,7 @@ pub unsafe extern "C" fn demi_wait_any(
         // SAFETY: not null, and so writable by the caller's promise.
         unsafe {
             ready_offset.write_unaligned(place as c_int);
-            thread.tell(completion, qr_out)
+            thread.tell_or_park(completion, qr_out)
         }
     })
 }
@@ -146,13 +146,21 @@ pub unsafe extern "C" fn demi_wait_next_n(
         }
         // SAFETY: by the caller's promise.
         let deadline = thread.libos.deadline_after(unsafe { duration(timeout)? });
-        while told < num_qrs {
-            let completion = match thread.unfit.pop() {
-                Some(completion) => completion,
-                None => thread.libos.wait_next(deadline)?,
-            };
+        // Those that found no memory before, once each: they may go on to find none, and the others come all the same.
+        for _ in 0..thread.unfit.len().min(num_qrs as usize) {
+            let Some(completion) = thread.unfit.pop_front() else { break };
             // SAFETY: the place is one of those that can be written to.
-            unsafe { thread.tell(completion, qr_out.add(told as usize))? };
+            told += c_int::from(unsafe { thread.tell_or_park(completion, qr_out.add(told as usize)) }.is_ok());
+        }
+        while told < num_qrs {
+            let completion = if thread.unfit.is_empty() {
+                thread.libos.wait_next(deadline)?
+            } else {
+                // For memory nobody can wait.
+                thread.libos.wait_next(Some(thread.libos.now())).map_err(|_| Errno::from(Error::NoBuffers))?
+            };
+            // SAFETY: as above.
+            unsafe { thread.tell_or_park(completion, qr_out.add(told as usize))? };
             told += 1;
         }
         Ok(())
@@ -179,8 +187,20 @@ pub unsafe extern "C" fn demi_wait_all(
     enter(|thread| {
         // SAFETY: by the caller's promise.
         let (timeout, tokens) = unsafe { (duration(timeout)?, tokens(qts, num_qts)?) };
-        let completions = thread.libos.wait_all(&tokens, timeout)?;
-        for (place, completion) in completions.into_iter().enumerate() {
+        let is_unfit = |qt: &QToken| thread.unfit.iter().any(|completion| completion.qt == *qt);
+        let others: Vec<QToken> = tokens.iter().copied().filter(|qt| !is_unfit(qt)).collect();
+        let known = thread.unfit.iter().filter(|completion| tokens.contains(&completion.qt)).count();
+        if known + others.len() != tokens.len() {
+            return Err(Errno::new(libc::EBUSY)); // one of them twice
+        }
+        let mut completions = match others.as_slice() {
+            [] => Vec::new(),
+            others => thread.libos.wait_all(others, timeout)?,
+        }
+        .into_iter();
+        for (place, qt) in tokens.iter().enumerate() {
+            let unfit = thread.take_unfit(&[*qt]).map(|(_, completion)| completion);
+            let Some(completion) = unfit.or_else(|| completions.next()) else { break };
             // SAFETY: `num_qts` places can be written to.
             unsafe { thread.tell_surely(completion, qrs_out.add(place)) };
         }
@@ -208,7 +228,9 @@ impl Thread {
         }
         let found = |completion: &Completion| tokens.iter().position(|&qt| qt == completion.qt);
         let (at, place) = self.unfit.iter().enumerate().find_map(|(at, c)| Some((at, found(c)?)))?;
-        Some((place, self.unfit.swap_remove(at)))
+        // What devices have to say may free the memory that it waits for.
+        self.pass();
+        Some((place, self.unfit.remove(at)?))
     }
 
     /// Waits for an operation, and tells it.
@@ -225,17 +247,32 @@ impl Thread {
             None => self.libos.wait(qt, timeout)?,
         };
         // SAFETY: by the caller's promise.
-        unsafe { self.tell(completion, into) }
+        unsafe { self.tell_or_park(completion, into) }
     }
 
-    /// Writes a completion where the program wants it.
+    /// Tells a completion, or keeps it for who asks again.
     ///
     /// # Errors
     /// ENOBUFS: a pop brought what has to be laid into one piece, and there is no memory for it; its token stays valid.
     ///
     /// # Safety
     /// `into` can be written to.
-    unsafe fn tell(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Errno> {
+    unsafe fn tell_or_park(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        unsafe { self.tell(completion, into) }.map_err(|unfit| {
+            self.unfit.push_back(unfit);
+            Error::NoBuffers.into()
+        })
+    }
+
+    /// Writes a completion where the program wants it.
+    ///
+    /// # Errors
+    /// Itself: a pop brought what has to be laid into one piece, and there is no memory for it.
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    unsafe fn tell(&mut self, completion: Completion, into: *mut QResult) -> Result<(), Completion> {
         let Completion { qt, qd, result } = completion;
         // Field by field, to where they belong: a result is wide, and most of it is the same for most.
         // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
@@ -246,10 +283,12 @@ impl Thread {
                 let cut = if popped.cut { i64::from(libc::EMSGSIZE) } else { 0 };
                 match self.hold(popped, &mut into.value) {
                     Ok(()) => into.set(Opcode::Pop, cut),
-                    Err(popped) => {
-                        self.unfit.push(Completion { qt, qd, result: Ok(Outcome::Popped(popped)) });
-                        return Err(Error::NoBuffers.into());
+                    // There will never be so much.
+                    Err(popped) if popped.sga.len() > self.libos.heap().reservation().size() => {
+                        into.set(Opcode::Failed, i64::from(libc::EMSGSIZE));
+                        into.value = QValue::NONE;
                     }
+                    Err(popped) => return Err(Completion { qt, qd, result: Ok(Outcome::Popped(popped)) }),
                 }
             }
             Ok(Outcome::Pushed) => {

@@ -39,6 +39,7 @@ type Watch = Box<dyn FnMut(u64, &mut Medium) + Send>;
 struct State {
     medium: Medium,
     requests: u64,
+    forced: u64,
     has_power: bool,
     watch: Option<Watch>,
 }
@@ -47,7 +48,7 @@ impl Disk {
     /// A disk with this on it. What cuts leave is drawn from the seed.
     pub fn new(image: Vec<u8>, seed: u64) -> Disk {
         let medium = Medium::new(image, seed);
-        Disk(Arc::new(Mutex::new(State { medium, requests: 0, has_power: true, watch: None })))
+        Disk(Arc::new(Mutex::new(State { medium, requests: 0, forced: 0, has_power: true, watch: None })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -77,6 +78,11 @@ impl Disk {
         (state.requests, state.medium.flushes())
     }
 
+    /// Writes with forced unit access.
+    pub fn forced(&self) -> u64 {
+        self.state().forced
+    }
+
     /// Does one. What was read; `None` when there is no power.
     pub fn serve(&self, request: Request) -> Option<Vec<u8>> {
         let state = &mut *self.state();
@@ -94,6 +100,7 @@ impl Disk {
                 state.medium.read(offset, &mut read);
             }
             Request::Write { offset, content, forced } => {
+                state.forced += u64::from(forced);
                 let number = state.medium.begin_write(offset, content);
                 if forced { state.medium.end_forced_write(number) } else { state.medium.end_write(number) }
             }

@@ -37,10 +37,10 @@ impl Kernel {
     fn unpack(&self, package: &Path) -> Result<()> {
         let folder = package.with_extension("");
         run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&folder))?;
-        let boot = fs::read_dir(folder.join("boot"))?.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut boot = fs::read_dir(folder.join("boot"))?.filter_map(|entry| Some(entry.ok()?.path()));
         let is_kernel =
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-        let compressed = boot.filter(is_kernel).next().context("there is no kernel in the package")?;
+        let compressed = boot.find(is_kernel).context("there is no kernel in the package")?;
         let _ = fs::remove_dir_all(&self.modules);
         // Since Debian 13 below /usr.
         let modules = ["lib/modules", "usr/lib/modules"].map(|path| folder.join(path));
@@ -101,8 +101,8 @@ fn cache() -> Result<PathBuf> {
 
 fn download(folder: &Path) -> Result<PathBuf> {
     let depends = output(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
-    let name = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let name = name.last().context("apt knows no linux-image-amd64 (apt-get update)")?;
+    let mut name = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    let name = name.next_back().context("apt knows no linux-image-amd64 (apt-get update)")?;
     let folder = folder.join("package");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;

@@ -30,13 +30,20 @@ pub struct Plan {
     modules: Vec<String>,
     programs: Vec<PathBuf>,
     files: Vec<(String, Vec<u8>)>,
-    drives: Vec<String>,
+    drives: Vec<(Bus, String)>,
     forwards: Vec<u16>,
     devices: Vec<String>,
     /// Processors.
     pub processors: usize,
     /// Memory in MiB.
     pub memory_mib: usize,
+}
+
+/// What a disk hangs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Bus {
+    Nvme,
+    Scsi,
 }
 
 /// How a guest ended.
@@ -92,8 +99,24 @@ impl Plan {
     /// An NVMe disk, `/dev/nvme0n1` and so on in the order of these calls. What is it: a file, or a URI that QEMU knows
     /// (`nbd+unix:///?socket=...`). It has a volatile cache, and the guest's flushes reach what is behind it.
     pub fn nvme(&mut self, what: &str) -> &mut Plan {
-        self.drives.push(what.into());
-        if self.drives.len() == 1 { self.module("nvme") } else { self }
+        self.drives.push((Bus::Nvme, what.into()));
+        if self.count(Bus::Nvme) == 1 { self.module("nvme") } else { self }
+    }
+
+    /// A SCSI disk, `/dev/sda` and so on; if there are several, their order is not certain. It honours forced unit access
+    /// (QEMU flushes behind such a write), which QEMU's NVMe takes for a plain write (seen in 7.2): file systems count on it, and
+    /// `RWF_DSYNC` does.
+    pub fn scsi(&mut self, what: &str) -> &mut Plan {
+        self.drives.push((Bus::Scsi, what.into()));
+        if self.count(Bus::Scsi) > 1 {
+            return self;
+        }
+        self.devices.extend(["-device".into(), "virtio-scsi-pci,id=scsi".into()]);
+        self.module("virtio_pci").module("virtio_scsi").module("sd_mod")
+    }
+
+    fn count(&self, bus: Bus) -> usize {
+        self.drives.iter().filter(|(other, _)| *other == bus).count()
     }
 
     /// A network in which nothing is but this machine (10.0.2.15 on `eth0`) and whoever connects to a forwarded port:
@@ -157,12 +180,14 @@ impl Plan {
         }
         let network =
             if self.forwards.is_empty() { "" } else { "ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up\n" };
-        let disks: String = (0..self.drives.len()).map(|number| AWAIT_DISK.replace('N', &number.to_string())).collect();
+        let nvme = (0..self.count(Bus::Nvme)).map(|number| format!("nvme{number}n1"));
+        let scsi = (0..self.count(Bus::Scsi)).map(|number| format!("sd{}", char::from(b'a' + number as u8)));
+        let disks: String = nvme.chain(scsi).map(|name| AWAIT_DISK.replace("NAME", &name)).collect();
         archive.file("/run.sh", format!("{network}{disks}{script}\n").as_bytes());
         Ok(archive.finish())
     }
 
-    fn start_once(&self, folder: &Path) -> Result<(Child, Receiver<String>, Vec<(u16, SocketAddr)>)> {
+    fn start_once(&self, folder: &Path) -> Result<Started> {
         let path = |name: &str| folder.join(name).display().to_string();
         let socket = folder.join("output");
         let _ = fs::remove_file(&socket);
@@ -174,9 +199,14 @@ impl Plan {
         qemu.arg("-kernel").arg(&self.kernel.image).args(["-initrd", &path("initramfs"), "-append", COMMAND_LINE]);
         qemu.args(["-serial", &format!("file:{}", path("console"))]);
         qemu.args(["-serial", &format!("unix:{}", path("output"))]);
-        for (number, what) in self.drives.iter().enumerate() {
+        qemu.args(&self.devices);
+        for (number, (bus, what)) in self.drives.iter().enumerate() {
             qemu.args(["-drive", &format!("if=none,id=disk{number},file={what},format=raw,cache=none,discard=unmap")]);
-            qemu.args(["-device", &format!("nvme,serial=margay{number},drive=disk{number}")]);
+            let device = match bus {
+                Bus::Nvme => format!("nvme,serial=margay{number},drive=disk{number}"),
+                Bus::Scsi => format!("scsi-hd,bus=scsi.0,scsi-id={number},drive=disk{number},dpofua=on"),
+            };
+            qemu.args(["-device", &device]);
         }
         let mut addresses = Vec::new();
         let mut network = "user,id=net,restrict=on".to_string();
@@ -188,7 +218,7 @@ impl Plan {
         if !self.forwards.is_empty() {
             qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
         }
-        qemu.args(&self.devices).stdin(Stdio::null()).stdout(Stdio::null());
+        qemu.stdin(Stdio::null()).stdout(Stdio::null());
         qemu.stderr(fs::File::create(folder.join("qemu"))?);
         let mut child = qemu.spawn().context(QEMU)?;
         // It connects as soon as it has understood its arguments.
@@ -221,8 +251,11 @@ impl Plan {
     }
 }
 
+/// A machine that has begun, what it writes, and where its ports are.
+type Started = (Child, Receiver<String>, Vec<(u16, SocketAddr)>);
+
 /// A disk is there a moment after its driver is.
-const AWAIT_DISK: &str = "n=0; while [ ! -b /dev/nvmeNn1 ] && [ $n -lt 500 ]; do usleep 10000; n=$((n+1)); done\n";
+const AWAIT_DISK: &str = "n=0; while [ ! -b /dev/NAME ] && [ $n -lt 500 ]; do usleep 10000; n=$((n+1)); done\n";
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off audit=0 apparmor=0 \
                             cryptomgr.notests random.trust_cpu=on";

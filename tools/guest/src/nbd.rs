@@ -87,6 +87,7 @@ pub struct Server {
 }
 
 struct Shared {
+    listener: UnixListener,
     disk: Disk,
     is_over: AtomicBool,
     /// Clients that broke the rules.
@@ -104,6 +105,7 @@ impl Server {
         let path = path.into();
         let listener = UnixListener::bind(&path)?;
         let shared = Arc::new(Shared {
+            listener,
             disk,
             is_over: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -111,7 +113,7 @@ impl Server {
         });
         let accepts = std::thread::spawn({
             let shared = shared.clone();
-            move || accept(&listener, &shared)
+            move || accept(&shared)
         });
         Ok(Server { path, shared, accepts: Some(accepts) })
     }
@@ -135,7 +137,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        let _ = UnixStream::connect(&self.path); // wakes the one that accepts
+        // Wakes the one that accepts, though nobody may be able to connect any more.
+        let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
         if let Some(accepts) = self.accepts.take() {
             let _ = accepts.join();
         }
@@ -143,10 +146,10 @@ impl Drop for Server {
     }
 }
 
-fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+fn accept(shared: &Arc<Shared>) {
     let mut running: Vec<JoinHandle<()>> = Vec::new();
     for number in 0.. {
-        let Ok((stream, _)) = listener.accept() else { break };
+        let Ok((stream, _)) = shared.listener.accept() else { break };
         if shared.is_over.load(Ordering::SeqCst) {
             break;
         }
@@ -346,7 +349,11 @@ impl<'a> Session<'a> {
             return Err(if writes { ENOSPC } else { EINVAL });
         }
         let offset = offset as usize;
-        if len == 0 || offset % SECTOR != 0 || len % SECTOR != 0 || kind == command::READ && len > TRANSFER_MAX {
+        if len == 0
+            || !offset.is_multiple_of(SECTOR)
+            || !len.is_multiple_of(SECTOR)
+            || kind == command::READ && len > TRANSFER_MAX
+        {
             return Err(EINVAL);
         }
         Ok(match kind {

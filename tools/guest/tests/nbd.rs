@@ -296,6 +296,7 @@ fn without_power_nobody_is_answered_and_the_server_can_be_ended() {
     assert_eq!(client.error(), None);
     client.0.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
     let path = server.path().to_path_buf();
+    std::fs::remove_file(&path).expect("a socket"); // somebody has tidied up
     drop(server);
     assert!(!path.exists());
     assert_eq!(client.0.read(&mut [0; 1]).expect("an end"), 0, "the connection is closed");

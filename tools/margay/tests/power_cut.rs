@@ -30,14 +30,14 @@ const DISK: usize = 16 << 20;
 const PORT: u16 = 6379;
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A file or socket of our own, gone when it is dropped.
+/// A file of our own, gone when it is dropped.
 struct Place(PathBuf);
 
 impl Place {
-    fn new(name: &str) -> Place {
+    fn name(name: &str) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Place(std::env::temp_dir().join(format!("margay-cut-{name}-{}-{number}", std::process::id())))
+        std::env::temp_dir().join(format!("margay-cut-{name}-{}-{number}", std::process::id()))
     }
 }
 
@@ -49,16 +49,24 @@ impl Drop for Place {
 
 /// What a test runs.
 #[derive(Clone, Copy)]
-struct Case {
+struct Case<'a> {
     durability: &'static str,
     may_lose: Duration,
     /// What is done in the guest before the service starts.
     before: &'static str,
+    /// Where its log is.
+    place: &'a str,
     /// From when the service is up.
     disk_ignores_flushes: bool,
 }
 
-const ALWAYS: Case = Case { durability: "always", may_lose: Duration::ZERO, before: "", disk_ignores_flushes: false };
+const ALWAYS: Case<'static> = Case {
+    durability: "always",
+    may_lose: Duration::ZERO,
+    before: "",
+    place: "--set storage.device=/dev/nvme0n1",
+    disk_ignores_flushes: false,
+};
 
 /// A guest in which `margay kv` runs over this disk.
 struct Rig {
@@ -69,14 +77,19 @@ struct Rig {
 }
 
 impl Rig {
-    fn boot(mut plan: Plan, image: Vec<u8>, seed: u64, case: &Case) -> Rig {
+    fn boot(mut plan: Plan, image: Vec<u8>, seed: u64, case: &Case<'_>) -> Rig {
         let disk = Disk::new(image, seed);
-        let server = Server::start(Place::new("disk").0.clone(), disk.clone()).expect("a server");
-        plan.nvme(&server.uri()).forward(PORT).program(env!("CARGO_BIN_EXE_margay"));
+        let server = Server::start(Place::name("disk"), disk.clone()).expect("a server");
+        if case.place.contains("sda") || case.before.contains("sda") {
+            plan.scsi(&server.uri());
+        } else {
+            plan.nvme(&server.uri());
+        }
+        plan.forward(PORT).program(env!("CARGO_BIN_EXE_margay"));
         let script = format!(
             "{}\nexec margay kv --listen 0.0.0.0:{PORT} --backend epoll --cores 1 --durability {} \
-             --set storage.device=/dev/nvme0n1 --set memory.size=96MiB",
-            case.before, case.durability
+             --set memory.size=96MiB {}",
+            case.before, case.durability, case.place
         );
         let mut machine = plan.start(&script).expect("a machine");
         machine.await_line("listening on", LIMIT).expect("the service starts");
@@ -109,9 +122,28 @@ struct Cut {
     at: u64,
 }
 
+/// Of each client. A second is one of a machine that runs: while this one gives the guest no processor, its timers do not end.
+fn must_be_there(noted: &[Noted], now: Instant, case: &Case<'_>) -> Vec<u64> {
+    let mut may_lose = case.may_lose;
+    if !may_lose.is_zero() {
+        let recent = |&&(_, when): &&(u64, Instant)| when + Duration::from_secs(3) > now;
+        let last = noted.iter().flat_map(|noted| noted.acknowledged.iter().rev().take_while(recent));
+        let mut times: Vec<Instant> = last.map(|(_, when)| *when).chain([now]).collect();
+        times.sort();
+        may_lose += times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    }
+    noted.iter().map(|noted| noted.must_be_there(now, may_lose)).collect()
+}
+
 /// Takes the disk's state again and again, whenever the one before it has been looked at.
-fn take_cuts(disk: &Disk, books: Arc<Mutex<Vec<Noted>>>, case: Case, seed: u64) -> (Receiver<Cut>, Arc<AtomicBool>) {
+fn take_cuts(
+    disk: &Disk,
+    books: Arc<Mutex<Vec<Noted>>>,
+    case: Case<'_>,
+    seed: u64,
+) -> (Receiver<Cut>, Arc<AtomicBool>) {
     let (to, cuts) = sync_channel(1);
+    let case = Case { place: "", ..case };
     let wanted = Arc::new(AtomicBool::new(true));
     let mut rng = Rng::new(seed);
     let mut next = None;
@@ -128,7 +160,7 @@ fn take_cuts(disk: &Disk, books: Arc<Mutex<Vec<Noted>>>, case: Case, seed: u64) 
             // What is acknowledged was flushed before now, and what is on the disk was sent before now.
             let noted = books.lock().expect("the books");
             let now = Instant::now();
-            let must = noted.iter().map(|noted| noted.must_be_there(now, case.may_lose)).collect();
+            let must = must_be_there(&noted, now, &case);
             let sent = noted.iter().map(|noted| noted.sent).collect();
             drop(noted);
             wanted.store(false, Ordering::SeqCst);
@@ -142,7 +174,7 @@ fn take_cuts(disk: &Disk, books: Arc<Mutex<Vec<Noted>>>, case: Case, seed: u64) 
 ///
 /// # Errors
 /// A sentence: what is wrong.
-fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case) -> Result<[u64; CLIENTS], String> {
+fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case<'_>) -> Result<[u64; CLIENTS], String> {
     let mut there = [0; CLIENTS];
     let mut peer = connect(to);
     for index in 0..CLIENTS {
@@ -156,8 +188,8 @@ fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case) -> Result<[u64
 ///
 /// # Errors
 /// A sentence: it cannot be recovered, or something is missing.
-fn recover(cut: &Cut, case: &Case) -> Result<(), String> {
-    let file = Place::new("image");
+fn recover(cut: &Cut, case: &Case<'_>) -> Result<(), String> {
+    let file = Place(Place::name("image"));
     std::fs::write(&file.0, &cut.image).expect("a file");
     let path = file.0.to_str().expect("a path that is text");
     let mut verify = std::process::Command::new(env!("CARGO_BIN_EXE_margay"));
@@ -166,12 +198,14 @@ fn recover(cut: &Cut, case: &Case) -> Result<(), String> {
         return Err(format!("journal verify ends with {code:?}: {says}{errors}"));
     }
     let device = format!("storage.device={path}");
-    let size = format!("storage.size={DISK}");
+    let size = format!("storage.size={}MiB", DISK >> 20);
     let arguments = ["--durability", "always", "--set", &device, "--set", &size, "--set", "memory.size=96MiB"];
     let kv = Kv::start(&Form { backend: "epoll", cores: 1 }, &arguments);
     await_loaded(kv.address);
     check(kv.address, &cut.must, &cut.sent, case).map(|_| ())
 }
+
+const FORCED: &str = "--set storage.device=/dev/sda --set storage.flush=dsync --set storage.discard=true";
 
 /// What came of a life.
 struct Life {
@@ -188,7 +222,14 @@ struct Life {
 ///
 /// # Errors
 /// Which cut, and what was wrong after it.
-fn live(rig: Rig, state: &[u64; CLIENTS], cuts: usize, seed: u64, case: &Case) -> Result<Life, String> {
+fn live(
+    rig: Rig,
+    state: &[u64; CLIENTS],
+    cuts: usize,
+    seed: u64,
+    case: &Case<'_>,
+    mut look: impl FnMut(Cut) -> Result<(), String>,
+) -> Result<Life, String> {
     let mut rng = Rng::new(seed);
     let writers = Writers::start(state, rig.address);
     let (taken, wanted) = take_cuts(&rig.disk, writers.books(), *case, rng.next_u64());
@@ -202,7 +243,8 @@ fn live(rig: Rig, state: &[u64; CLIENTS], cuts: usize, seed: u64, case: &Case) -
                 panic!("the disk is not asked for anything: {}", rig.machine.console())
             }
         };
-        recover(&cut, case).map_err(|why| format!("cut {number}, after {} requests to the disk: {why}", cut.at))?;
+        let at = cut.at;
+        look(cut).map_err(|why| format!("cut {number}, after {at} requests to the disk: {why}"))?;
         wanted.store(true, Ordering::SeqCst);
     }
     rig.disk.unwatch();
@@ -214,7 +256,7 @@ fn live(rig: Rig, state: &[u64; CLIENTS], cuts: usize, seed: u64, case: &Case) -
     let (requests, flushes) = rig.disk.counts();
     Ok(Life {
         image,
-        must: noted.iter().map(|noted| noted.must_be_there(gone, case.may_lose)).collect(),
+        must: must_be_there(&noted, gone, case),
         sent: noted.iter().map(|noted| noted.sent).collect(),
         acknowledged: noted.iter().map(|noted| noted.acknowledged.len()).sum(),
         requests,
@@ -226,14 +268,16 @@ fn live(rig: Rig, state: &[u64; CLIENTS], cuts: usize, seed: u64, case: &Case) -
 ///
 /// # Errors
 /// Which cut, and what was wrong after it.
-fn lose_power(plan: &Plan, cuts: usize, seed: u64, case: &Case) -> Result<(), String> {
+fn lose_power(plan: &Plan, cuts: usize, seed: u64, case: &Case<'_>) -> Result<(), String> {
     println!("MARGAY_SEED={seed:#x}");
     let begun = Instant::now();
     let mut rng = Rng::new(seed);
     let (mut image, mut state, mut life_before) = (vec![0; DISK], [0; CLIENTS], None::<Life>);
     let (mut acknowledged, mut flushes, mut requests) = (0, 0, 0);
     for life in 0..3 {
-        let rig = Rig::boot(plan.clone(), image, rng.next_u64(), case);
+        // The second one on a SCSI disk, with forced writes and with discards.
+        let place = if life == 1 { FORCED } else { case.place };
+        let rig = Rig::boot(plan.clone(), image, rng.next_u64(), &Case { place, ..*case });
         if let Some(before) = &life_before {
             state = check(rig.address, &before.must, &before.sent, case)
                 .map_err(|why| format!("guest {life}, after a cut of the machine before it: {why}"))?;
@@ -241,7 +285,7 @@ fn lose_power(plan: &Plan, cuts: usize, seed: u64, case: &Case) -> Result<(), St
         if life == 2 {
             break;
         }
-        let this = live(rig, &state, (cuts - life).div_ceil(2) - 1, rng.next_u64(), case)?;
+        let this = live(rig, &state, (cuts - life).div_ceil(2) - 1, rng.next_u64(), case, |cut| recover(&cut, case))?;
         (acknowledged, flushes, requests) =
             (acknowledged + this.acknowledged, flushes + this.flushes, requests + this.requests);
         image = this.image.clone();
@@ -275,6 +319,74 @@ fn with_everysec_a_power_cut_costs_a_second_at_most() {
     let Some(plan) = plan("everysec") else { return };
     let everysec = Case { durability: "everysec", may_lose: Duration::from_secs(1), ..ALWAYS };
     lose_power(&plan, cuts(), case::first_seed() + 1, &everysec).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// A disk with a new ext4 on it, or `None`, and it was said.
+fn file_system(bytes: u64) -> Option<Vec<u8>> {
+    let file = Place(Place::name("ext4"));
+    std::fs::File::create(&file.0).and_then(|file| file.set_len(bytes)).expect("a file");
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let mut make = std::process::Command::new("mke2fs");
+    let made = make.env("PATH", path).args(["-q", "-F", "-t", "ext4"]).arg(&file.0).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("SKIP power_cut_file_system: there is no mke2fs");
+        return None;
+    }
+    Some(std::fs::read(&file.0).expect("a file"))
+}
+
+/// The log is a file on ext4. What cuts left is looked at in one guest, which has each of them as a disk.
+#[test]
+fn on_a_file_system_what_was_acknowledged_is_there_after_a_power_cut() {
+    const LOOKS: usize = 4;
+    let (Some(mut plan), Some(image)) = (plan("file_system"), file_system(40 << 20)) else { return };
+    plan.module("crc32c_generic").module("ext4");
+    let case = Case {
+        before: "mount -t ext4 /dev/sda /mnt || exit 1",
+        place: "--dir /mnt --set storage.size=16MiB",
+        ..ALWAYS
+    };
+    for round in 0..cuts().div_ceil(12) as u64 {
+        let seed = case::first_seed() + round;
+        println!("MARGAY_SEED={seed:#x}");
+        let rig = Rig::boot(plan.clone(), image.clone(), seed, &case);
+        let mut looks = Vec::new();
+        let life = live(rig, &[0; CLIENTS], LOOKS, seed, &case, |cut| {
+            thread::sleep(Duration::from_millis(300));
+            looks.push((cut.image, cut.must, cut.sent));
+            Ok(())
+        });
+        let life = life.expect("nothing is looked at yet");
+        looks.push((life.image, life.must, life.sent));
+        // One service after the other starts in the guest, each over its own disk.
+        let mut plan = plan.clone();
+        plan.program(env!("CARGO_BIN_EXE_margay")).memory_mib = 1024;
+        let mut script = String::new();
+        let mut servers = Vec::new();
+        for (number, (image, ..)) in looks.iter_mut().enumerate() {
+            let port = PORT + number as u16;
+            let disk = Disk::new(std::mem::take(image), seed);
+            servers.push(Server::start(Place::name("disk"), disk).expect("a server"));
+            plan.nvme(&servers[number].uri()).forward(port);
+            script.push_str(&format!(
+                "mkdir /mnt/{number}; mount -t ext4 /dev/nvme{number}n1 /mnt/{number} || exit 1
+                margay kv --listen 0.0.0.0:{port} --backend epoll --cores 1 --durability always \
+                    --set memory.size=96MiB --dir /mnt/{number} --set storage.size=16MiB &\n"
+            ));
+        }
+        let mut machine = plan.start(&(script + "wait")).expect("a machine");
+        for _ in &looks {
+            machine.await_line("listening on", LIMIT).expect("the service starts");
+        }
+        for (number, (_, must, sent)) in looks.iter().enumerate() {
+            let address = machine.address(PORT + number as u16);
+            await_loaded(address);
+            check(address, must, sent, &case).unwrap_or_else(|why| panic!("seed {seed:#x}, cut {number}: {why}"));
+        }
+        let acknowledged = life.acknowledged;
+        assert!(acknowledged > LOOKS * CLIENTS, "{acknowledged} writes");
+        println!("ext4: {} cuts, {acknowledged} acknowledged, {} flushes", looks.len(), life.flushes);
+    }
 }
 
 /// The disk says that it flushed, and did not.

@@ -230,6 +230,10 @@ static void options(void) {
     CHECK(number == 77);
     GIVES(0, demi_getsockopt(qd, SOL_SOCKET, SO_KEEPALIVE, &number, &size));
     CHECK(number == 1);
+    value = 1;
+    GIVES(0, demi_setsockopt(qd, SOL_SOCKET, SO_KEEPALIVE, &value, sizeof value));
+    GIVES(0, demi_getsockopt(qd, IPPROTO_TCP, TCP_KEEPIDLE, &number, &size));
+    CHECK(number == 77);
     value = 1 << 16;
     GIVES(0, demi_setsockopt(qd, SOL_SOCKET, SO_SNDBUF, &value, sizeof value));
     GIVES(0, demi_getsockopt(qd, SOL_SOCKET, SO_SNDBUF, &number, &size));

@@ -136,6 +136,44 @@ static void heap_memory(void) {
     GIVES(0, demi_close(server));
 }
 
+/* An element that cannot be laid into one segment keeps nothing else from being told, and is told itself when it can be. */
+static void too_long(void) {
+    enum { SEGMENTS = 100, LEN = 4 << 20 };
+    const struct timespec NONE = {0, 0};
+    static demi_sgaseg_t segs[SEGMENTS];
+    demi_qresult_t results[4];
+    demi_qtoken_t push = 0, long_one = 0, short_one = 0;
+    int queue = -1, other = -1, count = -1, i, told = 0;
+    char *memory = demi_malloc(LEN);
+    CHECK(memory != NULL);
+    for (i = 0; i < SEGMENTS; i++) {
+        segs[i].sgaseg_buf = memory;
+        segs[i].sgaseg_len = LEN;
+    }
+    GIVES(0, demi_queue(&queue));
+    GIVES(0, demi_queue(&other));
+    GIVES(0, demi_pushv(&push, queue, segs, SEGMENTS));
+    GIVES(0, demi_pop(&long_one, queue));
+    GIVES(0, demi_pop(&short_one, other));
+    push_bytes(other, "short", 5);
+    for (i = 0; i < 10 && !told; i++) {
+        int errno_given = demi_wait_next_n(results, 4, &count, &NONE);
+        int at;
+        CHECK(errno_given == 0 || errno_given == ETIMEDOUT || errno_given == ENOBUFS);
+        for (at = 0; at < count; at++) {
+            CHECK(results[at].qr_qt != long_one || results[at].qr_opcode == DEMI_OPC_FAILED);
+            if (results[at].qr_qt == short_one) {
+                told = 1;
+                GIVES(0, demi_sgafree(&results[at].qr_value.sga));
+            }
+        }
+    }
+    CHECK(told);
+    GIVES(0, demi_close(queue));
+    GIVES(0, demi_close(other));
+    GIVES(0, demi_free(memory));
+}
+
 static void cancelled(void) {
     int client, server;
     demi_qtoken_t qt = 0;
@@ -172,6 +210,7 @@ int main(void) {
     timeouts();
     next_n();
     heap_memory();
+    too_long();
     cancelled();
     refused();
     return 0;

@@ -415,6 +415,8 @@ fn make_direct(fd: &OwnedFd, path: &Path, notices: &mut Vec<String>) -> Option<(
     None
 }
 
+/// Whether that is a file in memory; a disk's node in /dev lies there, and the disk does not.
 fn is_tmpfs(fd: impl AsFd) -> bool {
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == libc::TMPFS_MAGIC)
+    let is_file = rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+    is_file && rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == libc::TMPFS_MAGIC)
 }
