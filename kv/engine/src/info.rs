@@ -72,6 +72,10 @@ pub struct Persistence {
     pub saving: bool,
     /// The last one failed.
     pub save_failed: bool,
+    /// So many seconds ago, if there is one.
+    pub saving_seconds: Option<u64>,
+    /// Bytes of the last one.
+    pub saved_len: u64,
     /// How many were written.
     pub saves: u64,
     /// How long the last one took, if there was one.
@@ -283,16 +287,26 @@ impl Info {
         text.put("rdb_bgsave_in_progress", u8::from(self.persistence.saving));
         text.put("rdb_last_save_time", self.last_save_time);
         text.put("rdb_last_bgsave_status", ok(self.persistence.save_failed));
-        text.put("rdb_last_bgsave_time_sec", self.persistence.save_seconds.map_or(-1, |seconds| seconds as i64));
+        let of_last = self.persistence.save_seconds.map_or(-1, |seconds| seconds as i64);
+        text.put("rdb_last_bgsave_time_sec", of_last);
+        let of_now = self.persistence.saving_seconds.map_or(-1, |seconds| seconds as i64);
+        text.put("rdb_current_bgsave_time_sec", of_now);
         text.put("rdb_saves", saves);
         text.put("rdb_last_cow_size", save_waiting_max);
         text.put("rdb_last_load_keys_loaded", keys_loaded);
         text.put("aof_enabled", u8::from(self.log_enabled));
         text.put("aof_rewrite_in_progress", u8::from(self.log_enabled && self.persistence.saving));
+        // To make the log short is to write a snapshot; none waits for another.
+        text.put("aof_rewrite_scheduled", 0);
+        text.put("aof_last_rewrite_time_sec", of_last);
+        text.put("aof_current_rewrite_time_sec", of_now);
         text.put("aof_last_bgrewrite_status", ok(self.persistence.save_failed));
         text.put("aof_last_write_status", ok(self.persistence.log_failed));
         if self.log_enabled {
-            text.put("aof_current_size", log_size);
+            // Of Redis's file the snapshot is the beginning.
+            text.put("aof_current_size", self.persistence.saved_len + log_size);
+            text.put("aof_base_size", self.persistence.saved_len);
+            text.put("aof_pending_rewrite", 0);
             text.put("aof_buffer_length", log_pending);
         }
     }

@@ -151,6 +151,12 @@ pub enum Refusal {
     TimeoutNotInteger,
     /// A time before now.
     TimeoutNegative,
+    /// WAITAOF waits for one server here, or for none.
+    NotZeroOrOne,
+    /// SHUTDOWN ABORT.
+    NoShutdown,
+    /// DEBUG RELOAD with something else.
+    ReloadOptions,
     /// CLIENT UNBLOCK in some other way.
     UnblockReason,
     /// CLIENT TRACKING ON.
@@ -271,6 +277,11 @@ impl Refusal {
             }
             Refusal::TimeoutNotInteger => b"ERR timeout is not an integer or out of range",
             Refusal::TimeoutNegative => b"ERR timeout is negative",
+            Refusal::NotZeroOrOne => b"ERR value is out of range, value must between 0 and 1",
+            Refusal::NoShutdown => b"ERR No shutdown in progress.",
+            Refusal::ReloadOptions => {
+                b"ERR DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options."
+            }
             Refusal::Loading => b"LOADING Redis is loading the dataset in memory",
             Refusal::NoStorage => b"ERR there is nothing to save to: the server was started without --dir",
             Refusal::SavingAlready => b"ERR Background save already in progress",

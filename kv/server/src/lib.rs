@@ -59,7 +59,7 @@ pub struct ServerArgs {
     pub is_read_only: bool,
     /// A log of more bytes is made short by a snapshot: there must be room for one beside it.
     pub log_len_max: u64,
-    /// A file of Redis's to be loaded if there is no data: opened by each core for itself.
+    /// Files of Redis's kind to be loaded if there is no data: opened by each core for itself.
     pub load: Option<Load>,
     /// Somebody has asked for that, and is to hear if there is data.
     pub load_is_asked_for: bool,
@@ -71,18 +71,21 @@ pub struct ServerArgs {
     clients: Arc<AtomicUsize>,
 }
 
-/// Opens a file to be read from its beginning.
+/// A file that is read from its beginning.
+type File = Box<dyn std::io::Read + Send>;
+
+/// Opens files, one after the other.
 #[derive(Clone)]
-pub struct Load(Arc<dyn Fn() -> std::io::Result<Box<dyn std::io::Read + Send>> + Send + Sync>);
+pub struct Load(Arc<dyn Fn(usize) -> std::io::Result<Option<File>> + Send + Sync>);
 
 impl Load {
-    /// With whatever opens it.
-    pub fn new(open: impl Fn() -> std::io::Result<Box<dyn std::io::Read + Send>> + Send + Sync + 'static) -> Load {
+    /// With whatever opens the file of this number; `None`: there are no more.
+    pub fn new(open: impl Fn(usize) -> std::io::Result<Option<File>> + Send + Sync + 'static) -> Load {
         Load(Arc::new(open))
     }
 
-    pub(crate) fn open(&self) -> std::io::Result<Box<dyn std::io::Read + Send>> {
-        (self.0)()
+    pub(crate) fn open(&self, index: usize) -> std::io::Result<Option<File>> {
+        (self.0)(index)
     }
 }
 

@@ -80,6 +80,8 @@ impl Shard {
             last_save: self.persistence.last_save,
             persistence: Persistence {
                 saving: self.persistence.saving.is_some(),
+                saving_seconds: self.persistence.saving.as_ref().map(|saving| saving.seconds(out.now())),
+                saved_len: self.persistence.saved_len,
                 log_pending: self.persistence.pending() as u64,
                 ..self.persistence.told.clone()
             },
@@ -124,6 +126,8 @@ impl Shard {
             last_save = last_save.max(report.last_save);
             let (sum, its) = (&mut info.persistence, report.persistence);
             sum.saving |= its.saving;
+            sum.saving_seconds = sum.saving_seconds.max(its.saving_seconds);
+            sum.saved_len += its.saved_len;
             sum.save_failed |= its.save_failed;
             sum.saves = sum.saves.max(its.saves);
             sum.save_seconds = sum.save_seconds.max(its.save_seconds);

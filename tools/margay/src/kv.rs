@@ -28,9 +28,9 @@ pub struct Arguments {
     /// A directory for the log and the snapshots. A dump.rdb of Redis's in it is loaded if there is nothing else.
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
-    /// Loads an RDB file of Redis's, where there is no data yet.
+    /// Loads an RDB file of Redis's, or of a core of ours, where there is no data yet; may be given several times.
     #[arg(long, value_name = "FILE")]
-    load: Option<PathBuf>,
+    load: Vec<PathBuf>,
     #[command(flatten)]
     cores: CoreArguments,
 }
@@ -95,10 +95,14 @@ fn keep(arguments: &Arguments, args: &mut ServerArgs) -> anyhow::Result<()> {
         let _ = args.config.set_at_start(name, value);
     }
     let beside = storage.dir.map(|dir| dir.join("dump.rdb")).filter(|file| file.exists());
-    if let Some(file) = arguments.load.clone().or(beside) {
-        args.load_is_asked_for = arguments.load.is_some();
-        check_rdb(&file)?;
-        args.load = Some(Load::new(move || Ok(Box::new(fs::File::open(&file)?))));
+    args.load_is_asked_for = !arguments.load.is_empty();
+    let files = if args.load_is_asked_for { arguments.load.clone() } else { beside.into_iter().collect() };
+    if !files.is_empty() {
+        files.iter().try_for_each(|file| check_rdb(file))?;
+        args.load = Some(Load::new(move |index| match files.get(index) {
+            Some(file) => Ok(Some(Box::new(fs::File::open(file)?))),
+            None => Ok(None),
+        }));
     }
     args.on_trouble = |why| eprintln!("margay: {why}");
     args.on_progress = progress::show;

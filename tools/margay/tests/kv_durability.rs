@@ -278,10 +278,66 @@ fn other_numbers_of_cores_and_missing_places_are_told() {
     command.args(["--set", "storage.size=64MiB", "--set", "memory.size=256MiB"]);
     let (code, _, says) = run(&mut command, Duration::from_secs(10));
     assert!(code == Some(1) && says.contains("written with 2 cores"), "{code:?} {says}");
+    assert!(says.contains("give --cores 2") && says.contains(DUMP), "{says}");
     let mut command = margay_kv();
     command.args(["--listen", "127.0.0.1:0", "--durability", "always"]);
     let (code, _, says) = run(&mut command, Duration::from_secs(10));
     assert!(code == Some(1) && says.contains("give a directory with --dir"), "{code:?} {says}");
+}
+
+/// As the refusal says it.
+const DUMP: &str = "margay journal dump core-N.log --log kv.snapshots --raw";
+
+/// The way that the refusal of another number of cores tells of.
+#[test]
+fn data_moves_to_another_number_of_cores() {
+    for (from, to) in [(2, 3), (3, 1)] {
+        let old = Dir::new(&format!("cores-{from}"));
+        let mut kv = start(&Form { backend: "epoll", cores: from }, &old, &["--durability", "always"]);
+        let mut peer = kv.connect();
+        for i in 0..500 {
+            assert_eq!(ask(&mut peer, &format!("SET key:{i} first:{i}")).bytes(), b"OK");
+        }
+        assert_eq!(ask(&mut peer, "SAVE").bytes(), b"OK");
+        // What the first snapshot has otherwise, and what it has not.
+        for i in 250..600 {
+            assert_eq!(ask(&mut peer, &format!("SET key:{i} second:{i}")).bytes(), b"OK");
+        }
+        ask(&mut peer, "DEL key:0");
+        ask(&mut peer, "RPUSH list a b c");
+        assert_eq!(peer.ask(&words("SHUTDOWN SAVE")), None);
+        assert_eq!(kv.wait(Duration::from_secs(20)).and_then(|status| status.code()), Some(0));
+        let new = Dir::new(&format!("cores-{from}-{to}"));
+        let mut more = vec!["--durability".to_owned(), "always".to_owned()];
+        for core in 0..from {
+            let words = DUMP.replace("core-N.log", &old.0.join(format!("core-{core}.log")).display().to_string());
+            let dump = std::process::Command::new(env!("CARGO_BIN_EXE_margay"))
+                .args(words.split_whitespace().skip(1))
+                .output()
+                .expect("margay to start");
+            assert!(dump.status.success() && dump.stdout.starts_with(b"REDIS0010"), "{dump:?}");
+            let file = old.0.join(format!("{core}.rdb"));
+            std::fs::write(&file, dump.stdout).expect("a file");
+            more.extend(["--load".to_owned(), file.display().to_string()]);
+        }
+        let form = Form { backend: "epoll", cores: to };
+        let kv = start(&form, &new, &more.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_is_moved(&kv);
+        kv.signal(Signal::KILL);
+        drop(kv);
+        // And it has become this directory's own.
+        assert_is_moved(&start(&form, &new, &["--durability", "always"]));
+    }
+}
+
+fn assert_is_moved(kv: &Kv) {
+    let mut peer = kv.connect();
+    assert_eq!(ask(&mut peer, "DBSIZE").integer(), Some(600), "599 strings and a list");
+    for i in 1..600 {
+        let value = if i < 250 { format!("first:{i}") } else { format!("second:{i}") };
+        assert_eq!(ask(&mut peer, &format!("GET key:{i}")).bytes(), value.as_bytes(), "key:{i}");
+    }
+    assert_eq!(ask(&mut peer, "LRANGE list 0 -1").items().len(), 3);
 }
 
 #[test]

@@ -60,6 +60,10 @@ fn lastsave(visit: &mut Visit<'_>) -> Result {
 }
 
 fn shutdown(visit: &mut Visit<'_>) -> Result {
+    if visit.request.len() == 2 && visit.is_word(1, "abort") {
+        // It begins at once, and cannot be taken back.
+        return Err(Refusal::NoShutdown);
+    }
     let mut save = None;
     for index in 1..visit.request.len() {
         if visit.is_word(index, "nosave") && save != Some(true) {
@@ -76,8 +80,11 @@ fn shutdown(visit: &mut Visit<'_>) -> Result {
 
 fn waitaof(visit: &mut Visit<'_>) -> Result {
     let number = |index: usize| parse_i64(visit.arg(index));
-    let local = number(1).filter(|local| (0..=1).contains(local)).ok_or(Refusal::OutOfRange)?;
-    let replicas = number(2).filter(|replicas| *replicas >= 0).ok_or(Refusal::OutOfRange)?;
+    let local = number(1).ok_or(Refusal::NotInteger)?;
+    if !(0..=1).contains(&local) {
+        return Err(Refusal::NotZeroOrOne);
+    }
+    let replicas = number(2).filter(|replicas| *replicas >= 0).ok_or(Refusal::MustBePositive)?;
     let timeout = number(3).ok_or(Refusal::TimeoutNotInteger)?;
     let timeout = u64::try_from(timeout).map_err(|_| Refusal::TimeoutNegative)?;
     visit.effect = Effect::Persist(Persist::Wait { local: local == 1, replicas: replicas as u64, timeout_ms: timeout });
@@ -88,6 +95,10 @@ fn waitaof(visit: &mut Visit<'_>) -> Result {
 pub(super) fn debug(visit: &mut Visit<'_>) -> Result {
     if !visit.is_word(1, "reload") {
         return Err(Refusal::Debug);
+    }
+    let is_known = |index| ["merge", "noflush", "nosave"].iter().any(|word| visit.is_word(index, word));
+    if !(2..visit.request.len()).all(is_known) {
+        return Err(Refusal::ReloadOptions);
     }
     visit.effect = Effect::Persist(Persist::Reload);
     Ok(())

@@ -44,8 +44,10 @@ pub struct Progress {
 /// What a shard has found before anything was loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
+    /// Its whole snapshots.
     pub(crate) generations: Vec<u64>,
-    pub(crate) is_empty: bool,
+    /// Nothing was ever written to its log.
+    pub(crate) has_no_log: bool,
 }
 
 /// Where a shard is.
@@ -74,6 +76,8 @@ pub(crate) struct Recovery {
     has_ended: bool,
     voiding: Option<Ticket>,
     file: Option<Box<dyn Read + Send>>,
+    /// How many were opened.
+    files: usize,
     bytes: u64,
 }
 
@@ -115,6 +119,7 @@ impl Recovery {
             has_ended: false,
             voiding: None,
             file: None,
+            files: 0,
             bytes: 0,
         }
     }
@@ -146,7 +151,7 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            self.tell_found(Found { generations: Vec::new(), is_empty: true }, out);
+            self.tell_found(Found { generations: Vec::new(), has_no_log: true }, out);
         }
     }
 
@@ -212,19 +217,24 @@ impl Shard {
             && cores != self.shards
         {
             return self.give_up(
-                &format!("the data was written with {cores} cores, and this is started with {}", self.shards),
+                &format!(
+                    "the data was written with {cores} cores, and this is started with {}: give --cores {cores}; or \
+                     move it: end it with SHUTDOWN SAVE, write `margay journal dump core-N.log --log kv.snapshots \
+                     --raw` of each of its {cores} cores to a file, and give each file to a new directory with --load",
+                    self.shards
+                ),
                 out,
             );
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
-        let is_empty = recovery.saved_notes().next().is_none() && recovery.commands.1 == 1;
+        let has_no_log = recovery.commands.1 == 1;
         if made_for.is_none() && !self.persistence.is_read_only {
             let note = Note::Made { cores: self.shards as u16 };
             if let Ok(data) = out.heap().copy(&note.write()) {
                 out.append(logs.notes, data);
             }
         }
-        self.tell_found(Found { generations, is_empty }, out);
+        self.tell_found(Found { generations, has_no_log }, out);
     }
 
     fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
@@ -240,15 +250,15 @@ impl Shard {
         if recovery.stage != Stage::Notes {
             return;
         }
-        let empty = found.iter().filter(|found| found.is_empty).count();
-        if empty == self.shards {
+        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
+        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
+        // A first snapshot that only some have was cut short, and so was the loading of a file that it was to keep.
+        if chosen.is_none() && found.iter().all(|found| found.has_no_log) {
             return self.begin_file(out);
         }
         if self.args.load_is_asked_for {
             return self.give_up("there is data already: a file is loaded where there is none", out);
         }
-        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
-        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
         recovery.saved = chosen.and_then(|chosen| recovery.saved_notes().find(|saved| saved.generation == chosen));
         self.persistence.generation =
             found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);

@@ -60,6 +60,13 @@ pub(crate) struct Saving {
     changes: u64,
 }
 
+impl Saving {
+    /// How long it has been under way.
+    pub fn seconds(&self, now: framework::pdpix::Instant) -> u64 {
+        now.since(self.started).as_secs()
+    }
+}
+
 /// A snapshot of all shards that this one leads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lead {

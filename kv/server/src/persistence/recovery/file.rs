@@ -1,8 +1,9 @@
-//! A file of Redis's, where there is no data: each shard reads it whole and keeps its own keys.
+//! Files of Redis's kind, where there is no data: each shard reads all of them and keeps its own keys.
 
 use std::time::Duration;
 
 use framework::Outbox;
+use kv_engine::rdb::Reader;
 use kv_engine::shard::shard_of;
 
 use super::{Progress, Stage};
@@ -15,15 +16,28 @@ const KEYS: usize = 4096;
 const FILE_BYTES: usize = 256 << 10;
 
 impl Shard {
-    /// There is no data: loads a file, if there is one.
+    /// There is no data: loads files, if there are any.
     pub(super) fn begin_file(&mut self, out: &mut Outbox<'_, Shard>) {
         let Some(recovery) = &mut self.persistence.recovery else { return };
-        let Some(load) = self.args.load.clone() else { return self.end_own(out) };
+        if self.args.load.is_none() {
+            return self.end_own(out);
+        }
         recovery.stage = Stage::File;
-        match load.open() {
-            Ok(file) => {
-                recovery.file = Some(file);
+        self.next_file(out);
+    }
+
+    fn next_file(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (Some(recovery), Some(load)) = (&mut self.persistence.recovery, &self.args.load) else { return };
+        recovery.file = None;
+        match load.open(recovery.files) {
+            Ok(Some(file)) => {
+                recovery.files += 1;
+                (recovery.file, recovery.reader) = (Some(file), Reader::new());
                 out.set_timer(Duration::ZERO, TIMER_LOAD);
+            }
+            Ok(None) => {
+                self.persistence.told.keys_loaded = self.keys();
+                self.on_imported(out);
             }
             Err(error) => self.give_up(&format!("the file cannot be read: {error}"), out),
         }
@@ -39,11 +53,7 @@ impl Shard {
         match loaded {
             Err(error) => return self.give_up(&format!("the file cannot be loaded: {error}"), out),
             Ok(false) => {}
-            Ok(true) if recovery.reader.is_over() => {
-                recovery.file = None;
-                self.persistence.told.keys_loaded = self.keys();
-                return self.on_imported(out);
-            }
+            Ok(true) if recovery.reader.is_over() => return self.next_file(out),
             Ok(true) => {
                 let mut bytes = vec![0; FILE_BYTES];
                 match file.read(&mut bytes) {
