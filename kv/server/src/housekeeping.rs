@@ -70,7 +70,8 @@ impl Shard {
         if self.persistence.recovery.is_some() {
             return false;
         }
-        self.engine.expire_some(out.wall(), EXPIRE_BUDGET) == EXPIRE_BUDGET
+        let now = self.time(out);
+        self.engine.expire_some(now, EXPIRE_BUDGET) == EXPIRE_BUDGET
     }
 
     /// Closes connections that have said nothing for as long as `timeout` allows.

@@ -219,7 +219,7 @@ impl Shard {
 
     /// The connection takes note of a request that goes along with the one before it. (It was looked at: it is not refused.)
     pub(crate) fn admit_along(&mut self, id: SessionId, request: &Request, out: &mut Outbox<'_, Shard>) {
-        let now = out.wall();
+        let now = self.time(out);
         let Some(client) = self.clients.get_mut(id) else { return };
         let mut host = Host { config: &self.config, now, errors: &mut self.errors };
         if let Some(mut output) = out.output(client.session) {

@@ -322,6 +322,7 @@ impl Shard {
 
     /// The next round of a conversation; several, if they concern this core only.
     fn talk(&mut self, task: u32, mut answers: Option<Vec<Answer>>, out: &mut Outbox<'_, Shard>) {
+        let now = self.time(out);
         loop {
             let Task { client, muted, work: Work::Talk { conversation, .. }, .. } = &mut self.tasks[task as usize]
             else {
@@ -329,7 +330,7 @@ impl Shard {
             };
             let session = client.and_then(|client| self.clients.get_mut(client)).filter(|_| !*muted);
             let session = session.map(|client| client.session);
-            let (now, limits) = (out.wall(), self.limits);
+            let limits = self.limits;
             let mut step = |output: &mut Output| match answers.take() {
                 None => conversation.start(output),
                 Some(answers) => conversation.step(answers, &limits, now, output),
@@ -355,7 +356,6 @@ impl Shard {
             let mut awaited = 0;
             for (index, (shard, part)) in parts.into_iter().enumerate() {
                 if shard == self.index {
-                    let now = self.time(out);
                     got[index] = Some(self.engine.carry_out(part, now));
                     continue;
                 }

@@ -516,7 +516,7 @@ impl Shard {
         }
         // Unlike those of the runs before, unless the clock was set back; and then it only has to differ from what is left.
         self.persistence.next_joint =
-            (self.index as u64) << 56 | (out.wall().as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
+            (self.index as u64) << 56 | (self.time(out).as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
         let keys = self.keys();
         let progress = Progress { shard: self.index, bytes: recovery.bytes, keys, keys_expected: 0, is_over: true };
         (self.args.on_progress)(progress);
