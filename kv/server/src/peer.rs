@@ -97,10 +97,13 @@ pub enum Peer {
     },
     Logged {
         task: u32,
-        is_fine: bool,
+        by: u8,
+        /// Why it could not be made durable.
+        error: Option<Error>,
     },
-    /// Why the sender's log cannot be written to, if it cannot.
+    /// Why a shard's log cannot be written to, if it cannot.
     LogState {
+        of: u8,
         error: Option<Error>,
     },
     /// What the sender has found on its disk.

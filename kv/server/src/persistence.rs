@@ -18,7 +18,7 @@ mod notes;
 mod recovery;
 mod saving;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
@@ -26,7 +26,7 @@ use framework::runtime::CarriedBuf;
 use framework::{LogId, LogSettings, Outbox, SessionId, Ticket};
 use kv_engine::command::{Command, Flags};
 use kv_engine::info;
-use kv_engine::log::Joint;
+use kv_engine::log::{Joint, pieces};
 use kv_engine::refusal::Refusal;
 
 use crate::ServerArgs;
@@ -58,8 +58,8 @@ pub enum Durability {
 
 /// Bytes of a piece of a record: a journal takes at least so many.
 pub(crate) const PIECE: usize = 60 << 10;
-/// The last byte of each piece but the last.
-pub(crate) const IS_PIECE: u8 = 3;
+/// So many are under way at once: fewer than a journal lets wait.
+const APPENDS_MAX: usize = 1024;
 
 /// So long after the first change the log is written, without `always`: what is lost is at most that and a flush.
 const SECOND: Duration = Duration::from_millis(500);
@@ -81,8 +81,8 @@ pub(crate) struct Logs {
 pub(crate) enum Waiter {
     /// Replies for a client of another core.
     Ran { core: usize, task: u32, replies: Option<Vec<CarriedBuf>> },
-    /// Whoever holds this shard.
-    Logged(Claim),
+    /// Whoever holds this shard, and whether it has written something.
+    Logged(Claim, bool),
     /// Who has asked when all is durable (WAITAOF).
     Asked(Claim),
 }
@@ -112,6 +112,8 @@ pub(crate) struct Persistence {
     /// Data is being loaded, here or elsewhere.
     pub is_loading: bool,
     appends: VecDeque<Append>,
+    /// Pieces that wait until fewer are: each with its record, and whether it is that one's last.
+    unsent: VecDeque<(Sga, u64, bool)>,
     /// The last record that was appended, and the last that is durable, with the number of its last piece in the log.
     pub appended: u64,
     pub durable: u64,
@@ -130,7 +132,10 @@ pub(crate) struct Persistence {
     waiting: VecDeque<(u64, Waiter)>,
     /// Why this shard's log cannot be written to.
     pub failed: Option<Error>,
-    /// Why that of any shard cannot: writes are refused.
+    /// The last record that was given up since it failed. A snapshot without it is no substitute for the log.
+    dropped: u64,
+    /// Why that of each shard cannot; and why that of any cannot: writes are refused.
+    failures: BTreeMap<u8, Error>,
     pub refuses: Option<Error>,
     pub try_again: Option<Instant>,
     pub generation: u64,
@@ -169,9 +174,19 @@ impl Persistence {
         self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).map(Refusal::NotWritable)
     }
 
+    /// Whether the log of a shard can be written to, and if not, why.
+    pub fn on_log_state(&mut self, of: u8, error: Option<Error>) {
+        match error {
+            Some(error) => _ = self.failures.insert(of, error),
+            None => _ = self.failures.remove(&of),
+        }
+        let read_only = self.is_read_only.then_some(Error::ReadOnly);
+        self.refuses = self.failures.values().next().copied().or(read_only);
+    }
+
     /// Bytes appended and not known to be durable.
     pub fn pending(&self) -> usize {
-        self.appends.iter().map(|append| append.len).sum()
+        self.appends.iter().map(|append| append.len).chain(self.unsent.iter().map(|(data, ..)| data.len())).sum()
     }
 
     pub fn is_always(&self) -> bool {
@@ -292,13 +307,15 @@ impl Shard {
     fn append_record(&mut self, joint: Option<&Joint>, out: &mut Outbox<'_, Shard>) {
         let record = self.engine.next_record();
         let taken = self.engine.take_record(joint);
-        let Some(logs) = self.persistence.logs else { return };
+        if self.persistence.logs.is_none() {
+            return;
+        }
         if self.persistence.failed.is_some() {
             // What could not be written down is in the next snapshot.
             self.persistence.appended = record;
             return self.give_up_waiting(out);
         }
-        let Ok(Some(mut data)) = taken else {
+        let Ok(Some(data)) = taken else {
             if taken.is_err() {
                 self.persistence.appended = record;
                 self.fail_log(Error::NoBuffers, out);
@@ -311,21 +328,25 @@ impl Shard {
             // Soon, and not only when there is nothing better to do.
             self.set_consider_timer(out);
         }
-        while data.len() > PIECE {
-            let piece = data.split_to(PIECE).and_then(|mut piece| {
-                piece.push(out.heap().copy(&[IS_PIECE])?).map_err(|_| libos_mem::Exhausted)?;
-                Ok(piece)
-            });
-            let Ok(piece) = piece else { return self.fail_log(Error::NoBuffers, out) };
-            self.append(logs.commands, piece, record, false, out);
-        }
-        self.append(logs.commands, data, record, true, out);
+        let Ok(mut pieces) = pieces(data, record, PIECE, out.heap()) else {
+            return self.fail_log(Error::NoBuffers, out);
+        };
+        let last = pieces.pop_back();
+        self.persistence.unsent.extend(pieces.into_iter().map(|piece| (piece, record, false)));
+        self.persistence.unsent.extend(last.map(|last| (last, record, true)));
+        self.send_on(out);
     }
 
-    fn append(&mut self, log: LogId, data: Sga, record: u64, is_last: bool, out: &mut Outbox<'_, Shard>) {
-        let len = data.len();
-        let ticket = out.append(log, data);
-        self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
+    /// Appends what waits, as far as there may be more under way.
+    fn send_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(logs) = self.persistence.logs else { return };
+        while self.persistence.appends.len() < APPENDS_MAX
+            && let Some((data, record, is_last)) = self.persistence.unsent.pop_front()
+        {
+            let len = data.len();
+            let ticket = out.append(logs.commands, data);
+            self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
+        }
     }
 
     /// The record of a command over several shards, as far as it concerns this one.
@@ -348,22 +369,23 @@ impl Shard {
     /// The same, for what only needs that with `always`.
     pub(crate) fn when_answerable(&mut self, waiter: Waiter, out: &mut Outbox<'_, Shard>) {
         if self.is_durable(self.mark()) {
-            let is_fine = self.persistence.failed.is_none() || !matches!(waiter, Waiter::Logged(_));
+            let is_fine = self.persistence.failed.is_none() || !matches!(waiter, Waiter::Logged(_, true));
             return self.tell_waiter(waiter, is_fine, out);
         }
         self.persistence.waiting.push_back((self.mark(), waiter));
     }
 
     fn tell_waiter(&mut self, waiter: Waiter, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        let error = self.persistence.failed.filter(|_| !is_fine);
         match waiter {
             Waiter::Ran { core, task, replies } => {
                 self.tell(core, Peer::Ran { task, replies: replies.filter(|_| is_fine) }, out);
             }
-            Waiter::Logged(Claim { core, task }) if usize::from(core) == self.index => {
-                self.on_logged(task, is_fine, out);
+            Waiter::Logged(Claim { core, task }, _) if usize::from(core) == self.index => {
+                self.on_logged(task, self.index as u8, error, out);
             }
-            Waiter::Logged(Claim { core, task }) => {
-                self.tell(usize::from(core), Peer::Logged { task, is_fine }, out);
+            Waiter::Logged(Claim { core, task }, _) => {
+                self.tell(usize::from(core), Peer::Logged { task, by: self.index as u8, error }, out);
             }
             Waiter::Asked(Claim { core, task }) => self.answer_wait(core, task, is_fine, out),
         }
@@ -396,6 +418,7 @@ impl Shard {
                     }
                 }
                 self.persistence.durable_sequence = sequence;
+                self.send_on(out);
                 self.on_progress(out);
             }
         }
@@ -457,16 +480,16 @@ impl Shard {
         self.persistence.failed.get_or_insert(error);
         self.persistence.told.log_failed = true;
         self.persistence.appends.clear();
+        self.persistence.unsent.clear();
         self.persistence.try_again = Some(out.now() + Duration::from_secs(1));
+        self.tell_log_state(out);
         self.give_up_waiting(out);
-        for shard in 0..self.shards {
-            let error = self.persistence.failed;
-            if shard == self.index {
-                self.persistence.refuses = error;
-            } else {
-                self.tell(shard, Peer::LogState { error }, out);
-            }
-        }
+    }
+
+    fn tell_log_state(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (of, error) = (self.index as u8, self.persistence.failed);
+        self.persistence.on_log_state(of, error);
+        self.tell_others(|_| Peer::LogState { of, error }, out);
     }
 
     /// Nobody will be told that what he has written is durable.
@@ -483,18 +506,23 @@ impl Shard {
         for (_, waiter) in std::mem::take(&mut self.persistence.waiting) {
             self.tell_waiter(waiter, false, out);
         }
+        self.persistence.dropped = self.persistence.appended;
     }
 
-    /// A snapshot is durable that holds everything: the log can be used again.
-    pub(crate) fn mend_log(&mut self, out: &mut Outbox<'_, Shard>) {
+    /// A snapshot is durable, of which this is the first record that it does not hold. If it holds all that the log has
+    /// not, the log can be used again; if it was begun before the log failed, another one is due.
+    pub(crate) fn mend_log(&mut self, next: u64, out: &mut Outbox<'_, Shard>) {
         if self.persistence.failed.is_none() {
+            return;
+        }
+        if next <= self.persistence.dropped {
+            self.persistence.try_again = Some(out.now());
             return;
         }
         self.persistence.failed = None;
         self.persistence.told.log_failed = false;
         self.persistence.try_again = None;
-        self.tell_others(|_| Peer::LogState { error: None }, out);
-        self.persistence.refuses = None;
+        self.tell_log_state(out);
     }
 
     /// The service is being stopped: what waits is written.

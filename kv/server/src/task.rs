@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use framework::pdpix::{Heap, Output, Sga};
+use framework::pdpix::{Error, Heap, Output, Sga};
 use framework::runtime::CarriedBuf;
 use framework::{Outbox, SessionId};
 use kv_engine::command::find;
@@ -120,8 +120,8 @@ impl Shard {
             }
             Peer::Found { task, finding } => self.on_found(task, *finding, out),
             Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
-            Peer::Logged { task, is_fine } => self.on_logged(task, is_fine, out),
-            Peer::LogState { error } => self.persistence.refuses = error,
+            Peer::Logged { task, by, error } => self.on_logged(task, by, error, out),
+            Peer::LogState { of, error } => self.persistence.on_log_state(of, error),
             Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
             Peer::Reached { joint } => self.on_reached(joint, out),
             Peer::Ended { core } => self.on_ended(usize::from(core), out),
@@ -420,18 +420,21 @@ impl Shard {
         debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard has changed it");
         self.append_joint(joint, out);
         if answer {
-            self.when_answerable(Waiter::Logged(claim), out);
+            self.when_answerable(Waiter::Logged(claim, joint.is_some()), out);
         }
     }
 
     /// The part of a shard is durable, or could not be made so.
-    pub(crate) fn on_logged(&mut self, task: u32, fine: bool, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn on_logged(&mut self, task: u32, by: u8, error: Option<Error>, out: &mut Outbox<'_, Shard>) {
+        if let Some(error) = error {
+            self.tell_of_failure(task, by, error, out);
+        }
         let Some(Task { client, muted, work: Work::Logging { reply, awaited, is_fine }, .. }) =
             self.tasks.get_mut(task as usize)
         else {
             return;
         };
-        *is_fine &= fine;
+        *is_fine &= error.is_none();
         *awaited -= 1;
         if *awaited > 0 {
             return;
@@ -450,6 +453,19 @@ impl Shard {
             }
         }
         self.end_task(task, out);
+    }
+
+    /// The log of one shard has failed, and with it a command over several: the others hear of it from whoever gives them
+    /// back, as they are not to acknowledge anything that follows. (Its own word may come later.)
+    #[cold]
+    fn tell_of_failure(&mut self, task: u32, of: u8, error: Error, out: &mut Outbox<'_, Shard>) {
+        let Some(task) = self.tasks.get(task as usize) else { return };
+        self.persistence.on_log_state(of, Some(error));
+        for shard in task.hold.clone() {
+            if shard != self.index {
+                self.tell(shard, Peer::LogState { of, error: Some(error) }, out);
+            }
+        }
     }
 
     pub(crate) fn on_found(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {

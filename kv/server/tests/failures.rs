@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use framework::pdpix::Storage;
+use framework::pdpix::{Sga, Storage};
 use kv_client::Value;
 use kv_server::{Durability, ServerArgs};
 use libos_journal::{Format, Settings as StoreSettings, Store};
@@ -84,6 +84,44 @@ impl Stage {
         self.try_ask(&words).unwrap_or_else(|| panic!("`{line}`: the connection has ended"))
     }
 
+    fn set_long(&mut self, key: &str, number: usize, len: usize) {
+        let reply = self.try_ask(&[b"SET", key.as_bytes(), &long(number, len)]);
+        assert!(matches!(reply, Some(Value::Simple(_))), "{reply:?}");
+    }
+
+    /// Sends `SET poured VALUE` for each of these in one go, without a look at what is answered.
+    fn pour(&mut self, values: &[Vec<u8>]) {
+        let to = self.world.endpoint(self.server, PORT);
+        let mut bytes = Vec::new();
+        for value in values {
+            bytes.extend(format!("*3\r\n$3\r\nSET\r\n$6\r\npoured\r\n${}\r\n", value.len()).into_bytes());
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        self.asked += 1;
+        converse(&mut self.world, &format!("pourer {}", self.asked), move |task| async move {
+            let stream = stream(&task, to).await;
+            let heap = task.libos().heap().clone();
+            for part in bytes.chunks(100_000) {
+                if stream.push(Sga::copy(&heap, part).unwrap()).await.is_err() {
+                    return;
+                }
+            }
+            all_that_comes(&stream).await;
+        });
+    }
+
+    /// Writes this until it is acknowledged.
+    fn await_write(&mut self, key: &str) {
+        for _ in 0..100 {
+            if let Some(Value::Simple(_)) = self.try_ask(&[b"SET", key.as_bytes(), key.as_bytes()]) {
+                return;
+            }
+            self.run(1000);
+        }
+        panic!("writes are never taken again: {}", self.info());
+    }
+
     fn info(&mut self) -> String {
         String::from_utf8_lossy(bulk(&self.ask("INFO persistence"))).into_owned()
     }
@@ -110,6 +148,13 @@ impl Stage {
     }
 }
 
+/// A value that is its number's own.
+fn long(number: usize, len: usize) -> Vec<u8> {
+    let mut value = format!("{number}:").into_bytes();
+    value.resize(len, b'v');
+    value
+}
+
 #[test]
 fn a_key_that_was_prolonged_lives_though_loading_takes_its_time() {
     let mut stage = Stage::new(1, DiskSettings::new(8 << 20), |_| {});
@@ -124,5 +169,36 @@ fn a_key_that_was_prolonged_lives_though_loading_takes_its_time() {
     stage.ask("EXPIRE lease 60");
     stage.restart();
     assert_eq!(stage.ask("GET lease").as_bytes(), Some(&b"held"[..]));
+    stage.end();
+}
+
+/// A disk on which nothing is over soon.
+fn slow(disk: &mut DiskSettings) {
+    disk.latency = Duration::from_millis(150)..=Duration::from_millis(160);
+}
+
+fn quick(disk: &mut DiskSettings) {
+    disk.latency = DiskSettings::new(0).latency;
+}
+
+#[test]
+fn a_snapshot_begun_before_the_log_failed_does_not_stand_for_it() {
+    let mut stage = Stage::new(1, DiskSettings::new(4 << 20), |_| {});
+    for number in 0..10 {
+        stage.set_long("long", number, 50_000);
+    }
+    stage.change_disks(slow);
+    stage.ask("BGSAVE");
+    stage.run(5);
+    // Many times what is left of the disk: each record is given its place, or refused, while the snapshot is written.
+    let pipeline: Vec<Vec<u8>> = (0..100).map(|number| long(number, 50_000)).collect();
+    stage.pour(&pipeline);
+    stage.run(2000);
+    stage.change_disks(quick);
+    assert!(stage.info().contains("rdb_saves:"));
+    stage.await_write("probe");
+    assert!(stage.info().contains("aof_last_write_status:ok"));
+    stage.restart();
+    assert_eq!(stage.ask("GET probe").as_bytes(), Some(&b"probe"[..]));
     stage.end();
 }

@@ -13,12 +13,12 @@ use std::io::Read;
 use framework::pdpix::storage::Damage;
 use framework::pdpix::{Error, Sga};
 use framework::{LogId, Outbox, Record, Ticket};
-use kv_engine::log::{RecordHead, head_of, in_one};
+use kv_engine::log::{Assembly, LogError, RecordHead, head_of, in_one};
 use kv_engine::rdb::Reader;
 use kv_engine::shard::shard_of;
 
 use super::notes::SavedNote;
-use super::{IS_PIECE, Note};
+use super::Note;
 use crate::peer::Peer;
 use crate::shard::Shard;
 
@@ -61,8 +61,9 @@ pub(crate) struct Recovery {
     /// The next piece to be read.
     next: u64,
     saved: Option<SavedNote>,
-    pieces: Vec<Sga>,
-    pieces_from: u64,
+    assembly: Assembly,
+    /// The piece behind the last one that counts.
+    counted: u64,
     /// Pieces that were read and not looked at.
     backlog: std::collections::VecDeque<Record>,
     /// The last record that was done again.
@@ -105,8 +106,8 @@ impl Recovery {
             reading: None,
             next: 1,
             saved: None,
-            pieces: Vec::new(),
-            pieces_from: 0,
+            assembly: Assembly::default(),
+            counted: 0,
             backlog: std::collections::VecDeque::new(),
             last: 0,
             joint: None,
@@ -332,7 +333,13 @@ impl Shard {
         self.persistence.told.keys_loaded = self.keys();
         let Some(recovery) = &mut self.persistence.recovery else { return };
         recovery.stage = Stage::Commands;
-        recovery.next = recovery.saved.map_or(recovery.commands.0, |saved| saved.from.max(recovery.commands.0));
+        let from = recovery.saved.map_or(1, |saved| saved.from);
+        let (first, _) = recovery.commands;
+        if first > from {
+            let me = self.index;
+            return self.give_up(&format!("pieces {from} to {} of the log of core {me} are missing", first - 1), out);
+        }
+        (recovery.next, recovery.counted) = (from, from);
         self.read_on(out);
     }
 
@@ -350,39 +357,37 @@ impl Shard {
             let Some(piece) = recovery.backlog.pop_front() else { return self.read_on(out) };
             let sequence = piece.sequence;
             if recovery.voids().any(|(from, to)| (from..to).contains(&sequence)) {
-                recovery.pieces.clear();
+                recovery.assembly.forget();
+                recovery.counted = sequence + 1;
                 continue;
             }
-            if recovery.pieces.is_empty() {
-                recovery.pieces_from = sequence;
-            }
-            let is_last = piece.data.segments().last().and_then(|buf| buf.last()) != Some(&IS_PIECE);
-            recovery.pieces.push(piece.data);
-            if !is_last {
-                continue;
-            }
-            let whole = match whole(std::mem::take(&mut recovery.pieces)) {
-                Ok(whole) => whole,
-                Err(libos_mem::Exhausted) => return self.give_up("there is not enough memory for the log", out),
+            let whole = match recovery.assembly.take(piece.data) {
+                Ok(Some(whole)) => whole,
+                Ok(None) => continue,
+                Err(error) => return self.give_up_log(&error, out),
             };
-            let from = recovery.pieces_from;
             let head = match in_one(&whole, out.heap()).map(|bytes| head_of(&bytes)) {
                 Ok(Ok(head)) => head,
-                Ok(Err(error)) => return self.give_up(&error.to_string(), out),
-                Err(_) => return self.give_up("there is not enough memory for the log", out),
+                Ok(Err(error)) => return self.give_up_log(&error, out),
+                Err(_) => return self.give_up_log(&LogError::Exhausted, out),
             };
             // What is in the snapshot already may stand before what is not.
             if head.number <= recovery.last {
+                recovery.counted = sequence + 1;
                 continue;
+            }
+            if head.number > recovery.last + 1 {
+                // The one before it was refused, and this one was on its way already: nobody was told of it.
+                return self.void(out);
             }
             let me = self.index;
             let Some(joint) =
                 head.joint.clone().filter(|joint| joint.shards.iter().any(|&shard| usize::from(shard) != me))
             else {
-                self.replay(&whole, out);
+                self.replay(&whole, sequence, out);
                 continue;
             };
-            recovery.joint = Some((from, head, whole));
+            recovery.joint = Some((sequence, head, whole));
             for &shard in joint.shards.iter().filter(|&&shard| usize::from(shard) != me) {
                 self.tell(usize::from(shard), Peer::Reached { joint: joint.id }, out);
             }
@@ -390,18 +395,25 @@ impl Shard {
         }
     }
 
-    fn replay(&mut self, record: &Sga, out: &mut Outbox<'_, Shard>) {
+    #[cold]
+    fn give_up_log(&mut self, error: &LogError, out: &mut Outbox<'_, Shard>) {
+        self.give_up(&format!("the log of core {} cannot be done again: {error}", self.index), out);
+    }
+
+    /// Does again what a record says, whose last piece is this one.
+    fn replay(&mut self, record: &Sga, sequence: u64, out: &mut Outbox<'_, Shard>) {
         let Some(recovery) = &mut self.persistence.recovery else { return };
         let done = match in_one(record, out.heap()) {
             Ok(bytes) => self.engine.replay(&bytes, recovery.last),
-            Err(_) => return self.give_up("there is not enough memory for the log", out),
+            Err(_) => Err(LogError::Exhausted),
         };
         match done {
             Ok(time) => {
                 recovery.last += 1;
+                recovery.counted = sequence + 1;
                 time.into_iter().for_each(|time| self.set_time(time));
             }
-            Err(error) => self.give_up(&format!("the log of core {} cannot be done again: {error}", self.index), out),
+            Err(error) => self.give_up_log(&error, out),
         }
     }
 
@@ -428,38 +440,34 @@ impl Shard {
     fn try_joint(&mut self, out: &mut Outbox<'_, Shard>) {
         let me = self.index;
         let Some(recovery) = &mut self.persistence.recovery else { return };
-        let Some((from, head, record)) = recovery.joint.take() else { return };
+        let Some((sequence, head, record)) = recovery.joint.take() else { return };
         let Some(joint) = &head.joint else { return };
         let others = joint.shards.iter().filter(|&&shard| usize::from(shard) != me).count();
         if recovery.reached.get(&joint.id).copied().unwrap_or(0) == others {
             recovery.reached.remove(&joint.id);
-            return self.replay(&record, out);
+            return self.replay(&record, sequence, out);
         }
         let is_over = |&shard: &u16| usize::from(shard) != me && recovery.ended.get(usize::from(shard)) != Some(&false);
         if joint.shards.iter().any(is_over) {
             // Those who have come to it have said so before they ended; one has not.
-            return self.void(from, out);
+            return self.void(out);
         }
-        recovery.joint = Some((from, head, record));
+        recovery.joint = Some((sequence, head, record));
     }
 
     /// The log ends. What stands there of a record that is not whole does not count.
     fn end_commands(&mut self, out: &mut Outbox<'_, Shard>) {
-        let Some(recovery) = &mut self.persistence.recovery else { return };
-        let torn = (!recovery.pieces.is_empty()).then_some(recovery.pieces_from);
-        match torn {
-            Some(from) => self.void(from, out),
-            None => self.end_own(out),
-        }
+        let Some(recovery) = &self.persistence.recovery else { return };
+        if recovery.counted < recovery.commands.1 { self.void(out) } else { self.end_own(out) }
     }
 
-    /// Nothing from this piece on counts.
-    fn void(&mut self, from: u64, out: &mut Outbox<'_, Shard>) {
+    /// Nothing counts behind what was counted so far.
+    fn void(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
-        recovery.pieces.clear();
+        recovery.assembly.forget();
         recovery.backlog.clear();
         recovery.stage = Stage::Waiting;
-        let note = Note::Void { from, to: recovery.commands.1 };
+        let note = Note::Void { from: recovery.counted, to: recovery.commands.1 };
         match out.heap().copy(&note.write()) {
             Ok(data) => recovery.voiding = Some(out.append(logs.notes, data)),
             Err(_) => self.give_up("there is not enough memory for a note", out),
@@ -526,18 +534,4 @@ impl Shard {
             self.consider_saving(out);
         }
     }
-}
-
-/// A record that came in pieces.
-fn whole(pieces: Vec<Sga>) -> Result<Sga, libos_mem::Exhausted> {
-    let last = pieces.len() - 1;
-    let mut whole = Sga::new();
-    for (index, mut piece) in pieces.into_iter().enumerate() {
-        if index < last {
-            let len = piece.len() - 1;
-            piece = piece.split_to(len)?;
-        }
-        whole.append(piece).map_err(|_| libos_mem::Exhausted)?;
-    }
-    Ok(whole)
 }

@@ -45,9 +45,10 @@ pub enum Way {
 pub(crate) struct Saving {
     generation: u64,
     leader: usize,
-    /// The first record that is not in it, and the first piece of the log that is not.
+    /// The first record that is not in it, and a piece of the log that is not behind it: the nearest, if that is known.
     next: u64,
-    from: Option<u64>,
+    from: u64,
+    is_from_known: bool,
     pieces: Vec<Ticket>,
     first: Option<u64>,
     last: u64,
@@ -246,7 +247,8 @@ impl Shard {
             generation,
             leader,
             next,
-            from: None,
+            from: self.persistence.durable_sequence + 1,
+            is_from_known: false,
             pieces: Vec::new(),
             first: None,
             last: 0,
@@ -276,11 +278,13 @@ impl Shard {
     pub(crate) fn note_cut(&mut self) {
         let (durable, sequence) = (self.persistence.durable, self.persistence.durable_sequence);
         if let Some(saving) = &mut self.persistence.saving
-            && saving.from.is_none()
+            && !saving.is_from_known
             && durable >= saving.next - 1
         {
-            // If more is durable than that, its pieces are looked at for nothing when it is recovered.
-            saving.from = Some(if durable == saving.next - 1 { sequence + 1 } else { 0 });
+            saving.is_from_known = true;
+            if durable == saving.next - 1 {
+                saving.from = sequence + 1;
+            }
         }
     }
 
@@ -359,13 +363,9 @@ impl Shard {
     /// All pieces are durable: says so, durably.
     fn note_snapshot(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
-        if saving.from.is_none() {
-            // The log is behind; with a log that has failed it will never be known.
-            if self.persistence.failed.is_some() {
-                saving.from = Some(0);
-            } else {
-                return self.set_note_timer(out);
-            }
+        // The log is behind. With one that has failed it will never be known.
+        if !saving.is_from_known && self.persistence.failed.is_none() {
+            return self.set_note_timer(out);
         }
         let note = Note::Saved(SavedNote {
             cores: self.shards as u16,
@@ -373,7 +373,7 @@ impl Shard {
             first: saving.first.unwrap_or(1),
             last: saving.last,
             next: saving.next,
-            from: saving.from.unwrap_or(0),
+            from: saving.from,
         });
         match out.heap().copy(&note.write()) {
             Ok(data) => saving.note = Some(out.append(logs.notes, Sga::from(data))),
@@ -410,7 +410,6 @@ impl Shard {
         let (generation, leader) = (saving.generation, saving.leader);
         saving.note = None;
         saving.noted = 0;
-        saving.from = None;
         self.tell_saved(generation, leader, false, out);
     }
 
@@ -449,12 +448,12 @@ impl Shard {
         self.persistence.saved_len = saving.len;
         self.persistence.changes_saved = saving.changes;
         self.persistence.last_save = Some(out.wall().as_millis() / 1000);
-        if let Some(from) = saving.from.filter(|&from| from > 1) {
-            out.truncate_log(logs.commands, from);
+        if saving.from > 1 {
+            out.truncate_log(logs.commands, saving.from);
         }
         out.truncate_log(logs.snapshots, saving.first.unwrap_or(1));
         out.truncate_log(logs.notes, saving.noted);
-        self.mend_log(out);
+        self.mend_log(saving.next, out);
     }
 
     pub(crate) fn set_consider_timer(&mut self, out: &mut Outbox<'_, Shard>) {
