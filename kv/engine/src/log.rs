@@ -34,7 +34,7 @@ use smallvec::SmallVec;
 
 use crate::blob::Blob;
 use crate::command::{Run, find};
-use crate::engine::{At, DATABASES, Engine, Limits, Session};
+use crate::engine::{At, DATABASES, Engine, Session};
 use crate::keyspace::{Entry, Key};
 use crate::rdb::{Bytes, Stop, build, put_entry, put_length};
 use crate::resp::Request;
@@ -258,7 +258,7 @@ impl Engine {
         debug_assert!(self.log.is_none(), "what is replayed is written down already");
         // What was allowed then is allowed now.
         let limits = self.tools.limits;
-        self.tools.limits = Limits { bulk_len: usize::MAX, memory: None, spans_left: 0, ..limits };
+        self.tools.limits = limits.lifted();
         let done = self.replay_entries(entries);
         self.tools.limits = limits;
         done
@@ -471,7 +471,7 @@ fn last_bytes<const N: usize>(sga: &Sga) -> Option<[u8; N]> {
 ///
 /// # Errors
 /// [`Exhausted`].
-pub fn in_one(record: &Sga, heap: &Heap) -> Result<Buf, Exhausted> {
+pub fn in_one(record: Sga, heap: &Heap) -> Result<Buf, Exhausted> {
     if let [only] = record.segments() {
         return Ok(only.clone());
     }

@@ -1,7 +1,7 @@
 //! Carrying out the requests of this core's connections, in their order.
 
 use framework::{Outbox, Session, SessionId};
-use kv_engine::command::{Command, find};
+use kv_engine::command::{Command, Flags, find};
 use kv_engine::connection::{Effect, Host};
 use kv_engine::resp::Request;
 use kv_engine::shard::{Plan, plan};
@@ -42,6 +42,11 @@ impl Shard {
         if let Some(refusal) = self.persistence.refusal(command) {
             client.connection.refuse_now(refusal, &request, &mut host, &mut output);
             return;
+        }
+        if self.persistence.is_behind() && command.flags.contains(Flags::WRITE) {
+            drop(output);
+            let waiting = Waiting::Client(session.id());
+            return self.wait(session.id(), request, out, |shard, _| shard.persistence.line_up(waiting));
         }
         let speaker = client.connection.session();
         match plan(command, &request, speaker, self.shards) {

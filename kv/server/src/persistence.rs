@@ -32,6 +32,7 @@ use kv_engine::refusal::Refusal;
 use crate::ServerArgs;
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
+use crate::task::Waiting;
 
 pub(crate) use notes::Note;
 pub(crate) use recovery::Recovery;
@@ -58,8 +59,10 @@ pub enum Durability {
 
 /// Bytes of a piece of a record: a journal takes at least so many.
 pub(crate) const PIECE: usize = 60 << 10;
-/// So many are under way at once: fewer than a journal lets wait.
-const APPENDS_MAX: usize = 1024;
+/// So many are under way at once: what a journal takes in before it is durable, and fewer than it lets wait.
+const APPENDS_MAX: usize = 128;
+/// When more wait for that, those who write wait too.
+const UNSENT_MAX: usize = 256;
 
 /// So long after the first change the log is written, without `always`: what is lost is at most that and a flush.
 const SECOND: Duration = Duration::from_millis(500);
@@ -114,6 +117,8 @@ pub(crate) struct Persistence {
     appends: VecDeque<Append>,
     /// Pieces that wait until fewer are: each with its record, and whether it is that one's last.
     unsent: VecDeque<(Sga, u64, bool)>,
+    /// Who waits, since the disk is behind.
+    behind: VecDeque<Waiting>,
     /// The last record that was appended, and the last that is durable, with the number of its last piece in the log.
     pub appended: u64,
     pub durable: u64,
@@ -182,6 +187,17 @@ impl Persistence {
         }
         let read_only = self.is_read_only.then_some(Error::ReadOnly);
         self.refuses = self.failures.values().next().copied().or(read_only);
+    }
+
+    /// So much waits to be written that more is not taken now.
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        self.unsent.len() > UNSENT_MAX
+    }
+
+    /// To be carried out when the disk has caught up.
+    pub fn line_up(&mut self, waiting: Waiting) {
+        self.behind.push_back(waiting);
     }
 
     /// Bytes appended and not known to be durable.
@@ -349,6 +365,15 @@ impl Shard {
         }
     }
 
+    /// Those who have waited for the disk go on, as far as it keeps up.
+    fn let_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        while !self.persistence.is_behind()
+            && let Some(waiting) = self.persistence.behind.pop_front()
+        {
+            self.end_wait(waiting, out);
+        }
+    }
+
     /// The record of a command over several shards, as far as it concerns this one.
     pub(crate) fn append_joint(&mut self, joint: Option<&Joint>, out: &mut Outbox<'_, Shard>) {
         if joint.is_some() && self.engine.keeps_log() {
@@ -420,6 +445,7 @@ impl Shard {
                 self.persistence.durable_sequence = sequence;
                 self.send_on(out);
                 self.on_progress(out);
+                self.let_on(out);
             }
         }
     }
@@ -484,6 +510,7 @@ impl Shard {
         self.persistence.try_again = Some(out.now() + Duration::from_secs(1));
         self.tell_log_state(out);
         self.give_up_waiting(out);
+        self.let_on(out);
     }
 
     fn tell_log_state(&mut self, out: &mut Outbox<'_, Shard>) {

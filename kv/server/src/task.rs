@@ -89,8 +89,7 @@ impl Hold {
 impl Shard {
     pub(crate) fn on_peer(&mut self, peer: Peer, out: &mut Outbox<'_, Shard>) {
         match peer {
-            Peer::Run(run) if self.hold.is_free() => self.run_for(*run, out),
-            Peer::Run(run) => self.hold.wait(Waiting::Run(run)),
+            Peer::Run(run) => self.end_wait(Waiting::Run(run), out),
             Peer::Ran { task, replies } => self.on_ran(task, replies, out),
             Peer::Hold(claim) => {
                 if self.hold.claim(claim) {
@@ -548,17 +547,24 @@ impl Shard {
         while self.hold.is_free()
             && let Some(waiting) = self.hold.waiting.pop_front()
         {
-            match waiting {
-                Waiting::Run(run) => self.run_for(*run, out),
-                Waiting::Client(id) => self.go_on(id, out),
-                Waiting::Hold(claim) => {
-                    self.hold.holder = Some(claim);
-                    self.commit_before_hold(out);
-                    if usize::from(claim.core) == self.index {
-                        self.on_held(claim.task, out);
-                    } else {
-                        self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
-                    }
+            self.end_wait(waiting, out);
+        }
+    }
+
+    /// What has waited, or has just come, is done; or waits for the next thing that stands in its way.
+    pub(crate) fn end_wait(&mut self, waiting: Waiting, out: &mut Outbox<'_, Shard>) {
+        match waiting {
+            Waiting::Run(run) if !self.hold.is_free() => self.hold.wait(Waiting::Run(run)),
+            Waiting::Run(run) if self.persistence.is_behind() => self.persistence.line_up(Waiting::Run(run)),
+            Waiting::Run(run) => self.run_for(*run, out),
+            Waiting::Client(id) => self.go_on(id, out),
+            Waiting::Hold(claim) => {
+                self.hold.holder = Some(claim);
+                self.commit_before_hold(out);
+                if usize::from(claim.core) == self.index {
+                    self.on_held(claim.task, out);
+                } else {
+                    self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
                 }
             }
         }

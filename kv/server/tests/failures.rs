@@ -4,13 +4,17 @@
 mod support;
 
 use std::cell::RefCell;
+use std::io::Cursor;
 use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use framework::pdpix::{Sga, Storage};
+use framework::pdpix::{Heap, Output, Rng, Seed, Sga, Storage, WallTime};
 use kv_client::Value;
-use kv_server::{Durability, ServerArgs};
+use kv_engine::command::find;
+use kv_engine::engine::{Engine, Session};
+use kv_engine::resp::Request;
+use kv_server::{Durability, Load, ServerArgs};
 use libos_journal::{Format, Settings as StoreSettings, Store};
 use libos_sim::{AttachedDisks, DiskSettings, HostId, NetKind, Settings, World};
 use support::*;
@@ -30,6 +34,11 @@ struct Stage {
 
 impl Stage {
     fn new(cores: usize, disk: DiskSettings, change: impl Fn(&mut ServerArgs)) -> Stage {
+        Stage::on_disks(vec![disk; cores], change)
+    }
+
+    fn on_disks(disks: Vec<DiskSettings>, change: impl Fn(&mut ServerArgs)) -> Stage {
+        let cores = disks.len();
         TROUBLE.with(|trouble| trouble.borrow_mut().clear());
         let mut world = World::new(7, Settings::default());
         let mut args = ServerArgs::new("0.0.0.0:6379".parse().unwrap());
@@ -43,7 +52,6 @@ impl Stage {
             let store = Store::new(Box::new(device), attached.heap, settings);
             vec![("disk".to_owned(), Box::new(store) as Box<dyn Storage>)]
         });
-        let disks = vec![disk; cores];
         let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
             kv_server::run(&System::new(libos), args.clone());
         });
@@ -200,5 +208,126 @@ fn a_snapshot_begun_before_the_log_failed_does_not_stand_for_it() {
     assert!(stage.info().contains("aof_last_write_status:ok"));
     stage.restart();
     assert_eq!(stage.ask("GET probe").as_bytes(), Some(&b"probe"[..]));
+    stage.end();
+}
+
+/// Pieces of one record are refused, others of it are not: what was acknowledged before is there, and it boots.
+#[test]
+fn a_long_record_that_does_not_fit_spoils_nothing() {
+    for len in [70_000, 130_000, 400_000] {
+        let mut stage = Stage::new(1, DiskSettings::new(4 << 20), |_| {});
+        stage.set_long("kept", 1, 1000);
+        let mut last = 0;
+        for number in 1..80 {
+            let reply = stage.try_ask(&[b"SET", b"long", &long(number, len)]);
+            if !matches!(reply, Some(Value::Simple(_))) {
+                break;
+            }
+            last = number;
+        }
+        assert!((2..79).contains(&last), "{last} of {len} bytes fit");
+        stage.restart();
+        assert_eq!(stage.ask("GET kept").as_bytes(), Some(&long(1, 1000)[..]));
+        // The last one, or the one that was not answered.
+        let found = bulk(&stage.ask("GET long")).to_vec();
+        assert!(found == long(last, len) || found == long(last + 1, len), "{len} bytes: not what was written");
+        stage.end();
+    }
+}
+
+/// One shard cannot write its part: there is no such snapshot, and the one who waits for it is told.
+#[test]
+fn a_snapshot_that_fails_on_one_core_is_none() {
+    let disks = [2 << 20, 16 << 20].map(DiskSettings::new).to_vec();
+    let mut stage = Stage::on_disks(disks, |_| {});
+    for number in 0..30 {
+        stage.set_long(&format!("key:{number}"), number, 60_000);
+    }
+    let mut refused = 0;
+    for _ in 0..4 {
+        refused += usize::from(matches!(stage.ask("SAVE"), Value::Error(_)));
+        stage.run(200);
+    }
+    assert_eq!(refused, 4, "there is no room for it");
+    stage.restart();
+    for number in 0..30 {
+        assert_eq!(stage.ask(&format!("GET key:{number}")).as_bytes(), Some(&long(number, 60_000)[..]));
+    }
+    stage.end();
+}
+
+/// What is on the disk when it starts counts for whether it is time to make the log short.
+#[test]
+fn a_log_grows_long_over_several_runs() {
+    let mut stage = Stage::new(1, DiskSettings::new(8 << 20), |args| args.log_len_max = 1 << 20);
+    for run in 0..3 {
+        for number in 0..8 {
+            stage.set_long("key", number, 50_000);
+        }
+        stage.run(500);
+        assert_eq!(stage.info().contains("rdb_saves:0"), run < 2, "run {run}: {}", stage.info());
+        stage.restart();
+    }
+    stage.end();
+}
+
+/// A file of Redis's is loaded, and the power goes before all cores have kept their part: it is loaded again.
+#[test]
+fn an_import_that_was_cut_short_begins_again() {
+    let file = {
+        let heap = Heap::alone(8 << 20).unwrap();
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
+        for key in KEYS {
+            let request = Request::of([b"SET", key, key], &heap).unwrap();
+            let mut out = Output::new(heap.clone());
+            engine.execute(find(&request).unwrap(), &request, Session::default(), WallTime::from_nanos(1), &mut out);
+        }
+        engine.save().unwrap().to_vec()
+    };
+    let mut cut_short = 0;
+    for millis in (0..3000).step_by(100) {
+        let file = file.clone();
+        let mut disks = vec![DiskSettings::new(8 << 20); 2];
+        slow(&mut disks[1]);
+        let mut stage = Stage::on_disks(disks, move |args| {
+            let file = file.clone();
+            args.load = Some(Load::new(move || Ok(Box::new(Cursor::new(file.clone())))));
+        });
+        stage.run(millis);
+        stage.change_disks(quick);
+        stage.restart();
+        stage.run(10);
+        for key in KEYS {
+            assert_eq!(stage.ask(&format!("GET {}", key.escape_ascii())).as_bytes(), Some(key), "cut after {millis} ms");
+        }
+        cut_short += usize::from(stage.info().contains("rdb_saves:1"));
+        stage.end();
+    }
+    assert!((1..30).contains(&cut_short), "{cut_short} of 30 were cut short");
+}
+
+/// The disk stands still while much more is written than may be under way: who writes waits, nothing fails.
+#[test]
+fn a_disk_that_is_behind_holds_back_who_writes() {
+    let mut stage = Stage::new(1, DiskSettings::new(64 << 20), |args| args.durability = Durability::EverySecond);
+    stage.set_long("whole", 1, 4_000_000);
+    stage.run(2000);
+    stage.change_disks(slow);
+    let values: Vec<Vec<u8>> = (0..60).map(|number| long(number, 600_000)).collect();
+    stage.pour(&values);
+    let mut most = 0;
+    for _ in 0..20 {
+        let info = stage.info();
+        let pending = info.lines().find_map(|line| line.strip_prefix("aof_buffer_length:")).expect("a length");
+        most = most.max(pending.trim().parse::<usize>().unwrap());
+        assert!(info.contains("aof_last_write_status:ok"), "{info}");
+        stage.run(20);
+    }
+    assert!((10_000_000..26_000_000).contains(&most), "{most} bytes have waited");
+    stage.change_disks(quick);
+    stage.run(10_000);
+    stage.restart();
+    assert_eq!(stage.ask("GET poured").as_bytes(), Some(&values[59][..]));
+    assert_eq!(stage.ask("GET whole").as_bytes(), Some(&long(1, 4_000_000)[..]));
     stage.end();
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use framework::pdpix::storage::Damage;
-use framework::pdpix::{Error, Sga};
+use framework::pdpix::{Buf, Error};
 use framework::{LogId, Outbox, Record, Ticket};
 use kv_engine::log::{Assembly, LogError, RecordHead, head_of, in_one};
 use kv_engine::rdb::Reader;
@@ -45,7 +45,8 @@ pub struct Progress {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
     pub(crate) generations: Vec<u64>,
-    pub(crate) is_empty: bool,
+    /// Changes were written down here.
+    pub(crate) has_commands: bool,
 }
 
 /// Where a shard is.
@@ -68,7 +69,7 @@ pub(crate) struct Recovery {
     backlog: std::collections::VecDeque<Record>,
     /// The last record that was done again.
     last: u64,
-    joint: Option<(u64, RecordHead, Sga)>,
+    joint: Option<(u64, RecordHead, Buf)>,
     /// How many other shards have come to a joint record.
     reached: BTreeMap<u64, usize>,
     ended: Vec<bool>,
@@ -147,7 +148,7 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            self.tell_found(Found { generations: Vec::new(), is_empty: true }, out);
+            self.tell_found(Found { generations: Vec::new(), has_commands: false }, out);
         }
     }
 
@@ -218,14 +219,14 @@ impl Shard {
             );
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
-        let is_empty = recovery.saved_notes().next().is_none() && recovery.commands.1 == 1;
+        let has_commands = recovery.commands.1 > 1;
         if made_for.is_none() && !self.persistence.is_read_only {
             let note = Note::Made { cores: self.shards as u16 };
             if let Ok(data) = out.heap().copy(&note.write()) {
                 out.append(logs.notes, data);
             }
         }
-        self.tell_found(Found { generations, is_empty }, out);
+        self.tell_found(Found { generations, has_commands }, out);
     }
 
     fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
@@ -241,18 +242,18 @@ impl Shard {
         if recovery.stage != Stage::Notes {
             return;
         }
-        let empty = found.iter().filter(|found| found.is_empty).count();
-        if empty == self.shards {
+        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
+        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
+        self.persistence.generation =
+            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
+        // A snapshot of some shards only was the first one: that of an import that did not come to its end, perhaps.
+        if chosen.is_none() && !found.iter().any(|found| found.has_commands) {
             return self.begin_file(out);
         }
         if self.args.load_is_asked_for {
             return self.give_up("there is data already: a file is loaded where there is none", out);
         }
-        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
-        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
         recovery.saved = chosen.and_then(|chosen| recovery.saved_notes().find(|saved| saved.generation == chosen));
-        self.persistence.generation =
-            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
         match recovery.saved {
             Some(saved) => {
                 (recovery.stage, recovery.next, recovery.last) = (Stage::Snapshot, saved.first, saved.next - 1);
@@ -294,7 +295,14 @@ impl Shard {
         if let Some(last) = records.last() {
             recovery.next = last.sequence + 1;
         }
-        recovery.bytes += records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        let bytes = records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        recovery.bytes += bytes;
+        // What is on the disk already counts for whether a snapshot is due.
+        match recovery.stage {
+            Stage::Snapshot => self.persistence.saved_len += bytes,
+            Stage::Commands => self.persistence.told.log_size += bytes,
+            _ => {}
+        }
         match recovery.stage {
             Stage::Snapshot => self.load_snapshot(records, out),
             Stage::Commands if records.is_empty() => self.end_commands(out),
@@ -366,10 +374,10 @@ impl Shard {
                 Ok(None) => continue,
                 Err(error) => return self.give_up_log(&error, out),
             };
-            let head = match in_one(&whole, out.heap()).map(|bytes| head_of(&bytes)) {
-                Ok(Ok(head)) => head,
-                Ok(Err(error)) => return self.give_up_log(&error, out),
-                Err(_) => return self.give_up_log(&LogError::Exhausted, out),
+            let Ok(whole) = in_one(whole, out.heap()) else { return self.give_up_log(&LogError::Exhausted, out) };
+            let head = match head_of(&whole) {
+                Ok(head) => head,
+                Err(error) => return self.give_up_log(&error, out),
             };
             // What is in the snapshot already may stand before what is not.
             if head.number <= recovery.last {
@@ -401,13 +409,9 @@ impl Shard {
     }
 
     /// Does again what a record says, whose last piece is this one.
-    fn replay(&mut self, record: &Sga, sequence: u64, out: &mut Outbox<'_, Shard>) {
+    fn replay(&mut self, record: &[u8], sequence: u64, out: &mut Outbox<'_, Shard>) {
         let Some(recovery) = &mut self.persistence.recovery else { return };
-        let done = match in_one(record, out.heap()) {
-            Ok(bytes) => self.engine.replay(&bytes, recovery.last),
-            Err(_) => Err(LogError::Exhausted),
-        };
-        match done {
+        match self.engine.replay(record, recovery.last) {
             Ok(time) => {
                 recovery.last += 1;
                 recovery.counted = sequence + 1;

@@ -50,15 +50,29 @@ pub(crate) struct Saving {
     from: u64,
     is_from_known: bool,
     pieces: Vec<Ticket>,
+    /// What was taken out and is not on its way yet.
+    unsent: Sga,
     first: Option<u64>,
     last: u64,
+    /// All of it was taken out.
     is_written: bool,
+    /// It could not be written, and its leader was told so.
+    has_failed: bool,
     is_timer_set: bool,
     note: Option<Ticket>,
     noted: u64,
     len: u64,
+    /// Bytes of the log when it was begun.
+    log_len: u64,
     started: framework::pdpix::Instant,
     changes: u64,
+}
+
+impl Saving {
+    /// Nothing is left to be written but the note that says so.
+    fn is_to_be_noted(&self) -> bool {
+        self.is_written && !self.has_failed && self.unsent.is_empty() && self.pieces.is_empty() && self.note.is_none()
+    }
 }
 
 /// A snapshot of all shards that this one leads.
@@ -189,16 +203,15 @@ impl Shard {
 
     /// Another shard has written its part, or could not.
     pub(crate) fn on_saved(&mut self, generation: u64, is_fine: bool, out: &mut Outbox<'_, Shard>) {
-        let shards = self.shards;
-        let lead = self.persistence.lead.get_or_insert(Lead {
-            generation,
-            left: shards,
-            is_fine: true,
-            task: None,
-            way: Way::Behind,
-        });
-        if lead.generation != generation {
+        // A lead of an older one has come to nothing, or all would not have begun this one; and this one has, if there is
+        // a newer one already.
+        let new = Lead { generation, left: self.shards, is_fine: true, task: None, way: Way::Behind };
+        let lead = self.persistence.lead.get_or_insert(new);
+        if lead.generation > generation {
             return;
+        }
+        if lead.generation < generation {
+            *lead = new;
         }
         lead.left = lead.left.saturating_sub(1);
         lead.is_fine &= is_fine;
@@ -250,17 +263,19 @@ impl Shard {
             from: self.persistence.durable_sequence + 1,
             is_from_known: false,
             pieces: Vec::new(),
+            unsent: Sga::new(),
             first: None,
             last: 0,
             is_written: false,
+            has_failed: false,
             is_timer_set: false,
             note: None,
             noted: 0,
             len: 0,
+            log_len: std::mem::take(&mut self.persistence.told.log_size),
             started: out.now(),
             changes: self.engine.stats().changes,
         }));
-        self.persistence.told.log_size = 0;
         self.note_cut();
         self.set_save_timer(Duration::ZERO, out);
         Ok(())
@@ -297,27 +312,42 @@ impl Shard {
 
     /// Writes some of it, if the disk has kept up.
     fn save_on(&mut self, out: &mut Outbox<'_, Shard>) {
-        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
-        if saving.is_written || saving.pieces.len() >= PIECES_MAX {
+        let Some(saving) = &self.persistence.saving else { return };
+        if saving.has_failed || saving.pieces.len() >= PIECES_MAX {
             return;
         }
+        if saving.unsent.is_empty() && !saving.is_written && !self.take_some(out) {
+            return;
+        }
+        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
+        while saving.pieces.len() < PIECES_MAX && !saving.unsent.is_empty() {
+            let len = saving.unsent.len().min(PIECE);
+            let Ok(piece) = saving.unsent.split_to(len) else { return self.fail_saving(out) };
+            saving.pieces.push(out.append(logs.snapshots, piece));
+        }
+        if !saving.is_written && saving.pieces.len() < PIECES_MAX {
+            self.set_save_timer(Duration::ZERO, out);
+        }
+    }
+
+    /// Takes out what the engine writes next, once it is worth it. Whether there is some.
+    fn take_some(&mut self, out: &mut Outbox<'_, Shard>) -> bool {
         let progress = self.engine.snapshot_step(STEP);
         if !progress.is_written && progress.waiting < BATCH {
-            return self.set_save_timer(Duration::ZERO, out);
+            self.set_save_timer(Duration::ZERO, out);
+            return false;
         }
         let told = &mut self.persistence.told;
         (told.save_waiting_max, told.saved_ahead) = (progress.waiting_max as u64, progress.written_ahead);
         let taken = if progress.is_written { self.engine.end_snapshot() } else { self.engine.take_snapshot() };
+        let (Ok(data), Some(saving)) = (taken, &mut self.persistence.saving) else {
+            self.fail_saving(out);
+            return false;
+        };
         saving.is_written = progress.is_written;
-        let Ok(mut data) = taken else { return self.fail_saving(out) };
         saving.len += data.len() as u64;
-        while !data.is_empty() {
-            let Ok(piece) = data.split_to(data.len().min(PIECE)) else { return self.fail_saving(out) };
-            saving.pieces.push(out.append(logs.snapshots, piece));
-        }
-        if !saving.is_written {
-            self.set_save_timer(Duration::ZERO, out);
-        }
+        saving.unsent = data;
+        true
     }
 
     /// A piece, or the note behind them, is durable, or is not.
@@ -350,7 +380,7 @@ impl Shard {
             Ok(sequence) => {
                 saving.first.get_or_insert(sequence);
                 saving.last = saving.last.max(sequence);
-                if saving.is_written && saving.pieces.is_empty() {
+                if saving.is_to_be_noted() {
                     self.note_snapshot(out);
                 } else {
                     self.save_on(out);
@@ -383,33 +413,27 @@ impl Shard {
 
     fn set_note_timer(&mut self, out: &mut Outbox<'_, Shard>) {
         self.set_save_timer(Duration::from_millis(1), out);
-        if let Some(saving) = &mut self.persistence.saving {
-            saving.is_written = true;
-        }
     }
 
     /// The timer of one that is written and not noted.
     pub(crate) fn try_note(&mut self, out: &mut Outbox<'_, Shard>) {
-        if self
-            .persistence
-            .saving
-            .as_ref()
-            .is_some_and(|saving| saving.is_written && saving.pieces.is_empty() && saving.note.is_none())
-        {
+        if self.persistence.saving.as_ref().is_some_and(|saving| saving.is_to_be_noted()) {
             self.note_snapshot(out);
         }
     }
 
+    /// It cannot be written: nothing of it is noted from now on, and its leader is told, once.
     #[cold]
     fn fail_saving(&mut self, out: &mut Outbox<'_, Shard>) {
         self.engine.abort_snapshot();
         let Some(saving) = &mut self.persistence.saving else { return };
-        saving.is_written = true;
+        if std::mem::replace(&mut saving.has_failed, true) {
+            return;
+        }
         saving.pieces.clear();
-        // Nothing may note it now.
-        let (generation, leader) = (saving.generation, saving.leader);
+        saving.unsent = Sga::new();
         saving.note = None;
-        saving.noted = 0;
+        let (generation, leader) = (saving.generation, saving.leader);
         self.tell_saved(generation, leader, false, out);
     }
 
@@ -440,6 +464,7 @@ impl Shard {
         }
         if !is_fine {
             self.engine.abort_snapshot();
+            self.persistence.told.log_size += saving.log_len;
             self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
             return;
         }
