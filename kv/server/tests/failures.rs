@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Cursor;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ struct Stage {
     world: World,
     server: HostId,
     cores: usize,
+    is_read_only: Rc<Cell<bool>>,
     asked: usize,
 }
 
@@ -45,6 +46,8 @@ impl Stage {
         (args.durability, args.has_storage) = (Durability::Always, true);
         args.on_trouble = |why| TROUBLE.with(|trouble| trouble.borrow_mut().push(why.to_owned()));
         change(&mut args);
+        let is_read_only = Rc::new(Cell::new(false));
+        let theirs = is_read_only.clone();
         let storages = Box::new(|attached: AttachedDisks| {
             let device = attached.disks[attached.core.index].device();
             let settings =
@@ -53,9 +56,11 @@ impl Stage {
             vec![("disk".to_owned(), Box::new(store) as Box<dyn Storage>)]
         });
         let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
-            kv_server::run(&System::new(libos), args.clone());
+            let mut args = args.clone();
+            args.is_read_only = theirs.get();
+            kv_server::run(&System::new(libos), args);
         });
-        Stage { world, server, cores, asked: 0 }
+        Stage { world, server, cores, is_read_only, asked: 0 }
     }
 
     /// Asks until there is an answer that does not say that data is loaded; `None`: the connection has ended.
@@ -226,6 +231,11 @@ fn a_long_record_that_does_not_fit_spoils_nothing() {
             last = number;
         }
         assert!((2..79).contains(&last), "{last} of {len} bytes fit");
+        // What is not whole is no hindrance where nothing can be written, and does not come back where it can.
+        stage.is_read_only.set(true);
+        stage.restart();
+        assert_eq!(stage.ask("GET kept").as_bytes(), Some(&long(1, 1000)[..]));
+        stage.is_read_only.set(false);
         stage.restart();
         assert_eq!(stage.ask("GET kept").as_bytes(), Some(&long(1, 1000)[..]));
         // The last one, or the one that was not answered.
@@ -330,4 +340,33 @@ fn a_disk_that_is_behind_holds_back_who_writes() {
     assert_eq!(stage.ask("GET poured").as_bytes(), Some(&values[59][..]));
     assert_eq!(stage.ask("GET whole").as_bytes(), Some(&long(1, 4_000_000)[..]));
     stage.end();
+}
+
+/// The file of one core is gone: it does not start, changes nothing, and does so when the file is back.
+#[test]
+fn a_core_without_its_data_is_told() {
+    for has_snapshot in [false, true] {
+        let mut stage = Stage::new(2, DiskSettings::new(4 << 20), |_| {});
+        stage.ask("MSET a 1 b 2 c 3 d 4");
+        if has_snapshot {
+            stage.ask("SAVE");
+        }
+        stage.world.crash(stage.server);
+        let disk = stage.world.disk(stage.server, 1);
+        let contents = disk.contents();
+        disk.damage(0, |bytes| bytes.fill(0));
+        for _ in 0..2 {
+            stage.world.restart(stage.server);
+            stage.run(500);
+            let trouble = TROUBLE.with(|trouble| std::mem::take(&mut *trouble.borrow_mut()));
+            assert!(trouble.iter().any(|why| why.contains("there is nothing of core 1")), "{trouble:?}");
+            stage.world.crash(stage.server);
+        }
+        disk.damage(0, |bytes| bytes.copy_from_slice(&contents));
+        stage.world.restart(stage.server);
+        let all = stage.ask("MGET a b c d");
+        let all: Vec<&[u8]> = all.as_slice().unwrap().iter().map(bulk).collect();
+        assert_eq!(all, [b"1", b"2", b"3", b"4"]);
+        stage.end();
+    }
 }

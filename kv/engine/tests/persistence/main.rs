@@ -209,7 +209,7 @@ fn a_full_cache_loads_its_own_snapshot() {
     let heap = heap();
     let mut world = World::new(1, &heap);
     for key in 0..1000 {
-        world.run(&args(&format!("SET key:{key} {key}")), 0);
+        world.run(&args(&format!("SET key:{key} {key}{}", "v".repeat(500))), 0);
     }
     let full = Limits { memory: Some(heap.stats().pinned / 2), spans_left: 1, bulk_len: 2, ..Limits::default() };
     world.engines[0].set_limits(full);

@@ -47,6 +47,8 @@ pub struct Found {
     pub(crate) generations: Vec<u64>,
     /// Changes were written down here.
     pub(crate) has_commands: bool,
+    /// Nothing at all was ever written here.
+    pub(crate) is_new: bool,
 }
 
 /// Where a shard is.
@@ -74,6 +76,8 @@ pub(crate) struct Recovery {
     reached: BTreeMap<u64, usize>,
     ended: Vec<bool>,
     has_ended: bool,
+    /// Notes on their way: that this shard was made, and what does not count.
+    making: Option<Ticket>,
     voiding: Option<Ticket>,
     file: Option<Box<dyn Read + Send>>,
     bytes: u64,
@@ -115,6 +119,7 @@ impl Recovery {
             reached: BTreeMap::new(),
             ended: vec![false; shards],
             has_ended: false,
+            making: None,
             voiding: None,
             file: None,
             bytes: 0,
@@ -148,7 +153,7 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            self.tell_found(Found { generations: Vec::new(), has_commands: false }, out);
+            self.tell_found(Found { generations: Vec::new(), has_commands: false, is_new: false }, out);
         }
     }
 
@@ -220,13 +225,7 @@ impl Shard {
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
         let has_commands = recovery.commands.1 > 1;
-        if made_for.is_none() && !self.persistence.is_read_only {
-            let note = Note::Made { cores: self.shards as u16 };
-            if let Ok(data) = out.heap().copy(&note.write()) {
-                out.append(logs.notes, data);
-            }
-        }
-        self.tell_found(Found { generations, has_commands }, out);
+        self.tell_found(Found { generations, has_commands, is_new: made_for.is_none() }, out);
     }
 
     fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
@@ -236,12 +235,36 @@ impl Shard {
 
     /// What another shard has found; when all have told, it is clear where to begin.
     pub(crate) fn on_found_data(&mut self, shard: usize, found: Found, out: &mut Outbox<'_, Shard>) {
+        let (me, shards) = (self.index, self.shards);
+        let (logs, is_read_only) = (self.persistence.logs, self.persistence.is_read_only);
         let Some(recovery) = &mut self.persistence.recovery else { return };
         recovery.found[shard] = Some(found);
         let Some(found) = recovery.found.iter().cloned().collect::<Option<Vec<Found>>>() else { return };
         if recovery.stage != Stage::Notes {
             return;
         }
+        // Nobody writes anything before all have noted that they were there.
+        let has_data = |found: &Found| found.has_commands || !found.generations.is_empty();
+        if let Some(core) = found.iter().position(|found| found.is_new)
+            && found.iter().any(has_data)
+        {
+            let why = format!("there is nothing of core {core}, and others have data: is its file missing?");
+            return self.give_up(&why, out);
+        }
+        if let Some(logs) = logs.filter(|_| found[me].is_new && !is_read_only) {
+            match out.heap().copy(&Note::Made { cores: shards as u16 }.write()) {
+                Ok(data) => recovery.making = Some(out.append(logs.notes, data)),
+                Err(_) => self.give_up("there is not enough memory for a note", out),
+            }
+            return;
+        }
+        self.begin_loading(out);
+    }
+
+    /// It is clear what there is: begins with what all have.
+    fn begin_loading(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let found: Vec<Found> = recovery.found.iter().flatten().cloned().collect();
         let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
         let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
         self.persistence.generation =
@@ -471,6 +494,9 @@ impl Shard {
         recovery.assembly.forget();
         recovery.backlog.clear();
         recovery.stage = Stage::Waiting;
+        if self.persistence.is_read_only {
+            return self.end_own(out); // nothing is written behind it
+        }
         let note = Note::Void { from: recovery.counted, to: recovery.commands.1 };
         match out.heap().copy(&note.write()) {
             Ok(data) => recovery.voiding = Some(out.append(logs.notes, data)),
@@ -486,10 +512,12 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) -> bool {
         let Some(recovery) = &mut self.persistence.recovery else { return false };
-        if recovery.voiding.take_if(|voiding| *voiding == ticket).is_none() {
+        let is_made = recovery.making.take_if(|making| *making == ticket).is_some();
+        if !is_made && recovery.voiding.take_if(|voiding| *voiding == ticket).is_none() {
             return false;
         }
         match result {
+            Ok(_) if is_made => self.begin_loading(out),
             Ok(_) => self.end_own(out),
             Err(error) => self.give_up(&format!("a note cannot be written: {error}"), out),
         }
