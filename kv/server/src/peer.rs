@@ -106,6 +106,11 @@ pub enum Peer {
         of: u8,
         error: Option<Error>,
     },
+    /// Whether a shard's disk has so little room left that nothing may grow.
+    Room {
+        of: u8,
+        is_short: bool,
+    },
     /// What the sender has found on its disk.
     Recovers {
         core: u8,

@@ -1,8 +1,9 @@
 //! What a shard keeps on disk: a log of its changes, snapshots, and what is told of them.
 //!
-//! A shard has three logs on the core's storage: `kv.commands` (records of the engine, each in pieces of at most
-//! `PIECE` bytes), `kv.snapshots` (RDB files, in pieces), and `kv.notes` (which snapshot is whole, where it lies, and what
-//! of the commands does not count). With `always` nothing is answered that is not durable: who reads what another has just
+//! A shard has four logs on the core's storage: `kv.commands` (records of the engine, each in pieces of at most
+//! `PIECE` bytes), `kv.snapshots.0` and `.1` (RDB files, in pieces: the last whole one in one of them, the next one comes
+//! into the other, which is emptied if that fails), and `kv.notes` (which snapshot is whole, where it lies, and what of the
+//! commands does not count). With `always` nothing is answered that is not durable: who reads what another has just
 //! written waits for that one's flush, too. Answers gather in their sessions, which are held meanwhile (the framework's
 //! `hold`); one append carries all that was written while the one before it was under way.
 //!
@@ -18,7 +19,7 @@ mod notes;
 mod recovery;
 mod saving;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
@@ -37,6 +38,7 @@ use crate::task::Waiting;
 pub(crate) use notes::Note;
 pub(crate) use recovery::Recovery;
 pub use recovery::{Found, Progress};
+use saving::space_of;
 pub(crate) use saving::{Lead, Saving, Way};
 
 /// Names of timers.
@@ -75,7 +77,7 @@ const WAITING_MAX: usize = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logs {
     pub commands: LogId,
-    pub snapshots: LogId,
+    pub snapshots: [LogId; 2],
     pub notes: LogId,
 }
 
@@ -149,6 +151,14 @@ pub(crate) struct Persistence {
     pub last_save: Option<u64>,
     /// Bytes of the last snapshot.
     pub saved_len: u64,
+    /// Which log of snapshots has it, and the next piece of each.
+    kept: usize,
+    snapshot_ends: [u64; 2],
+    /// The space that the log takes on the disk, about.
+    log_space: u64,
+    storage_len: u64,
+    /// Shards whose disk has little room left: nothing may grow.
+    short_of_room: BTreeSet<u8>,
     pub told: info::Persistence,
     /// The engine's changes when the last snapshot was begun.
     pub changes_saved: u64,
@@ -161,8 +171,10 @@ pub(crate) struct Persistence {
 impl Persistence {
     pub fn new(args: &ServerArgs) -> Persistence {
         let ServerArgs { durability, has_storage, is_read_only, .. } = *args;
+        // What the journal needs for itself: descriptors, and extents that its logs have only begun.
+        let storage_len = args.storage_len.saturating_sub((args.storage_len / 16).max(1 << 20));
         let refuses = is_read_only.then_some(Error::ReadOnly);
-        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, ..Persistence::default() };
+        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, storage_len, ..Persistence::default() };
         persistence.told.log_failed = is_read_only;
         persistence
     }
@@ -170,13 +182,14 @@ impl Persistence {
     /// Why a command is not carried out now.
     #[inline]
     pub fn refusal(&self, command: &Command) -> Option<Refusal> {
-        if !self.is_loading && self.refuses.is_none() {
+        if !self.is_loading && self.refuses.is_none() && self.short_of_room.is_empty() {
             return None;
         }
         if self.is_loading && !command.flags.contains(Flags::LOADING) {
             return Some(Refusal::Loading);
         }
-        self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).map(Refusal::NotWritable)
+        let short = (!self.short_of_room.is_empty() && command.flags.contains(Flags::DENYOOM)).then_some(Error::NoSpace);
+        self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).or(short).map(Refusal::NotWritable)
     }
 
     /// Whether the log of a shard can be written to, and if not, why.
@@ -340,7 +353,9 @@ impl Shard {
         };
         self.persistence.appended = record;
         self.persistence.told.log_size += data.len() as u64;
-        if self.persistence.told.log_size > self.args.log_len_max && self.persistence.saving.is_none() {
+        self.persistence.log_space += space_of(data.len());
+        self.look_at_room(out);
+        if self.persistence.log_space > self.args.log_len_max && self.persistence.saving.is_none() {
             // Soon, and not only when there is nothing better to do.
             self.set_consider_timer(out);
         }
@@ -547,7 +562,7 @@ impl Shard {
             return;
         }
         self.persistence.failed = None;
-        self.persistence.told.log_failed = false;
+        self.persistence.told.log_failed = self.persistence.is_short_of_room();
         self.persistence.try_again = None;
         self.tell_log_state(out);
     }
@@ -564,7 +579,8 @@ impl Shard {
         let mut open =
             |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
         let notes = open("kv.notes", true);
-        let (commands, snapshots) = (open("kv.commands", false), open("kv.snapshots", false));
+        let commands = open("kv.commands", false);
+        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });
     }
 }

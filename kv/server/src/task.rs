@@ -121,6 +121,7 @@ impl Shard {
             Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
             Peer::Logged { task, by, error } => self.on_logged(task, by, error, out),
             Peer::LogState { of, error } => self.persistence.on_log_state(of, error),
+            Peer::Room { of, is_short } => self.persistence.on_room(of, is_short),
             Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
             Peer::Reached { joint } => self.on_reached(joint, out),
             Peer::Ended { core } => self.on_ended(usize::from(core), out),

@@ -370,3 +370,50 @@ fn a_core_without_its_data_is_told() {
         stage.end();
     }
 }
+
+/// A disk is filled with data of which no second copy fits: what was acknowledged stays, and whoever deletes some of it can
+/// write again, with and without a word to the cache of how much room there is.
+#[test]
+fn a_full_disk_is_no_dead_end() {
+    for (cores, is_told) in [(1, true), (2, true), (1, false)] {
+        let size = 4 << 20;
+        let mut stage = Stage::new(cores, DiskSettings::new(size), |args| {
+            args.log_len_max = size / 4;
+            args.storage_len = if is_told { size } else { u64::MAX };
+        });
+        let mut kept = Vec::new();
+        for number in 0..1000 {
+            match stage.try_ask(&[b"SET", format!("key:{number}").as_bytes(), &long(number, 50_000)]) {
+                Some(Value::Simple(_)) => kept.push(number),
+                Some(Value::Error(text)) => {
+                    assert!(text.starts_with(b"MISCONF"), "{}", text.escape_ascii());
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert!((20..500).contains(&kept.len()), "{} fit", kept.len());
+        // Snapshots that do not fit are tried, and given up; a restart does not change that.
+        stage.run(20_000);
+        stage.restart();
+        for number in &kept {
+            let value = stage.ask(&format!("GET key:{number}"));
+            assert_eq!(value.as_bytes(), Some(&long(*number, 50_000)[..]), "key:{number}");
+        }
+        if is_told {
+            for number in kept.drain(10..) {
+                assert_eq!(stage.ask(&format!("DEL key:{number}")), Value::Integer(1), "key:{number}");
+            }
+        } else {
+            // The log is open again after the restart, and what it says of deleting is short.
+            kept.clear();
+            let _ = stage.try_ask(&[b"FLUSHALL"]);
+        }
+        stage.await_write("probe");
+        stage.restart();
+        assert_eq!(stage.ask("GET probe").as_bytes(), Some(&b"probe"[..]));
+        let size = if cores == 1 && !is_told { 1 } else { kept.len() as i64 + 1 };
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(size));
+        stage.end();
+    }
+}

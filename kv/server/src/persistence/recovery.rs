@@ -18,7 +18,7 @@ use kv_engine::rdb::Reader;
 use kv_engine::shard::shard_of;
 
 use super::notes::SavedNote;
-use super::Note;
+use super::{Note, space_of};
 use crate::peer::Peer;
 use crate::shard::Shard;
 
@@ -173,12 +173,12 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) {
         let Some(logs) = self.persistence.logs else { return };
-        if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
+        if ![logs.commands, logs.notes].contains(&log) && !logs.snapshots.contains(&log) {
             return;
         }
         let name = match log {
             log if log == logs.commands => "commands",
-            log if log == logs.snapshots => "snapshots",
+            log if logs.snapshots.contains(&log) => "snapshots",
             _ => "notes",
         };
         let lost = damage.map_or_else(String::new, |damage| {
@@ -208,7 +208,10 @@ impl Shard {
         if log == logs.commands {
             recovery.commands = (first, next);
         }
-        if recovery.ready < 3 {
+        if let Some(place) = logs.snapshots.iter().position(|snapshots| *snapshots == log) {
+            self.persistence.snapshot_ends[place] = next;
+        }
+        if recovery.ready < 4 {
             return;
         }
         let made_for = recovery.notes.iter().rev().find_map(|(_, note)| match note {
@@ -288,7 +291,10 @@ impl Shard {
 
     fn read_on(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
-        let log = if recovery.stage == Stage::Snapshot { logs.snapshots } else { logs.commands };
+        let log = match recovery.saved {
+            Some(saved) if recovery.stage == Stage::Snapshot => logs.snapshots[usize::from(saved.place)],
+            _ => logs.commands,
+        };
         recovery.reading = Some(out.read_log(log, recovery.next, RECORDS, BYTES));
         let progress = Progress {
             shard: self.index,
@@ -323,7 +329,10 @@ impl Shard {
         // What is on the disk already counts for whether a snapshot is due.
         match recovery.stage {
             Stage::Snapshot => self.persistence.saved_len += bytes,
-            Stage::Commands => self.persistence.told.log_size += bytes,
+            Stage::Commands => {
+                self.persistence.told.log_size += bytes;
+                self.persistence.log_space += records.iter().map(|record| space_of(record.data.len())).sum::<u64>();
+            }
             _ => {}
         }
         match recovery.stage {
@@ -557,6 +566,7 @@ impl Shard {
         // Unlike those of the runs before, unless the clock was set back; and then it only has to differ from what is left.
         self.persistence.next_joint =
             (self.index as u64) << 56 | (self.time(out).as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
+        self.forget_unfinished(recovery.saved.map(|saved| usize::from(saved.place)), out);
         let keys = self.keys();
         let progress = Progress { shard: self.index, bytes: recovery.bytes, keys, keys_expected: 0, is_over: true };
         (self.args.on_progress)(progress);

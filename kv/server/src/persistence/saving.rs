@@ -10,7 +10,7 @@ use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
+use super::{Durability, Note, PIECE, Persistence, TIMER_CONSIDER, TIMER_SAVE, Waiter};
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
@@ -45,6 +45,8 @@ pub enum Way {
 pub(crate) struct Saving {
     generation: u64,
     leader: usize,
+    /// Which log of snapshots it comes into.
+    place: usize,
     /// The first record that is not in it, and a piece of the log that is not behind it: the nearest, if that is known.
     next: u64,
     from: u64,
@@ -62,8 +64,9 @@ pub(crate) struct Saving {
     note: Option<Ticket>,
     noted: u64,
     len: u64,
-    /// Bytes of the log when it was begun.
+    /// Bytes of the log when it was begun, and the space that they take.
     log_len: u64,
+    log_space: u64,
     started: framework::pdpix::Instant,
     changes: u64,
 }
@@ -259,6 +262,7 @@ impl Shard {
         self.persistence.saving = Some(Box::new(Saving {
             generation,
             leader,
+            place: 1 - self.persistence.kept,
             next,
             from: self.persistence.durable_sequence + 1,
             is_from_known: false,
@@ -273,6 +277,7 @@ impl Shard {
             noted: 0,
             len: 0,
             log_len: std::mem::take(&mut self.persistence.told.log_size),
+            log_space: self.persistence.log_space,
             started: out.now(),
             changes: self.engine.stats().changes,
         }));
@@ -323,7 +328,7 @@ impl Shard {
         while saving.pieces.len() < PIECES_MAX && !saving.unsent.is_empty() {
             let len = saving.unsent.len().min(PIECE);
             let Ok(piece) = saving.unsent.split_to(len) else { return self.fail_saving(out) };
-            saving.pieces.push(out.append(logs.snapshots, piece));
+            saving.pieces.push(out.append(logs.snapshots[saving.place], piece));
         }
         if !saving.is_written && saving.pieces.len() < PIECES_MAX {
             self.set_save_timer(Duration::ZERO, out);
@@ -347,6 +352,10 @@ impl Shard {
         saving.is_written = progress.is_written;
         saving.len += data.len() as u64;
         saving.unsent = data;
+        if self.persistence.is_over_room() {
+            self.fail_saving(out);
+            return false;
+        }
         true
     }
 
@@ -361,6 +370,15 @@ impl Shard {
         let Some(logs) = self.persistence.logs else { return };
         if log == logs.notes && self.on_voided(ticket, result, out) {
             return;
+        }
+        let place = logs.snapshots.iter().position(|snapshots| *snapshots == log);
+        let is_known = |saving: &Saving| saving.note == Some(ticket) || saving.pieces.contains(&ticket);
+        if let (Some(place), Ok(sequence)) = (place, result) {
+            self.persistence.snapshot_ends[place] = sequence + 1;
+            if !self.persistence.saving.as_deref().is_some_and(is_known) {
+                // Of one that was given up while this was on its way.
+                out.truncate_log(log, sequence + 1);
+            }
         }
         let Some(saving) = &mut self.persistence.saving else { return };
         if saving.note == Some(ticket) {
@@ -399,6 +417,7 @@ impl Shard {
         }
         let note = Note::Saved(SavedNote {
             cores: self.shards as u16,
+            place: saving.place as u8,
             generation: saving.generation,
             first: saving.first.unwrap_or(1),
             last: saving.last,
@@ -433,8 +452,27 @@ impl Shard {
         saving.pieces.clear();
         saving.unsent = Sga::new();
         saving.note = None;
-        let (generation, leader) = (saving.generation, saving.leader);
+        let (generation, leader, place) = (saving.generation, saving.leader, saving.place);
+        self.empty(place, out);
         self.tell_saved(generation, leader, false, out);
+    }
+
+    /// Frees what a log of snapshots has. (What is still on its way there is freed when it is over.)
+    fn empty(&mut self, place: usize, out: &mut Outbox<'_, Shard>) {
+        let Some(logs) = self.persistence.logs else { return };
+        let end = self.persistence.snapshot_ends[place];
+        if end > 1 {
+            out.truncate_log(logs.snapshots[place], end);
+        }
+    }
+
+    /// When it has begun: what lies beside the snapshot that was loaded came to nothing.
+    pub(crate) fn forget_unfinished(&mut self, kept: Option<usize>, out: &mut Outbox<'_, Shard>) {
+        self.persistence.kept = kept.unwrap_or(1);
+        if !self.persistence.is_read_only {
+            (0..2).filter(|&place| Some(place) != kept).for_each(|place| self.empty(place, out));
+        }
+        self.look_at_room(out);
     }
 
     fn tell_saved(&mut self, generation: u64, leader: usize, is_fine: bool, out: &mut Outbox<'_, Shard>) {
@@ -464,6 +502,7 @@ impl Shard {
         }
         if !is_fine {
             self.engine.abort_snapshot();
+            self.empty(saving.place, out);
             self.persistence.told.log_size += saving.log_len;
             self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
             return;
@@ -476,8 +515,11 @@ impl Shard {
         if saving.from > 1 {
             out.truncate_log(logs.commands, saving.from);
         }
-        out.truncate_log(logs.snapshots, saving.first.unwrap_or(1));
+        self.empty(self.persistence.kept, out);
+        self.persistence.kept = saving.place;
+        self.persistence.log_space -= saving.log_space.min(self.persistence.log_space);
         out.truncate_log(logs.notes, saving.noted);
+        self.look_at_room(out);
         self.mend_log(saving.next, out);
     }
 
@@ -508,11 +550,68 @@ impl Shard {
         {
             return;
         }
-        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
+        let is_long = persistence.log_space > persistence.log_space_max(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
-        if is_time && (is_long || persistence.failed.is_some()) {
+        if is_time && (is_long || persistence.failed.is_some() || persistence.is_short_of_room()) {
             self.persistence.is_asked = true;
             self.begin_saving(None, Way::Behind, out);
+        }
+    }
+}
+
+/// The space that a record or a piece takes in a journal, if it is flushed for itself.
+pub(super) fn space_of(len: usize) -> u64 {
+    (len as u64 + 32).next_multiple_of(512)
+}
+
+// Room.
+impl Persistence {
+    /// What a snapshot leaves free, so that the log goes on meanwhile.
+    fn reserve(&self) -> u64 {
+        self.storage_len / 8
+    }
+
+    /// The snapshot that is being written would take what the log needs.
+    fn is_over_room(&self) -> bool {
+        let saving = self.saving.as_ref().map_or(0, |saving| saving.len);
+        self.log_space + self.saved_len + saving > self.storage_len - self.reserve()
+    }
+
+    /// So little is left that nothing may grow: the rest is for what makes the data less, and for a snapshot of a quarter of
+    /// what the disk holds.
+    pub(super) fn is_short_of_room(&self) -> bool {
+        self.log_space + self.saved_len > self.storage_len - 3 * self.reserve()
+    }
+
+    /// A log that takes more is made short by a snapshot: as long as the last one, and while there is room for the next.
+    fn log_space_max(&self, log_len_max: u64) -> u64 {
+        let room = (self.storage_len - self.reserve()).saturating_sub(2 * self.saved_len);
+        self.saved_len.max(LOG_LEN_MIN).min(log_len_max).min(room.max(self.storage_len / 16))
+    }
+}
+
+impl Shard {
+    /// Everybody is told when there is little room here, and when there is enough again.
+    pub(super) fn look_at_room(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (of, is_short) = (self.index as u8, self.persistence.is_short_of_room());
+        if is_short == self.persistence.short_of_room.contains(&of) {
+            return;
+        }
+        self.persistence.told.log_failed = is_short || self.persistence.failed.is_some();
+        self.persistence.on_room(of, is_short);
+        self.tell_others(|_| Peer::Room { of, is_short }, out);
+        if is_short {
+            self.set_consider_timer(out);
+        }
+    }
+}
+
+impl Persistence {
+    pub(crate) fn on_room(&mut self, of: u8, is_short: bool) {
+        if is_short {
+            self.short_of_room.insert(of);
+        } else {
+            self.short_of_room.remove(&of);
         }
     }
 }
