@@ -417,3 +417,32 @@ fn a_full_disk_is_no_dead_end() {
         stage.end();
     }
 }
+
+/// Nobody has told the cache how large the disk is: a snapshot takes all there is, fails, and gives it back. So does one in
+/// whose middle the power went.
+#[test]
+fn a_snapshot_that_does_not_fit_gives_its_space_back() {
+    let mut stage = Stage::new(1, DiskSettings::new(4 << 20), |_| {});
+    for number in 0..42 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    for round in 0..3 {
+        assert!(matches!(stage.ask("SAVE"), Value::Error(_)), "round {round}");
+        stage.run(200);
+    }
+    stage.change_disks(slow);
+    stage.ask("BGSAVE");
+    stage.run(1500);
+    stage.change_disks(quick);
+    stage.restart();
+    stage.ask("GET key:0");
+    stage.run(200);
+    for number in 42..54 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    stage.restart();
+    for number in 0..54 {
+        assert_eq!(stage.ask(&format!("GET key:{number}")).as_bytes(), Some(&long(number, 50_000)[..]));
+    }
+    stage.end();
+}
