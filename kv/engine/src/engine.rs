@@ -63,6 +63,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// For what is done again or loaded again: what was allowed then is allowed now.
+    pub(crate) fn lifted(self) -> Limits {
+        Limits { bulk_len: usize::MAX, memory: None, spans_left: 0, ..self }
+    }
+}
+
 /// What commands need besides the keys.
 pub(crate) struct Tools {
     pub heap: Heap,

@@ -8,7 +8,7 @@
 //! that is flushed is kept until it is written.
 //!
 //! Always: what is written is the data at the moment of [`Engine::begin_snapshot`], key for key.
-//! Bounds: a step writes about as many elements as it is given. What waits to be taken out grows by the keys that change:
+//! Bounds: a step writes about as many elements as it is given, and no more than `STEP_BYTES` and a value. What waits to be taken out grows by the keys that change:
 //! each counts once, so by the size of the data at most; whoever takes nothing out asks for no step either
 //! ([`Engine::snapshot_waiting`]). Strings go out from where they lie: what is overwritten meanwhile lives on until then.
 //! The form is an RDB file (version 10), which redis-server loads too.
@@ -38,6 +38,8 @@ pub(crate) struct Snapshot {
     /// Databases that were flushed, as they were numbered.
     flushed: Vec<(u8, Table<Entry>)>,
     is_walked: bool,
+    /// What is where the cursor is is long: one at a time is looked at.
+    is_heavy: bool,
     written_ahead: u64,
     waiting_max: usize,
 }
@@ -80,8 +82,12 @@ impl Snapshot {
         self.note_waiting();
     }
 
+    fn waiting(&self) -> usize {
+        self.writer.waiting() + self.aside.waiting()
+    }
+
     fn note_waiting(&mut self) {
-        self.waiting_max = self.waiting_max.max(self.writer.waiting() + self.aside.waiting());
+        self.waiting_max = self.waiting_max.max(self.waiting());
     }
 
     /// Writes what is left of the half-written collection.
@@ -126,6 +132,8 @@ impl Snapshot {
             self.part = None;
             return budget;
         };
+        let before = self.writer.waiting();
+        let budget = budget.min(if self.is_heavy { 1 } else { STEP_KEYS });
         match put_value(self.writer.out(), &entry.object, part.position, budget) {
             Some(next) => part.position = next,
             None => {
@@ -133,6 +141,7 @@ impl Snapshot {
                 self.end_part();
             }
         }
+        self.is_heavy = self.writer.waiting() - before > STEP_BYTES / STEP_KEYS * budget;
         budget
     }
 
@@ -148,11 +157,13 @@ impl Snapshot {
                 0
             }
         };
+        let before = self.waiting();
+        let keys = if self.is_heavy { 1 } else { STEP_KEYS };
         let mut done = 0;
         let Snapshot { writer, aside, part, number, database: was, .. } = self;
         // An entry at a time, as one may be large; those at one place come together.
         let mut large: Vec<&Entry> = Vec::new();
-        let next = database.entries().walk(from, budget.clamp(1, STEP_KEYS), |entry| {
+        let next = database.entries().walk(from, budget.clamp(1, keys), |entry| {
             if entry.saved.replace(*number) == *number {
                 return;
             }
@@ -168,10 +179,10 @@ impl Snapshot {
         for entry in large {
             if part.is_none() {
                 writer.begin_key(*was, entry);
-                let position = put_value(writer.out(), &entry.object, Position::Start, PART_LEN);
+                let position = put_value(writer.out(), &entry.object, Position::Start, STEP_KEYS);
                 let (name, hash) = (entry.name().clone(), entry.hash());
                 *part = position.map(|position| Part { was: *was, name, hash, position });
-                done += PART_LEN;
+                done += STEP_KEYS;
             } else {
                 aside.key(*was, entry);
                 done += entry.object.weight();
@@ -184,15 +195,18 @@ impl Snapshot {
                 done += 1;
             }
         }
+        self.is_heavy = self.waiting() - before > STEP_BYTES / STEP_KEYS * keys;
         self.note_waiting();
         done.max(1)
     }
 }
 
-/// A collection of more elements is written in parts of so many.
+/// A collection of more elements is written in parts.
 const PART_LEN: usize = 512;
-/// Keys that are looked at in one go.
+/// Keys, and elements of a collection that is written in parts, that are looked at in one go.
 const STEP_KEYS: usize = 32;
+/// A step is over when it has written so many bytes.
+const STEP_BYTES: usize = 256 << 10;
 
 impl Engine {
     /// Begins a snapshot: the data as it is now. The file says this of itself. A snapshot that was being written is given
@@ -215,6 +229,7 @@ impl Engine {
             part: None,
             flushed: Vec::new(),
             is_walked: false,
+            is_heavy: false,
             written_ahead: 0,
             waiting_max: 0,
         }));
@@ -227,16 +242,16 @@ impl Engine {
 
     /// Bytes that wait to be taken out.
     pub fn snapshot_waiting(&self) -> usize {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.writer.waiting() + snapshot.aside.waiting())
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.waiting())
     }
 
-    /// Goes on with it: writes about `budget` elements.
+    /// Goes on with it: writes about `budget` elements, or fewer if they are long.
     pub fn snapshot_step(&mut self, budget: usize) -> SnapshotProgress {
         let Engine { snapshot: Some(snapshot), databases, garbage, .. } = self else {
             return SnapshotProgress::default();
         };
-        let mut done = 0;
-        while done < budget && !snapshot.is_walked {
+        let (mut done, enough) = (0, snapshot.waiting() + STEP_BYTES);
+        while done < budget && snapshot.waiting() < enough && !snapshot.is_walked {
             if snapshot.part.is_some() {
                 done += snapshot.continue_part(&**databases, budget - done);
             } else if usize::from(snapshot.database) < DATABASES {
@@ -260,7 +275,7 @@ impl Engine {
         SnapshotProgress {
             is_written: snapshot.is_walked,
             written_ahead: snapshot.written_ahead,
-            waiting: snapshot.writer.waiting() + snapshot.aside.waiting(),
+            waiting: snapshot.waiting(),
             waiting_max: snapshot.waiting_max,
         }
     }
@@ -331,11 +346,29 @@ impl Engine {
     }
 
     /// Loads the keys that come next in a file, about `budget` of them, if they are `mine`; whether more bytes are needed or
-    /// it is over. A key that is there already is replaced. With a time, what has expired by then is left out.
+    /// it is over. A key that is there already is replaced. With a time it is somebody else's file: what has expired by then
+    /// is left out, and what goes beyond the limits is refused. Without one it is a snapshot of ours, and what was allowed
+    /// when it was written is allowed now.
     ///
     /// # Errors
     /// [`RdbError`]. What was loaded stays.
     pub fn load(
+        &mut self,
+        reader: &mut Reader,
+        mut mine: impl FnMut(&[u8]) -> bool,
+        now: Option<WallTime>,
+        budget: usize,
+    ) -> Result<bool, RdbError> {
+        let limits = self.tools.limits;
+        if now.is_none() {
+            self.tools.limits = limits.lifted();
+        }
+        let loaded = self.load_items(reader, &mut mine, now, budget);
+        self.tools.limits = limits;
+        loaded
+    }
+
+    fn load_items(
         &mut self,
         reader: &mut Reader,
         mut mine: impl FnMut(&[u8]) -> bool,

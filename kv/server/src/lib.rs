@@ -59,6 +59,8 @@ pub struct ServerArgs {
     pub is_read_only: bool,
     /// A log of more bytes is made short by a snapshot: there must be room for one beside it.
     pub log_len_max: u64,
+    /// Bytes of each core's storage: what lets data grow is refused before it is full.
+    pub storage_len: u64,
     /// Files of Redis's kind to be loaded if there is no data: opened by each core for itself.
     pub load: Option<Load>,
     /// Somebody has asked for that, and is to hear if there is data.
@@ -111,6 +113,7 @@ impl ServerArgs {
             has_storage: false,
             is_read_only: false,
             log_len_max: u64::MAX,
+            storage_len: u64::MAX,
             load: None,
             load_is_asked_for: false,
             on_trouble: |_| {},

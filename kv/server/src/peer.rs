@@ -97,11 +97,19 @@ pub enum Peer {
     },
     Logged {
         task: u32,
-        is_fine: bool,
-    },
-    /// Why the sender's log cannot be written to, if it cannot.
-    LogState {
+        by: u8,
+        /// Why it could not be made durable.
         error: Option<Error>,
+    },
+    /// Why a shard's log cannot be written to, if it cannot.
+    LogState {
+        of: u8,
+        error: Option<Error>,
+    },
+    /// Whether a shard's disk has so little room left that nothing may grow.
+    Room {
+        of: u8,
+        is_short: bool,
     },
     /// What the sender has found on its disk.
     Recovers {

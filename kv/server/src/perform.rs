@@ -1,9 +1,7 @@
 //! Carrying out the requests of this core's connections, in their order.
 
 use framework::{Outbox, Session, SessionId};
-#[cfg(margay_planted_bug = "read_before_flush")]
-use kv_engine::command::Flags;
-use kv_engine::command::{Command, find};
+use kv_engine::command::{Command, Flags, find};
 use kv_engine::connection::{Effect, Host};
 use kv_engine::resp::Request;
 use kv_engine::shard::{Plan, plan};
@@ -44,6 +42,11 @@ impl Shard {
         if let Some(refusal) = self.persistence.refusal(command) {
             client.connection.refuse_now(refusal, &request, &mut host, &mut output);
             return;
+        }
+        if self.persistence.is_behind() && command.flags.contains(Flags::WRITE) {
+            drop(output);
+            let waiting = Waiting::Client(session.id());
+            return self.wait(session.id(), request, out, |shard, _| shard.persistence.line_up(waiting));
         }
         let speaker = client.connection.session();
         match plan(command, &request, speaker, self.shards) {
@@ -225,7 +228,7 @@ impl Shard {
 
     /// The connection takes note of a request that goes along with the one before it. (It was looked at: it is not refused.)
     pub(crate) fn admit_along(&mut self, id: SessionId, request: &Request, out: &mut Outbox<'_, Shard>) {
-        let now = out.wall();
+        let now = self.time(out);
         let Some(client) = self.clients.get_mut(id) else { return };
         let mut host = Host { config: &self.config, now, errors: &mut self.errors };
         if let Some(mut output) = out.output(client.session) {

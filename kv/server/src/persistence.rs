@@ -1,8 +1,9 @@
 //! What a shard keeps on disk: a log of its changes, snapshots, and what is told of them.
 //!
-//! A shard has three logs on the core's storage: `kv.commands` (records of the engine, each in pieces of at most
-//! `PIECE` bytes), `kv.snapshots` (RDB files, in pieces), and `kv.notes` (which snapshot is whole, where it lies, and what
-//! of the commands does not count). With `always` nothing is answered that is not durable: who reads what another has just
+//! A shard has four logs on the core's storage: `kv.commands` (records of the engine, each in pieces of at most
+//! `PIECE` bytes), `kv.snapshots.0` and `.1` (RDB files, in pieces: the last whole one in one of them, the next one comes
+//! into the other, which is emptied if that fails), and `kv.notes` (which snapshot is whole, where it lies, and what of the
+//! commands does not count). With `always` nothing is answered that is not durable: who reads what another has just
 //! written waits for that one's flush, too. Answers gather in their sessions, which are held meanwhile (the framework's
 //! `hold`); one append carries all that was written while the one before it was under way.
 //!
@@ -18,7 +19,7 @@ mod notes;
 mod recovery;
 mod saving;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
@@ -26,16 +27,18 @@ use framework::runtime::CarriedBuf;
 use framework::{LogId, LogSettings, Outbox, SessionId, Ticket};
 use kv_engine::command::{Command, Flags};
 use kv_engine::info;
-use kv_engine::log::Joint;
+use kv_engine::log::{Joint, pieces};
 use kv_engine::refusal::Refusal;
 
 use crate::ServerArgs;
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
+use crate::task::Waiting;
 
 pub(crate) use notes::Note;
 pub(crate) use recovery::Recovery;
 pub use recovery::{Found, Progress};
+use saving::space_of;
 pub(crate) use saving::{Lead, Saving, Way};
 
 /// Names of timers.
@@ -58,8 +61,10 @@ pub enum Durability {
 
 /// Bytes of a piece of a record: a journal takes at least so many.
 pub(crate) const PIECE: usize = 60 << 10;
-/// The last byte of each piece but the last.
-pub(crate) const IS_PIECE: u8 = 3;
+/// So many are under way at once: what a journal takes in before it is durable, and fewer than it lets wait.
+const APPENDS_MAX: usize = 128;
+/// When more wait for that, those who write wait too.
+const UNSENT_MAX: usize = 256;
 
 /// So long after the first change the log is written, without `always`: what is lost is at most that and a flush.
 const SECOND: Duration = Duration::from_millis(500);
@@ -72,7 +77,7 @@ const WAITING_MAX: usize = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logs {
     pub commands: LogId,
-    pub snapshots: LogId,
+    pub snapshots: [LogId; 2],
     pub notes: LogId,
 }
 
@@ -81,8 +86,8 @@ pub(crate) struct Logs {
 pub(crate) enum Waiter {
     /// Replies for a client of another core.
     Ran { core: usize, task: u32, replies: Option<Vec<CarriedBuf>> },
-    /// Whoever holds this shard.
-    Logged(Claim),
+    /// Whoever holds this shard, and whether it has written something.
+    Logged(Claim, bool),
     /// Who has asked when all is durable (WAITAOF).
     Asked(Claim),
 }
@@ -112,6 +117,10 @@ pub(crate) struct Persistence {
     /// Data is being loaded, here or elsewhere.
     pub is_loading: bool,
     appends: VecDeque<Append>,
+    /// Pieces that wait until fewer are: each with its record, and whether it is that one's last.
+    unsent: VecDeque<(Sga, u64, bool)>,
+    /// Who waits, since the disk is behind.
+    behind: VecDeque<Waiting>,
     /// The last record that was appended, and the last that is durable, with the number of its last piece in the log.
     pub appended: u64,
     pub durable: u64,
@@ -130,7 +139,10 @@ pub(crate) struct Persistence {
     waiting: VecDeque<(u64, Waiter)>,
     /// Why this shard's log cannot be written to.
     pub failed: Option<Error>,
-    /// Why that of any shard cannot: writes are refused.
+    /// The last record that was given up since it failed. A snapshot without it is no substitute for the log.
+    dropped: u64,
+    /// Why that of each shard cannot; and why that of any cannot: writes are refused.
+    failures: BTreeMap<u8, Error>,
     pub refuses: Option<Error>,
     pub try_again: Option<Instant>,
     pub generation: u64,
@@ -139,6 +151,14 @@ pub(crate) struct Persistence {
     pub last_save: Option<u64>,
     /// Bytes of the last snapshot.
     pub saved_len: u64,
+    /// Which log of snapshots has it, and the next piece of each.
+    kept: usize,
+    snapshot_ends: [u64; 2],
+    /// The space that the log takes on the disk, about.
+    log_space: u64,
+    storage_len: u64,
+    /// Shards whose disk has little room left: nothing may grow.
+    short_of_room: BTreeSet<u8>,
     pub told: info::Persistence,
     /// The engine's changes when the last snapshot was begun.
     pub changes_saved: u64,
@@ -151,8 +171,11 @@ pub(crate) struct Persistence {
 impl Persistence {
     pub fn new(args: &ServerArgs) -> Persistence {
         let ServerArgs { durability, has_storage, is_read_only, .. } = *args;
+        // What the journal needs for itself: descriptors, and extents that its logs have only begun.
+        let storage_len = args.storage_len.saturating_sub((args.storage_len / 16).max(1 << 20));
         let refuses = is_read_only.then_some(Error::ReadOnly);
-        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, ..Persistence::default() };
+        let mut persistence =
+            Persistence { durability, has_storage, is_read_only, refuses, storage_len, ..Persistence::default() };
         persistence.told.log_failed = is_read_only;
         persistence
     }
@@ -160,18 +183,41 @@ impl Persistence {
     /// Why a command is not carried out now.
     #[inline]
     pub fn refusal(&self, command: &Command) -> Option<Refusal> {
-        if !self.is_loading && self.refuses.is_none() {
+        if !self.is_loading && self.refuses.is_none() && self.short_of_room.is_empty() {
             return None;
         }
         if self.is_loading && !command.flags.contains(Flags::LOADING) {
             return Some(Refusal::Loading);
         }
-        self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).map(Refusal::NotWritable)
+        let short =
+            (!self.short_of_room.is_empty() && command.flags.contains(Flags::DENYOOM)).then_some(Error::NoSpace);
+        self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).or(short).map(Refusal::NotWritable)
+    }
+
+    /// Whether the log of a shard can be written to, and if not, why.
+    pub fn on_log_state(&mut self, of: u8, error: Option<Error>) {
+        match error {
+            Some(error) => _ = self.failures.insert(of, error),
+            None => _ = self.failures.remove(&of),
+        }
+        let read_only = self.is_read_only.then_some(Error::ReadOnly);
+        self.refuses = self.failures.values().next().copied().or(read_only);
+    }
+
+    /// So much waits to be written that more is not taken now.
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        self.unsent.len() > UNSENT_MAX
+    }
+
+    /// To be carried out when the disk has caught up.
+    pub fn line_up(&mut self, waiting: Waiting) {
+        self.behind.push_back(waiting);
     }
 
     /// Bytes appended and not known to be durable.
     pub fn pending(&self) -> usize {
-        self.appends.iter().map(|append| append.len).sum()
+        self.appends.iter().map(|append| append.len).chain(self.unsent.iter().map(|(data, ..)| data.len())).sum()
     }
 
     pub fn is_always(&self) -> bool {
@@ -295,13 +341,15 @@ impl Shard {
     fn append_record(&mut self, joint: Option<&Joint>, out: &mut Outbox<'_, Shard>) {
         let record = self.engine.next_record();
         let taken = self.engine.take_record(joint);
-        let Some(logs) = self.persistence.logs else { return };
+        if self.persistence.logs.is_none() {
+            return;
+        }
         if self.persistence.failed.is_some() {
             // What could not be written down is in the next snapshot.
             self.persistence.appended = record;
             return self.give_up_waiting(out);
         }
-        let Ok(Some(mut data)) = taken else {
+        let Ok(Some(data)) = taken else {
             if taken.is_err() {
                 self.persistence.appended = record;
                 self.fail_log(Error::NoBuffers, out);
@@ -310,25 +358,40 @@ impl Shard {
         };
         self.persistence.appended = record;
         self.persistence.told.log_size += data.len() as u64;
-        if self.persistence.told.log_size > self.args.log_len_max && self.persistence.saving.is_none() {
+        self.persistence.log_space += space_of(data.len());
+        self.look_at_room(out);
+        if self.persistence.log_space > self.args.log_len_max && self.persistence.saving.is_none() {
             // Soon, and not only when there is nothing better to do.
             self.set_consider_timer(out);
         }
-        while data.len() > PIECE {
-            let piece = data.split_to(PIECE).and_then(|mut piece| {
-                piece.push(out.heap().copy(&[IS_PIECE])?).map_err(|_| libos_mem::Exhausted)?;
-                Ok(piece)
-            });
-            let Ok(piece) = piece else { return self.fail_log(Error::NoBuffers, out) };
-            self.append(logs.commands, piece, record, false, out);
-        }
-        self.append(logs.commands, data, record, true, out);
+        let Ok(mut pieces) = pieces(data, record, PIECE, out.heap()) else {
+            return self.fail_log(Error::NoBuffers, out);
+        };
+        let last = pieces.pop_back();
+        self.persistence.unsent.extend(pieces.into_iter().map(|piece| (piece, record, false)));
+        self.persistence.unsent.extend(last.map(|last| (last, record, true)));
+        self.send_on(out);
     }
 
-    fn append(&mut self, log: LogId, data: Sga, record: u64, is_last: bool, out: &mut Outbox<'_, Shard>) {
-        let len = data.len();
-        let ticket = out.append(log, data);
-        self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
+    /// Appends what waits, as far as there may be more under way.
+    fn send_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(logs) = self.persistence.logs else { return };
+        while self.persistence.appends.len() < APPENDS_MAX
+            && let Some((data, record, is_last)) = self.persistence.unsent.pop_front()
+        {
+            let len = data.len();
+            let ticket = out.append(logs.commands, data);
+            self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
+        }
+    }
+
+    /// Those who have waited for the disk go on, as far as it keeps up.
+    fn let_on(&mut self, out: &mut Outbox<'_, Shard>) {
+        while !self.persistence.is_behind()
+            && let Some(waiting) = self.persistence.behind.pop_front()
+        {
+            self.end_wait(waiting, out);
+        }
     }
 
     /// The record of a command over several shards, as far as it concerns this one.
@@ -351,22 +414,23 @@ impl Shard {
     /// The same, for what only needs that with `always`.
     pub(crate) fn when_answerable(&mut self, waiter: Waiter, out: &mut Outbox<'_, Shard>) {
         if self.is_durable(self.mark()) {
-            let is_fine = self.persistence.failed.is_none() || !matches!(waiter, Waiter::Logged(_));
+            let is_fine = self.persistence.failed.is_none() || !matches!(waiter, Waiter::Logged(_, true));
             return self.tell_waiter(waiter, is_fine, out);
         }
         self.persistence.waiting.push_back((self.mark(), waiter));
     }
 
     fn tell_waiter(&mut self, waiter: Waiter, is_fine: bool, out: &mut Outbox<'_, Shard>) {
+        let error = self.persistence.failed.filter(|_| !is_fine);
         match waiter {
             Waiter::Ran { core, task, replies } => {
                 self.tell(core, Peer::Ran { task, replies: replies.filter(|_| is_fine) }, out);
             }
-            Waiter::Logged(Claim { core, task }) if usize::from(core) == self.index => {
-                self.on_logged(task, is_fine, out);
+            Waiter::Logged(Claim { core, task }, _) if usize::from(core) == self.index => {
+                self.on_logged(task, self.index as u8, error, out);
             }
-            Waiter::Logged(Claim { core, task }) => {
-                self.tell(usize::from(core), Peer::Logged { task, is_fine }, out);
+            Waiter::Logged(Claim { core, task }, _) => {
+                self.tell(usize::from(core), Peer::Logged { task, by: self.index as u8, error }, out);
             }
             Waiter::Asked(Claim { core, task }) => self.answer_wait(core, task, is_fine, out),
         }
@@ -399,7 +463,9 @@ impl Shard {
                     }
                 }
                 self.persistence.durable_sequence = sequence;
+                self.send_on(out);
                 self.on_progress(out);
+                self.let_on(out);
             }
         }
     }
@@ -460,16 +526,17 @@ impl Shard {
         self.persistence.failed.get_or_insert(error);
         self.persistence.told.log_failed = true;
         self.persistence.appends.clear();
+        self.persistence.unsent.clear();
         self.persistence.try_again = Some(out.now() + Duration::from_secs(1));
+        self.tell_log_state(out);
         self.give_up_waiting(out);
-        for shard in 0..self.shards {
-            let error = self.persistence.failed;
-            if shard == self.index {
-                self.persistence.refuses = error;
-            } else {
-                self.tell(shard, Peer::LogState { error }, out);
-            }
-        }
+        self.let_on(out);
+    }
+
+    fn tell_log_state(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (of, error) = (self.index as u8, self.persistence.failed);
+        self.persistence.on_log_state(of, error);
+        self.tell_others(|_| Peer::LogState { of, error }, out);
     }
 
     /// Nobody will be told that what he has written is durable.
@@ -486,18 +553,23 @@ impl Shard {
         for (_, waiter) in std::mem::take(&mut self.persistence.waiting) {
             self.tell_waiter(waiter, false, out);
         }
+        self.persistence.dropped = self.persistence.appended;
     }
 
-    /// A snapshot is durable that holds everything: the log can be used again.
-    pub(crate) fn mend_log(&mut self, out: &mut Outbox<'_, Shard>) {
+    /// A snapshot is durable, of which this is the first record that it does not hold. If it holds all that the log has
+    /// not, the log can be used again; if it was begun before the log failed, another one is due.
+    pub(crate) fn mend_log(&mut self, next: u64, out: &mut Outbox<'_, Shard>) {
         if self.persistence.failed.is_none() {
             return;
         }
+        if next <= self.persistence.dropped {
+            self.persistence.try_again = Some(out.now());
+            return;
+        }
         self.persistence.failed = None;
-        self.persistence.told.log_failed = false;
+        self.persistence.told.log_failed = self.persistence.is_short_of_room();
         self.persistence.try_again = None;
-        self.tell_others(|_| Peer::LogState { error: None }, out);
-        self.persistence.refuses = None;
+        self.tell_log_state(out);
     }
 
     /// The service is being stopped: what waits is written.
@@ -512,7 +584,8 @@ impl Shard {
         let mut open =
             |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
         let notes = open("kv.notes", true);
-        let (commands, snapshots) = (open("kv.commands", false), open("kv.snapshots", false));
+        let commands = open("kv.commands", false);
+        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use framework::pdpix::{Heap, Output, Sga};
+use framework::pdpix::{Error, Heap, Output, Sga};
 use framework::runtime::CarriedBuf;
 use framework::{Outbox, SessionId};
 use kv_engine::command::find;
@@ -89,8 +89,7 @@ impl Hold {
 impl Shard {
     pub(crate) fn on_peer(&mut self, peer: Peer, out: &mut Outbox<'_, Shard>) {
         match peer {
-            Peer::Run(run) if self.hold.is_free() => self.run_for(*run, out),
-            Peer::Run(run) => self.hold.wait(Waiting::Run(run)),
+            Peer::Run(run) => self.end_wait(Waiting::Run(run), out),
             Peer::Ran { task, replies } => self.on_ran(task, replies, out),
             Peer::Hold(claim) => {
                 if self.hold.claim(claim) {
@@ -120,8 +119,9 @@ impl Shard {
             }
             Peer::Found { task, finding } => self.on_found(task, *finding, out),
             Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
-            Peer::Logged { task, is_fine } => self.on_logged(task, is_fine, out),
-            Peer::LogState { error } => self.persistence.refuses = error,
+            Peer::Logged { task, by, error } => self.on_logged(task, by, error, out),
+            Peer::LogState { of, error } => self.persistence.on_log_state(of, error),
+            Peer::Room { of, is_short } => self.persistence.on_room(of, is_short),
             Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
             Peer::Reached { joint } => self.on_reached(joint, out),
             Peer::Ended { core } => self.on_ended(usize::from(core), out),
@@ -322,6 +322,7 @@ impl Shard {
 
     /// The next round of a conversation; several, if they concern this core only.
     fn talk(&mut self, task: u32, mut answers: Option<Vec<Answer>>, out: &mut Outbox<'_, Shard>) {
+        let now = self.time(out);
         loop {
             let Task { client, muted, work: Work::Talk { conversation, .. }, .. } = &mut self.tasks[task as usize]
             else {
@@ -329,7 +330,7 @@ impl Shard {
             };
             let session = client.and_then(|client| self.clients.get_mut(client)).filter(|_| !*muted);
             let session = session.map(|client| client.session);
-            let (now, limits) = (out.wall(), self.limits);
+            let limits = self.limits;
             let mut step = |output: &mut Output| match answers.take() {
                 None => conversation.start(output),
                 Some(answers) => conversation.step(answers, &limits, now, output),
@@ -355,7 +356,6 @@ impl Shard {
             let mut awaited = 0;
             for (index, (shard, part)) in parts.into_iter().enumerate() {
                 if shard == self.index {
-                    let now = self.time(out);
                     got[index] = Some(self.engine.carry_out(part, now));
                     continue;
                 }
@@ -420,18 +420,21 @@ impl Shard {
         debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard has changed it");
         self.append_joint(joint, out);
         if answer {
-            self.when_answerable(Waiter::Logged(claim), out);
+            self.when_answerable(Waiter::Logged(claim, joint.is_some()), out);
         }
     }
 
     /// The part of a shard is durable, or could not be made so.
-    pub(crate) fn on_logged(&mut self, task: u32, fine: bool, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn on_logged(&mut self, task: u32, by: u8, error: Option<Error>, out: &mut Outbox<'_, Shard>) {
+        if let Some(error) = error {
+            self.tell_of_failure(task, by, error, out);
+        }
         let Some(Task { client, muted, work: Work::Logging { reply, awaited, is_fine }, .. }) =
             self.tasks.get_mut(task as usize)
         else {
             return;
         };
-        *is_fine &= fine;
+        *is_fine &= error.is_none();
         *awaited -= 1;
         if *awaited > 0 {
             return;
@@ -450,6 +453,19 @@ impl Shard {
             }
         }
         self.end_task(task, out);
+    }
+
+    /// The log of one shard has failed, and with it a command over several: the others hear of it from whoever gives them
+    /// back, as they are not to acknowledge anything that follows. (Its own word may come later.)
+    #[cold]
+    fn tell_of_failure(&mut self, task: u32, of: u8, error: Error, out: &mut Outbox<'_, Shard>) {
+        let Some(task) = self.tasks.get(task as usize) else { return };
+        self.persistence.on_log_state(of, Some(error));
+        for shard in task.hold.clone() {
+            if shard != self.index {
+                self.tell(shard, Peer::LogState { of, error: Some(error) }, out);
+            }
+        }
     }
 
     pub(crate) fn on_found(&mut self, task: u32, finding: Finding, out: &mut Outbox<'_, Shard>) {
@@ -532,17 +548,24 @@ impl Shard {
         while self.hold.is_free()
             && let Some(waiting) = self.hold.waiting.pop_front()
         {
-            match waiting {
-                Waiting::Run(run) => self.run_for(*run, out),
-                Waiting::Client(id) => self.go_on(id, out),
-                Waiting::Hold(claim) => {
-                    self.hold.holder = Some(claim);
-                    self.commit_before_hold(out);
-                    if usize::from(claim.core) == self.index {
-                        self.on_held(claim.task, out);
-                    } else {
-                        self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
-                    }
+            self.end_wait(waiting, out);
+        }
+    }
+
+    /// What has waited, or has just come, is done; or waits for the next thing that stands in its way.
+    pub(crate) fn end_wait(&mut self, waiting: Waiting, out: &mut Outbox<'_, Shard>) {
+        match waiting {
+            Waiting::Run(run) if !self.hold.is_free() => self.hold.wait(Waiting::Run(run)),
+            Waiting::Run(run) if self.persistence.is_behind() => self.persistence.line_up(Waiting::Run(run)),
+            Waiting::Run(run) => self.run_for(*run, out),
+            Waiting::Client(id) => self.go_on(id, out),
+            Waiting::Hold(claim) => {
+                self.hold.holder = Some(claim);
+                self.commit_before_hold(out);
+                if usize::from(claim.core) == self.index {
+                    self.on_held(claim.task, out);
+                } else {
+                    self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
                 }
             }
         }

@@ -90,6 +90,7 @@ fn keep(arguments: &Arguments, args: &mut ServerArgs) -> anyhow::Result<()> {
     args.durability = durability;
     args.is_read_only = storage.read_only;
     args.log_len_max = storage.capacity() as u64 / 4;
+    args.storage_len = storage.capacity() as u64;
     let dir = storage.dir.as_ref().map_or_else(|| ".".into(), |dir| dir.display().to_string());
     for (name, value) in [("appendonly", only), ("appendfsync", sync), ("dir", dir.as_str())] {
         let _ = args.config.set_at_start(name, value);

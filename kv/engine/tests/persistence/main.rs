@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use kv_differential::case;
 use kv_differential::generate::{command, words};
-use pdpix::{Heap, Rng};
+use kv_engine::engine::{Engine, Limits};
+use kv_engine::rdb::Reader;
+use pdpix::{Heap, Rng, Seed, WallTime};
 use world::{World, bytes};
 
 fn heap() -> Heap {
@@ -199,4 +201,56 @@ fn nothing_stays_pinned() {
     while world.engines[0].free_some() {}
     drop(world);
     assert_eq!(heap.stats().pinned, 0);
+}
+
+/// A cache as full as it may be starts again from what it has kept; somebody else's file has to fit.
+#[test]
+fn a_full_cache_loads_its_own_snapshot() {
+    let heap = heap();
+    let mut world = World::new(1, &heap);
+    for key in 0..1000 {
+        world.run(&args(&format!("SET key:{key} {key}{}", "v".repeat(500))), 0);
+    }
+    let full = Limits { memory: Some(heap.stats().pinned / 2), spans_left: 1, bulk_len: 2, ..Limits::default() };
+    world.engines[0].set_limits(full);
+    world.engines[0].reload().expect("room for what was there");
+    let file = bytes(world.engines[0].save().unwrap());
+    for (now, is_loaded) in [(None, true), (Some(WallTime::from_nanos(1)), false)] {
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
+        engine.set_limits(full);
+        let mut reader = Reader::new();
+        reader.feed(&file);
+        reader.finish();
+        let loaded = engine.load(&mut reader, |_| true, now, usize::MAX);
+        assert_eq!(loaded.is_ok(), is_loaded, "{loaded:?}");
+        assert_eq!(engine.size(0).keys == 1000, is_loaded);
+    }
+}
+
+/// A step of a snapshot ends when it has written enough, however few elements that were.
+#[test]
+fn a_step_of_long_values_is_short() {
+    let heap = heap();
+    let mut world = World::new(1, &heap);
+    let long = vec![b'v'; 100_000];
+    for key in 0..300 {
+        let key = format!("{key}").into_bytes();
+        world.run(&[b"SET".to_vec(), key.clone(), long.clone()], 0);
+        world.run(&[b"RPUSH".to_vec(), b"list".to_vec(), long.clone()], 1);
+        world.run(&[b"HSET".to_vec(), b"hash".to_vec(), key, b"short".to_vec()], 1);
+    }
+    (0..500).for_each(|field| _ = world.run(&[b"RPUSH".to_vec(), b"list".to_vec(), format!("{field}").into_bytes()], 1));
+    world.engines[0].begin_snapshot([]);
+    let (mut steps, mut most) = (0, 0);
+    loop {
+        let progress = world.engines[0].snapshot_step(1000);
+        (steps, most) = (steps + 1, most.max(progress.waiting));
+        if progress.is_written {
+            break;
+        }
+        world.engines[0].take_snapshot().unwrap();
+    }
+    // What is looked at in one go before it is known to be long.
+    assert!(most <= 33 * 100_000 + (512 << 10), "{most} bytes in one step");
+    assert!((100..1000).contains(&steps), "{steps} steps");
 }

@@ -1,10 +1,11 @@
 //! The notes of a shard: few and short, read first when it begins.
 //!
 //! ```text
-//! 1, cores u16                                     made for so many cores
-//! 2, cores u16, generation, first, last, next, from    a whole snapshot: which, its pieces, the record behind it, and
-//!                                                      where in the log of commands to begin to look (u64 each)
-//! 3, from, to                                      the pieces of the log of commands that do not count (to: not included)
+//! 1, cores u16                                 made for so many cores
+//! 2, cores u16, place u8, generation, first, last, next, from
+//!                                                  a whole snapshot: in which of its logs, which, its pieces, the record
+//!                                                  behind it, and where in the log of commands to begin to look (u64 each)
+//! 3, from, to                                  the pieces of the log of commands that do not count (to: not included)
 //! ```
 
 /// A note.
@@ -19,8 +20,10 @@ pub(crate) enum Note {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SavedNote {
     pub cores: u16,
+    /// Which of the two logs of snapshots has it.
+    pub place: u8,
     pub generation: u64,
-    /// Its pieces in the log of snapshots, the last one included.
+    /// Its pieces there, the last one included.
     pub first: u64,
     pub last: u64,
     /// The first record that it does not hold.
@@ -37,9 +40,10 @@ impl Note {
                 bytes.push(1);
                 bytes.extend(cores.to_le_bytes());
             }
-            Note::Saved(SavedNote { cores, generation, first, last, next, from }) => {
+            Note::Saved(SavedNote { cores, place, generation, first, last, next, from }) => {
                 bytes.push(2);
                 bytes.extend(cores.to_le_bytes());
+                bytes.push(*place);
                 [generation, first, last, next, from].into_iter().for_each(|number| bytes.extend(number.to_le_bytes()));
             }
             Note::Void { from, to } => {
@@ -56,10 +60,11 @@ impl Note {
         let cores = || rest.first_chunk().map(|cores| u16::from_le_bytes(*cores));
         Some(match (kind, rest.len()) {
             (1, 2) => Note::Made { cores: cores()? },
-            (2, 42) => {
-                let numbers = &rest[2..];
+            (2, 43) if rest[2] < 2 => {
+                let numbers = &rest[3..];
                 Note::Saved(SavedNote {
                     cores: cores()?,
+                    place: rest[2],
                     generation: number(numbers, 0)?,
                     first: number(numbers, 1)?,
                     last: number(numbers, 2)?,
@@ -79,7 +84,7 @@ mod tests {
 
     #[test]
     fn notes_are_read_back() {
-        let saved = SavedNote { cores: 2, generation: 7, first: 1, last: 1 << 40, next: 3, from: u64::MAX };
+        let saved = SavedNote { cores: 2, place: 1, generation: 7, first: 1, last: 1 << 40, next: 3, from: u64::MAX };
         for note in [Note::Made { cores: 65_535 }, Note::Saved(saved), Note::Void { from: 5, to: 9 }] {
             let bytes = note.write();
             assert_eq!(Note::read(&bytes), Some(note));

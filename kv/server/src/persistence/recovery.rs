@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use framework::pdpix::storage::Damage;
-use framework::pdpix::{Error, Sga};
+use framework::pdpix::{Buf, Error};
 use framework::{LogId, Outbox, Record, Ticket};
-use kv_engine::log::{RecordHead, head_of, in_one};
+use kv_engine::log::{Assembly, LogError, RecordHead, head_of, in_one};
 use kv_engine::rdb::Reader;
 use kv_engine::shard::shard_of;
 
 use super::notes::SavedNote;
-use super::{IS_PIECE, Note};
+use super::{Note, space_of};
 use crate::peer::Peer;
 use crate::shard::Shard;
 
@@ -46,8 +46,10 @@ pub struct Progress {
 pub struct Found {
     /// Its whole snapshots.
     pub(crate) generations: Vec<u64>,
-    /// Nothing was ever written to its log.
-    pub(crate) has_no_log: bool,
+    /// Changes were written down here.
+    pub(crate) has_commands: bool,
+    /// Nothing at all was ever written here.
+    pub(crate) is_new: bool,
 }
 
 /// Where a shard is.
@@ -63,17 +65,20 @@ pub(crate) struct Recovery {
     /// The next piece to be read.
     next: u64,
     saved: Option<SavedNote>,
-    pieces: Vec<Sga>,
-    pieces_from: u64,
+    assembly: Assembly,
+    /// The piece behind the last one that counts.
+    counted: u64,
     /// Pieces that were read and not looked at.
     backlog: std::collections::VecDeque<Record>,
     /// The last record that was done again.
     last: u64,
-    joint: Option<(u64, RecordHead, Sga)>,
+    joint: Option<(u64, RecordHead, Buf)>,
     /// How many other shards have come to a joint record.
     reached: BTreeMap<u64, usize>,
     ended: Vec<bool>,
     has_ended: bool,
+    /// Notes on their way: that this shard was made, and what does not count.
+    making: Option<Ticket>,
     voiding: Option<Ticket>,
     file: Option<Box<dyn Read + Send>>,
     /// How many were opened.
@@ -109,14 +114,15 @@ impl Recovery {
             reading: None,
             next: 1,
             saved: None,
-            pieces: Vec::new(),
-            pieces_from: 0,
+            assembly: Assembly::default(),
+            counted: 0,
             backlog: std::collections::VecDeque::new(),
             last: 0,
             joint: None,
             reached: BTreeMap::new(),
             ended: vec![false; shards],
             has_ended: false,
+            making: None,
             voiding: None,
             file: None,
             files: 0,
@@ -151,7 +157,7 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            self.tell_found(Found { generations: Vec::new(), has_no_log: true }, out);
+            self.tell_found(Found { generations: Vec::new(), has_commands: false, is_new: false }, out);
         }
     }
 
@@ -171,12 +177,12 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) {
         let Some(logs) = self.persistence.logs else { return };
-        if ![logs.commands, logs.snapshots, logs.notes].contains(&log) {
+        if ![logs.commands, logs.notes].contains(&log) && !logs.snapshots.contains(&log) {
             return;
         }
         let name = match log {
             log if log == logs.commands => "commands",
-            log if log == logs.snapshots => "snapshots",
+            log if logs.snapshots.contains(&log) => "snapshots",
             _ => "notes",
         };
         let lost = damage.map_or_else(String::new, |damage| {
@@ -206,7 +212,10 @@ impl Shard {
         if log == logs.commands {
             recovery.commands = (first, next);
         }
-        if recovery.ready < 3 {
+        if let Some(place) = logs.snapshots.iter().position(|snapshots| *snapshots == log) {
+            self.persistence.snapshot_ends[place] = next;
+        }
+        if recovery.ready < 4 {
             return;
         }
         let made_for = recovery.notes.iter().rev().find_map(|(_, note)| match note {
@@ -227,14 +236,8 @@ impl Shard {
             );
         }
         let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
-        let has_no_log = recovery.commands.1 == 1;
-        if made_for.is_none() && !self.persistence.is_read_only {
-            let note = Note::Made { cores: self.shards as u16 };
-            if let Ok(data) = out.heap().copy(&note.write()) {
-                out.append(logs.notes, data);
-            }
-        }
-        self.tell_found(Found { generations, has_no_log }, out);
+        let has_commands = recovery.commands.1 > 1;
+        self.tell_found(Found { generations, has_commands, is_new: made_for.is_none() }, out);
     }
 
     fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
@@ -244,24 +247,48 @@ impl Shard {
 
     /// What another shard has found; when all have told, it is clear where to begin.
     pub(crate) fn on_found_data(&mut self, shard: usize, found: Found, out: &mut Outbox<'_, Shard>) {
+        let (me, shards) = (self.index, self.shards);
+        let (logs, is_read_only) = (self.persistence.logs, self.persistence.is_read_only);
         let Some(recovery) = &mut self.persistence.recovery else { return };
         recovery.found[shard] = Some(found);
         let Some(found) = recovery.found.iter().cloned().collect::<Option<Vec<Found>>>() else { return };
         if recovery.stage != Stage::Notes {
             return;
         }
+        // Nobody writes anything before all have noted that they were there.
+        let has_data = |found: &Found| found.has_commands || !found.generations.is_empty();
+        if let Some(core) = found.iter().position(|found| found.is_new)
+            && found.iter().any(has_data)
+        {
+            let why = format!("there is nothing of core {core}, and others have data: is its file missing?");
+            return self.give_up(&why, out);
+        }
+        if let Some(logs) = logs.filter(|_| found[me].is_new && !is_read_only) {
+            match out.heap().copy(&Note::Made { cores: shards as u16 }.write()) {
+                Ok(data) => recovery.making = Some(out.append(logs.notes, data)),
+                Err(_) => self.give_up("there is not enough memory for a note", out),
+            }
+            return;
+        }
+        self.begin_loading(out);
+    }
+
+    /// It is clear what there is: begins with what all have.
+    fn begin_loading(&mut self, out: &mut Outbox<'_, Shard>) {
+        let Some(recovery) = &mut self.persistence.recovery else { return };
+        let found: Vec<Found> = recovery.found.iter().flatten().cloned().collect();
         let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
         let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
-        // A first snapshot that only some have was cut short, and so was the loading of a file that it was to keep.
-        if chosen.is_none() && found.iter().all(|found| found.has_no_log) {
+        self.persistence.generation =
+            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
+        // A snapshot of some shards only was the first one: that of an import that did not come to its end, perhaps.
+        if chosen.is_none() && !found.iter().any(|found| found.has_commands) {
             return self.begin_file(out);
         }
         if self.args.load_is_asked_for {
             return self.give_up("there is data already: a file is loaded where there is none", out);
         }
         recovery.saved = chosen.and_then(|chosen| recovery.saved_notes().find(|saved| saved.generation == chosen));
-        self.persistence.generation =
-            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
         match recovery.saved {
             Some(saved) => {
                 (recovery.stage, recovery.next, recovery.last) = (Stage::Snapshot, saved.first, saved.next - 1);
@@ -273,7 +300,10 @@ impl Shard {
 
     fn read_on(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
-        let log = if recovery.stage == Stage::Snapshot { logs.snapshots } else { logs.commands };
+        let log = match recovery.saved {
+            Some(saved) if recovery.stage == Stage::Snapshot => logs.snapshots[usize::from(saved.place)],
+            _ => logs.commands,
+        };
         recovery.reading = Some(out.read_log(log, recovery.next, RECORDS, BYTES));
         let progress = Progress {
             shard: self.index,
@@ -303,7 +333,17 @@ impl Shard {
         if let Some(last) = records.last() {
             recovery.next = last.sequence + 1;
         }
-        recovery.bytes += records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        let bytes = records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        recovery.bytes += bytes;
+        // What is on the disk already counts for whether a snapshot is due.
+        match recovery.stage {
+            Stage::Snapshot => self.persistence.saved_len += bytes,
+            Stage::Commands => {
+                self.persistence.told.log_size += bytes;
+                self.persistence.log_space += records.iter().map(|record| space_of(record.data.len())).sum::<u64>();
+            }
+            _ => {}
+        }
         match recovery.stage {
             Stage::Snapshot => self.load_snapshot(records, out),
             Stage::Commands if records.is_empty() => self.end_commands(out),
@@ -342,7 +382,13 @@ impl Shard {
         self.persistence.told.keys_loaded = self.keys();
         let Some(recovery) = &mut self.persistence.recovery else { return };
         recovery.stage = Stage::Commands;
-        recovery.next = recovery.saved.map_or(recovery.commands.0, |saved| saved.from.max(recovery.commands.0));
+        let from = recovery.saved.map_or(1, |saved| saved.from);
+        let (first, _) = recovery.commands;
+        if first > from {
+            let me = self.index;
+            return self.give_up(&format!("pieces {from} to {} of the log of core {me} are missing", first - 1), out);
+        }
+        (recovery.next, recovery.counted) = (from, from);
         self.read_on(out);
     }
 
@@ -360,39 +406,37 @@ impl Shard {
             let Some(piece) = recovery.backlog.pop_front() else { return self.read_on(out) };
             let sequence = piece.sequence;
             if recovery.voids().any(|(from, to)| (from..to).contains(&sequence)) {
-                recovery.pieces.clear();
+                recovery.assembly.forget();
+                recovery.counted = sequence + 1;
                 continue;
             }
-            if recovery.pieces.is_empty() {
-                recovery.pieces_from = sequence;
-            }
-            let is_last = piece.data.segments().last().and_then(|buf| buf.last()) != Some(&IS_PIECE);
-            recovery.pieces.push(piece.data);
-            if !is_last {
-                continue;
-            }
-            let whole = match whole(std::mem::take(&mut recovery.pieces)) {
-                Ok(whole) => whole,
-                Err(libos_mem::Exhausted) => return self.give_up("there is not enough memory for the log", out),
+            let whole = match recovery.assembly.take(piece.data) {
+                Ok(Some(whole)) => whole,
+                Ok(None) => continue,
+                Err(error) => return self.give_up_log(&error, out),
             };
-            let from = recovery.pieces_from;
-            let head = match in_one(&whole, out.heap()).map(|bytes| head_of(&bytes)) {
-                Ok(Ok(head)) => head,
-                Ok(Err(error)) => return self.give_up(&error.to_string(), out),
-                Err(_) => return self.give_up("there is not enough memory for the log", out),
+            let Ok(whole) = in_one(whole, out.heap()) else { return self.give_up_log(&LogError::Exhausted, out) };
+            let head = match head_of(&whole) {
+                Ok(head) => head,
+                Err(error) => return self.give_up_log(&error, out),
             };
             // What is in the snapshot already may stand before what is not.
             if head.number <= recovery.last {
+                recovery.counted = sequence + 1;
                 continue;
+            }
+            if head.number > recovery.last + 1 {
+                // The one before it was refused, and this one was on its way already: nobody was told of it.
+                return self.void(out);
             }
             let me = self.index;
             let Some(joint) =
                 head.joint.clone().filter(|joint| joint.shards.iter().any(|&shard| usize::from(shard) != me))
             else {
-                self.replay(&whole, out);
+                self.replay(&whole, sequence, out);
                 continue;
             };
-            recovery.joint = Some((from, head, whole));
+            recovery.joint = Some((sequence, head, whole));
             for &shard in joint.shards.iter().filter(|&&shard| usize::from(shard) != me) {
                 self.tell(usize::from(shard), Peer::Reached { joint: joint.id }, out);
             }
@@ -400,18 +444,21 @@ impl Shard {
         }
     }
 
-    fn replay(&mut self, record: &Sga, out: &mut Outbox<'_, Shard>) {
+    #[cold]
+    fn give_up_log(&mut self, error: &LogError, out: &mut Outbox<'_, Shard>) {
+        self.give_up(&format!("the log of core {} cannot be done again: {error}", self.index), out);
+    }
+
+    /// Does again what a record says, whose last piece is this one.
+    fn replay(&mut self, record: &[u8], sequence: u64, out: &mut Outbox<'_, Shard>) {
         let Some(recovery) = &mut self.persistence.recovery else { return };
-        let done = match in_one(record, out.heap()) {
-            Ok(bytes) => self.engine.replay(&bytes, recovery.last),
-            Err(_) => return self.give_up("there is not enough memory for the log", out),
-        };
-        match done {
+        match self.engine.replay(record, recovery.last) {
             Ok(time) => {
                 recovery.last += 1;
+                recovery.counted = sequence + 1;
                 time.into_iter().for_each(|time| self.set_time(time));
             }
-            Err(error) => self.give_up(&format!("the log of core {} cannot be done again: {error}", self.index), out),
+            Err(error) => self.give_up_log(&error, out),
         }
     }
 
@@ -438,42 +485,41 @@ impl Shard {
     fn try_joint(&mut self, out: &mut Outbox<'_, Shard>) {
         let me = self.index;
         let Some(recovery) = &mut self.persistence.recovery else { return };
-        let Some((from, head, record)) = recovery.joint.take() else { return };
+        let Some((sequence, head, record)) = recovery.joint.take() else { return };
         let Some(joint) = &head.joint else { return };
         let others = joint.shards.iter().filter(|&&shard| usize::from(shard) != me).count();
         if recovery.reached.get(&joint.id).copied().unwrap_or(0) == others {
             recovery.reached.remove(&joint.id);
-            return self.replay(&record, out);
+            return self.replay(&record, sequence, out);
         }
         let is_over = |&shard: &u16| usize::from(shard) != me && recovery.ended.get(usize::from(shard)) != Some(&false);
         #[cfg(margay_planted_bug = "joint_part_counts")]
         if joint.shards.iter().any(is_over) {
-            return self.replay(&record, out);
+            return self.replay(&record, sequence, out);
         }
         if joint.shards.iter().any(is_over) {
             // Those who have come to it have said so before they ended; one has not.
-            return self.void(from, out);
+            return self.void(out);
         }
-        recovery.joint = Some((from, head, record));
+        recovery.joint = Some((sequence, head, record));
     }
 
     /// The log ends. What stands there of a record that is not whole does not count.
     fn end_commands(&mut self, out: &mut Outbox<'_, Shard>) {
-        let Some(recovery) = &mut self.persistence.recovery else { return };
-        let torn = (!recovery.pieces.is_empty()).then_some(recovery.pieces_from);
-        match torn {
-            Some(from) => self.void(from, out),
-            None => self.end_own(out),
-        }
+        let Some(recovery) = &self.persistence.recovery else { return };
+        if recovery.counted < recovery.commands.1 { self.void(out) } else { self.end_own(out) }
     }
 
-    /// Nothing from this piece on counts.
-    fn void(&mut self, from: u64, out: &mut Outbox<'_, Shard>) {
+    /// Nothing counts behind what was counted so far.
+    fn void(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(recovery)) = (self.persistence.logs, &mut self.persistence.recovery) else { return };
-        recovery.pieces.clear();
+        recovery.assembly.forget();
         recovery.backlog.clear();
         recovery.stage = Stage::Waiting;
-        let note = Note::Void { from, to: recovery.commands.1 };
+        if self.persistence.is_read_only {
+            return self.end_own(out); // nothing is written behind it
+        }
+        let note = Note::Void { from: recovery.counted, to: recovery.commands.1 };
         match out.heap().copy(&note.write()) {
             Ok(data) => recovery.voiding = Some(out.append(logs.notes, data)),
             Err(_) => self.give_up("there is not enough memory for a note", out),
@@ -488,10 +534,12 @@ impl Shard {
         out: &mut Outbox<'_, Shard>,
     ) -> bool {
         let Some(recovery) = &mut self.persistence.recovery else { return false };
-        if recovery.voiding.take_if(|voiding| *voiding == ticket).is_none() {
+        let is_made = recovery.making.take_if(|making| *making == ticket).is_some();
+        if !is_made && recovery.voiding.take_if(|voiding| *voiding == ticket).is_none() {
             return false;
         }
         match result {
+            Ok(_) if is_made => self.begin_loading(out),
             Ok(_) => self.end_own(out),
             Err(error) => self.give_up(&format!("a note cannot be written: {error}"), out),
         }
@@ -530,7 +578,8 @@ impl Shard {
         }
         // Unlike those of the runs before, unless the clock was set back; and then it only has to differ from what is left.
         self.persistence.next_joint =
-            (self.index as u64) << 56 | (out.wall().as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
+            (self.index as u64) << 56 | (self.time(out).as_millis() << 14) & 0x00FF_FFFF_FFFF_FFFF;
+        self.forget_unfinished(recovery.saved.map(|saved| usize::from(saved.place)), out);
         let keys = self.keys();
         let progress = Progress { shard: self.index, bytes: recovery.bytes, keys, keys_expected: 0, is_over: true };
         (self.args.on_progress)(progress);
@@ -540,18 +589,4 @@ impl Shard {
             self.consider_saving(out);
         }
     }
-}
-
-/// A record that came in pieces.
-fn whole(pieces: Vec<Sga>) -> Result<Sga, libos_mem::Exhausted> {
-    let last = pieces.len() - 1;
-    let mut whole = Sga::new();
-    for (index, mut piece) in pieces.into_iter().enumerate() {
-        if index < last {
-            let len = piece.len() - 1;
-            piece = piece.split_to(len)?;
-        }
-        whole.append(piece).map_err(|_| libos_mem::Exhausted)?;
-    }
-    Ok(whole)
 }

@@ -10,7 +10,7 @@ use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
+use super::{Durability, Note, PIECE, Persistence, TIMER_CONSIDER, TIMER_SAVE, Waiter};
 use crate::peer::{Claim, Peer};
 use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
@@ -45,17 +45,28 @@ pub enum Way {
 pub(crate) struct Saving {
     generation: u64,
     leader: usize,
-    /// The first record that is not in it, and the first piece of the log that is not.
+    /// Which log of snapshots it comes into.
+    place: usize,
+    /// The first record that is not in it, and a piece of the log that is not behind it: the nearest, if that is known.
     next: u64,
-    from: Option<u64>,
+    from: u64,
+    is_from_known: bool,
     pieces: Vec<Ticket>,
+    /// What was taken out and is not on its way yet.
+    unsent: Sga,
     first: Option<u64>,
     last: u64,
+    /// All of it was taken out.
     is_written: bool,
+    /// It could not be written, and its leader was told so.
+    has_failed: bool,
     is_timer_set: bool,
     note: Option<Ticket>,
     noted: u64,
     len: u64,
+    /// Bytes of the log when it was begun, and the space that they take.
+    log_len: u64,
+    log_space: u64,
     started: framework::pdpix::Instant,
     changes: u64,
 }
@@ -64,6 +75,11 @@ impl Saving {
     /// How long it has been under way.
     pub fn seconds(&self, now: framework::pdpix::Instant) -> u64 {
         now.since(self.started).as_secs()
+    }
+
+    /// Nothing is left to be written but the note that says so.
+    fn is_to_be_noted(&self) -> bool {
+        self.is_written && !self.has_failed && self.unsent.is_empty() && self.pieces.is_empty() && self.note.is_none()
     }
 }
 
@@ -195,16 +211,15 @@ impl Shard {
 
     /// Another shard has written its part, or could not.
     pub(crate) fn on_saved(&mut self, generation: u64, is_fine: bool, out: &mut Outbox<'_, Shard>) {
-        let shards = self.shards;
-        let lead = self.persistence.lead.get_or_insert(Lead {
-            generation,
-            left: shards,
-            is_fine: true,
-            task: None,
-            way: Way::Behind,
-        });
-        if lead.generation != generation {
+        // A lead of an older one has come to nothing, or all would not have begun this one; and this one has, if there is
+        // a newer one already.
+        let new = Lead { generation, left: self.shards, is_fine: true, task: None, way: Way::Behind };
+        let lead = self.persistence.lead.get_or_insert(new);
+        if lead.generation > generation {
             return;
+        }
+        if lead.generation < generation {
+            *lead = new;
         }
         lead.left = lead.left.saturating_sub(1);
         lead.is_fine &= is_fine;
@@ -252,20 +267,25 @@ impl Shard {
         self.persistence.saving = Some(Box::new(Saving {
             generation,
             leader,
+            place: 1 - self.persistence.kept,
             next,
-            from: None,
+            from: self.persistence.durable_sequence + 1,
+            is_from_known: false,
             pieces: Vec::new(),
+            unsent: Sga::new(),
             first: None,
             last: 0,
             is_written: false,
+            has_failed: false,
             is_timer_set: false,
             note: None,
             noted: 0,
             len: 0,
+            log_len: std::mem::take(&mut self.persistence.told.log_size),
+            log_space: self.persistence.log_space,
             started: out.now(),
             changes: self.engine.stats().changes,
         }));
-        self.persistence.told.log_size = 0;
         self.note_cut();
         self.set_save_timer(Duration::ZERO, out);
         Ok(())
@@ -283,11 +303,13 @@ impl Shard {
     pub(crate) fn note_cut(&mut self) {
         let (durable, sequence) = (self.persistence.durable, self.persistence.durable_sequence);
         if let Some(saving) = &mut self.persistence.saving
-            && saving.from.is_none()
+            && !saving.is_from_known
             && durable >= saving.next - 1
         {
-            // If more is durable than that, its pieces are looked at for nothing when it is recovered.
-            saving.from = Some(if durable == saving.next - 1 { sequence + 1 } else { 0 });
+            saving.is_from_known = true;
+            if durable == saving.next - 1 {
+                saving.from = sequence + 1;
+            }
         }
     }
 
@@ -300,27 +322,46 @@ impl Shard {
 
     /// Writes some of it, if the disk has kept up.
     fn save_on(&mut self, out: &mut Outbox<'_, Shard>) {
-        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
-        if saving.is_written || saving.pieces.len() >= PIECES_MAX {
+        let Some(saving) = &self.persistence.saving else { return };
+        if saving.has_failed || saving.pieces.len() >= PIECES_MAX {
             return;
         }
+        if saving.unsent.is_empty() && !saving.is_written && !self.take_some(out) {
+            return;
+        }
+        let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
+        while saving.pieces.len() < PIECES_MAX && !saving.unsent.is_empty() {
+            let len = saving.unsent.len().min(PIECE);
+            let Ok(piece) = saving.unsent.split_to(len) else { return self.fail_saving(out) };
+            saving.pieces.push(out.append(logs.snapshots[saving.place], piece));
+        }
+        if !saving.is_written && saving.pieces.len() < PIECES_MAX {
+            self.set_save_timer(Duration::ZERO, out);
+        }
+    }
+
+    /// Takes out what the engine writes next, once it is worth it. Whether there is some.
+    fn take_some(&mut self, out: &mut Outbox<'_, Shard>) -> bool {
         let progress = self.engine.snapshot_step(STEP);
         if !progress.is_written && progress.waiting < BATCH {
-            return self.set_save_timer(Duration::ZERO, out);
+            self.set_save_timer(Duration::ZERO, out);
+            return false;
         }
         let told = &mut self.persistence.told;
         (told.save_waiting_max, told.saved_ahead) = (progress.waiting_max as u64, progress.written_ahead);
         let taken = if progress.is_written { self.engine.end_snapshot() } else { self.engine.take_snapshot() };
+        let (Ok(data), Some(saving)) = (taken, &mut self.persistence.saving) else {
+            self.fail_saving(out);
+            return false;
+        };
         saving.is_written = progress.is_written;
-        let Ok(mut data) = taken else { return self.fail_saving(out) };
         saving.len += data.len() as u64;
-        while !data.is_empty() {
-            let Ok(piece) = data.split_to(data.len().min(PIECE)) else { return self.fail_saving(out) };
-            saving.pieces.push(out.append(logs.snapshots, piece));
+        saving.unsent = data;
+        if self.persistence.is_over_room() {
+            self.fail_saving(out);
+            return false;
         }
-        if !saving.is_written {
-            self.set_save_timer(Duration::ZERO, out);
-        }
+        true
     }
 
     /// A piece, or the note behind them, is durable, or is not.
@@ -334,6 +375,15 @@ impl Shard {
         let Some(logs) = self.persistence.logs else { return };
         if log == logs.notes && self.on_voided(ticket, result, out) {
             return;
+        }
+        let place = logs.snapshots.iter().position(|snapshots| *snapshots == log);
+        let is_known = |saving: &Saving| saving.note == Some(ticket) || saving.pieces.contains(&ticket);
+        if let (Some(place), Ok(sequence)) = (place, result) {
+            self.persistence.snapshot_ends[place] = sequence + 1;
+            if !self.persistence.saving.as_deref().is_some_and(is_known) {
+                // Of one that was given up while this was on its way.
+                out.truncate_log(log, sequence + 1);
+            }
         }
         let Some(saving) = &mut self.persistence.saving else { return };
         if saving.note == Some(ticket) {
@@ -353,7 +403,7 @@ impl Shard {
             Ok(sequence) => {
                 saving.first.get_or_insert(sequence);
                 saving.last = saving.last.max(sequence);
-                if saving.is_written && saving.pieces.is_empty() {
+                if saving.is_to_be_noted() {
                     self.note_snapshot(out);
                 } else {
                     self.save_on(out);
@@ -366,21 +416,18 @@ impl Shard {
     /// All pieces are durable: says so, durably.
     fn note_snapshot(&mut self, out: &mut Outbox<'_, Shard>) {
         let (Some(logs), Some(saving)) = (self.persistence.logs, &mut self.persistence.saving) else { return };
-        if saving.from.is_none() {
-            // The log is behind; with a log that has failed it will never be known.
-            if self.persistence.failed.is_some() {
-                saving.from = Some(0);
-            } else {
-                return self.set_note_timer(out);
-            }
+        // The log is behind. With one that has failed it will never be known.
+        if !saving.is_from_known && self.persistence.failed.is_none() {
+            return self.set_note_timer(out);
         }
         let note = Note::Saved(SavedNote {
             cores: self.shards as u16,
+            place: saving.place as u8,
             generation: saving.generation,
             first: saving.first.unwrap_or(1),
             last: saving.last,
             next: saving.next,
-            from: saving.from.unwrap_or(0),
+            from: saving.from,
         });
         match out.heap().copy(&note.write()) {
             Ok(data) => saving.note = Some(out.append(logs.notes, Sga::from(data))),
@@ -390,35 +437,47 @@ impl Shard {
 
     fn set_note_timer(&mut self, out: &mut Outbox<'_, Shard>) {
         self.set_save_timer(Duration::from_millis(1), out);
-        if let Some(saving) = &mut self.persistence.saving {
-            saving.is_written = true;
-        }
     }
 
     /// The timer of one that is written and not noted.
     pub(crate) fn try_note(&mut self, out: &mut Outbox<'_, Shard>) {
-        if self
-            .persistence
-            .saving
-            .as_ref()
-            .is_some_and(|saving| saving.is_written && saving.pieces.is_empty() && saving.note.is_none())
-        {
+        if self.persistence.saving.as_ref().is_some_and(|saving| saving.is_to_be_noted()) {
             self.note_snapshot(out);
         }
     }
 
+    /// It cannot be written: nothing of it is noted from now on, and its leader is told, once.
     #[cold]
     fn fail_saving(&mut self, out: &mut Outbox<'_, Shard>) {
         self.engine.abort_snapshot();
         let Some(saving) = &mut self.persistence.saving else { return };
-        saving.is_written = true;
+        if std::mem::replace(&mut saving.has_failed, true) {
+            return;
+        }
         saving.pieces.clear();
-        // Nothing may note it now.
-        let (generation, leader) = (saving.generation, saving.leader);
+        saving.unsent = Sga::new();
         saving.note = None;
-        saving.noted = 0;
-        saving.from = None;
+        let (generation, leader, place) = (saving.generation, saving.leader, saving.place);
+        self.empty(place, out);
         self.tell_saved(generation, leader, false, out);
+    }
+
+    /// Frees what a log of snapshots has. (What is still on its way there is freed when it is over.)
+    fn empty(&mut self, place: usize, out: &mut Outbox<'_, Shard>) {
+        let Some(logs) = self.persistence.logs else { return };
+        let end = self.persistence.snapshot_ends[place];
+        if end > 1 {
+            out.truncate_log(logs.snapshots[place], end);
+        }
+    }
+
+    /// When it has begun: what lies beside the snapshot that was loaded came to nothing.
+    pub(crate) fn forget_unfinished(&mut self, kept: Option<usize>, out: &mut Outbox<'_, Shard>) {
+        self.persistence.kept = kept.unwrap_or(1);
+        if !self.persistence.is_read_only {
+            (0..2).filter(|&place| Some(place) != kept).for_each(|place| self.empty(place, out));
+        }
+        self.look_at_room(out);
     }
 
     fn tell_saved(&mut self, generation: u64, leader: usize, is_fine: bool, out: &mut Outbox<'_, Shard>) {
@@ -448,6 +507,8 @@ impl Shard {
         }
         if !is_fine {
             self.engine.abort_snapshot();
+            self.empty(saving.place, out);
+            self.persistence.told.log_size += saving.log_len;
             self.persistence.try_again = Some(out.now() + Duration::from_secs(5));
             return;
         }
@@ -456,12 +517,15 @@ impl Shard {
         self.persistence.saved_len = saving.len;
         self.persistence.changes_saved = saving.changes;
         self.persistence.last_save = Some(out.wall().as_millis() / 1000);
-        if let Some(from) = saving.from.filter(|&from| from > 1) {
-            out.truncate_log(logs.commands, from);
+        if saving.from > 1 {
+            out.truncate_log(logs.commands, saving.from);
         }
-        out.truncate_log(logs.snapshots, saving.first.unwrap_or(1));
+        self.empty(self.persistence.kept, out);
+        self.persistence.kept = saving.place;
+        self.persistence.log_space -= saving.log_space.min(self.persistence.log_space);
         out.truncate_log(logs.notes, saving.noted);
-        self.mend_log(out);
+        self.look_at_room(out);
+        self.mend_log(saving.next, out);
     }
 
     pub(crate) fn set_consider_timer(&mut self, out: &mut Outbox<'_, Shard>) {
@@ -491,11 +555,68 @@ impl Shard {
         {
             return;
         }
-        let is_long = persistence.told.log_size > persistence.saved_len.max(LOG_LEN_MIN).min(self.args.log_len_max);
+        let is_long = persistence.log_space > persistence.log_space_max(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
-        if is_time && (is_long || persistence.failed.is_some()) {
+        if is_time && (is_long || persistence.failed.is_some() || persistence.is_short_of_room()) {
             self.persistence.is_asked = true;
             self.begin_saving(None, Way::Behind, out);
+        }
+    }
+}
+
+/// The space that a record or a piece takes in a journal, if it is flushed for itself.
+pub(super) fn space_of(len: usize) -> u64 {
+    (len as u64 + 32).next_multiple_of(512)
+}
+
+// Room.
+impl Persistence {
+    /// What a snapshot leaves free, so that the log goes on meanwhile.
+    fn reserve(&self) -> u64 {
+        self.storage_len / 8
+    }
+
+    /// The snapshot that is being written would take what the log needs.
+    fn is_over_room(&self) -> bool {
+        let saving = self.saving.as_ref().map_or(0, |saving| saving.len);
+        self.log_space + self.saved_len + saving > self.storage_len - self.reserve()
+    }
+
+    /// So little is left that nothing may grow: the rest is for what makes the data less, and for a snapshot of a quarter of
+    /// what the disk holds.
+    pub(super) fn is_short_of_room(&self) -> bool {
+        self.log_space + self.saved_len > self.storage_len - 3 * self.reserve()
+    }
+
+    /// A log that takes more is made short by a snapshot: as long as the last one, and while there is room for the next.
+    fn log_space_max(&self, log_len_max: u64) -> u64 {
+        let room = (self.storage_len - self.reserve()).saturating_sub(2 * self.saved_len);
+        self.saved_len.max(LOG_LEN_MIN).min(log_len_max).min(room.max(self.storage_len / 16))
+    }
+}
+
+impl Shard {
+    /// Everybody is told when there is little room here, and when there is enough again.
+    pub(super) fn look_at_room(&mut self, out: &mut Outbox<'_, Shard>) {
+        let (of, is_short) = (self.index as u8, self.persistence.is_short_of_room());
+        if is_short == self.persistence.short_of_room.contains(&of) {
+            return;
+        }
+        self.persistence.told.log_failed = is_short || self.persistence.failed.is_some();
+        self.persistence.on_room(of, is_short);
+        self.tell_others(|_| Peer::Room { of, is_short }, out);
+        if is_short {
+            self.set_consider_timer(out);
+        }
+    }
+}
+
+impl Persistence {
+    pub(crate) fn on_room(&mut self, of: u8, is_short: bool) {
+        if is_short {
+            self.short_of_room.insert(of);
+        } else {
+            self.short_of_room.remove(&of);
         }
     }
 }
