@@ -57,6 +57,10 @@ const PIECE: u8 = 3;
 const PIECE_END_LEN: usize = 17;
 const RECORD_END_LEN: usize = 9;
 
+/// Bytes of the longest argument of a command that is written down in one piece: what is longer may go by reference.
+const SHORT_LEN: usize = 512;
+const _: () = assert!(SHORT_LEN <= libos_mem::PUSH_COPY_MAX && SHORT_LEN < 1 << 14);
+
 /// What several shards have done together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Joint {
@@ -134,6 +138,7 @@ impl Log {
     }
 
     /// Before an entry: when and where.
+    #[inline]
     fn begin(&mut self, at: At) {
         if self.time.replace(at.now) != Some(at.now) {
             self.out.put(&[tag::TIME]);
@@ -146,8 +151,44 @@ impl Log {
         }
     }
 
+    #[inline]
     fn command(&mut self, request: &Request, at: At) {
         self.begin(at);
+        if self.short_command(request).is_none() {
+            self.any_command(request);
+        }
+    }
+
+    /// One with few and short arguments, in one piece: what nearly all are. `None`: it is not, or needs new memory.
+    #[inline]
+    fn short_command(&mut self, request: &Request) -> Option<()> {
+        let (bytes, spans) = request.in_one_buffer()?;
+        let (mut len, mut longest) = (2, 0);
+        for arg in spans.iter().map(|span| span.range().len()) {
+            len += if arg < 1 << 6 { 1 } else { 2 } + arg;
+            longest = arg.max(longest);
+        }
+        if longest > SHORT_LEN {
+            return None;
+        }
+        let (head, mut room) = self.out.put_zeros(len)?.split_first_chunk_mut::<2>()?;
+        *head = [tag::COMMAND, spans.len() as u8];
+        for span in spans {
+            let arg = &bytes[span.range()];
+            // As `put_length` writes them.
+            if arg.len() < 1 << 6 {
+                *room.split_off_first_mut()? = arg.len() as u8;
+            } else {
+                let long = room.split_off_mut(..2)?;
+                long.copy_from_slice(&[0x40 | (arg.len() >> 8) as u8, arg.len() as u8]);
+            }
+            room.split_off_mut(..arg.len())?.copy_from_slice(arg);
+        }
+        Some(())
+    }
+
+    #[cold]
+    fn any_command(&mut self, request: &Request) {
         self.out.put(&[tag::COMMAND]);
         put_length(&mut self.out, request.len() as u64);
         for index in 0..request.len() {
@@ -523,7 +564,9 @@ mod tests {
             let (before, mut all) = record(1, 10, &heap);
             let (_, torn) = record(2, 95, &heap);
             assert_eq!(torn.len(), 5);
-            all.extend(torn.into_iter().enumerate().filter(|(index, _)| lost & 1 << index == 0).map(|(_, piece)| piece));
+            all.extend(
+                torn.into_iter().enumerate().filter(|(index, _)| lost & 1 << index == 0).map(|(_, piece)| piece),
+            );
             let (behind, last) = record(3, len, &heap);
             all.extend(last);
             assert_eq!(assembled(all), [before, behind], "without {lost:#b}");
@@ -546,5 +589,34 @@ mod tests {
         (end[4], end[8], end[16]) = (1, 8, PIECE);
         other.extend(end);
         assert!(matches!(take(&other), Err(LogError::Corrupt(_))));
+    }
+
+    /// Whoever reads a record cannot tell them apart.
+    #[test]
+    fn short_commands_are_written_as_any_other() {
+        let heap = Heap::alone(4 << 20).unwrap();
+        let mut was_short = [0, 0];
+        for len in [0, 1, 63, 64, 255, 256, SHORT_LEN, SHORT_LEN + 1, 2000] {
+            for count in [1, 3, 6, 7] {
+                let args: Vec<Vec<u8>> = (0..count).map(|at| vec![b'a' + at as u8; len.max(at)]).collect();
+                let request = Request::of(args.iter().map(|arg| &arg[..]), &heap).unwrap();
+                let written = |how: fn(&mut Log, &Request)| {
+                    let mut log = Log::new(heap.clone(), 1);
+                    log.out.put(&[0; 8]); // so that there is memory to write into
+                    how(&mut log, &request);
+                    log.out.take().unwrap().to_vec()
+                };
+                let short = written(|log, request| {
+                    if log.short_command(request).is_none() {
+                        log.any_command(request);
+                    }
+                });
+                assert_eq!(short, written(Log::any_command), "{count} of {len} bytes");
+                let mut log = Log::new(heap.clone(), 1);
+                log.out.put(&[0; 8]);
+                was_short[usize::from(log.short_command(&request).is_some())] += 1;
+            }
+        }
+        assert!(was_short[0] > 0 && was_short[1] >= 9, "{was_short:?}");
     }
 }

@@ -70,8 +70,11 @@ const UNSENT_MAX: usize = 256;
 const SECOND: Duration = Duration::from_millis(500);
 /// The longest that an append waits for those who were just answered.
 const GATHER_MAX: Duration = Duration::from_micros(500);
-/// Or when so many bytes wait.
-const WAITING_MAX: usize = 64 << 10;
+/// Or when so many bytes wait. Each append has a flush of its own, which is most of what it costs: so those for which nobody
+/// waits are large.
+const WAITING_MAX: usize = 256 << 10;
+/// The same with `always`.
+const WAITING_MAX_ALWAYS: usize = 64 << 10;
 
 /// What the logs of a shard are.
 #[derive(Clone, Copy, Debug)]
@@ -287,7 +290,8 @@ impl Shard {
     }
 
     fn schedule(&mut self, waiting: usize, out: &mut Outbox<'_, Shard>) {
-        if waiting > WAITING_MAX || self.stopping {
+        let most = if self.persistence.is_always() { WAITING_MAX_ALWAYS } else { WAITING_MAX };
+        if waiting > most || self.stopping {
             return self.commit(out);
         }
         if let Some((count, until)) = self.persistence.gather {

@@ -17,7 +17,7 @@ use crate::reader::{Ground, Reader, extent_end};
 use crate::settings::Settings;
 
 /// A place of the sparse index is noted every so many bytes.
-const INDEX_GRAIN: u64 = 64 << 10;
+const INDEX_GRAIN: u64 = 16 << 10;
 
 /// What all logs of a store share.
 pub(crate) struct Shared {

@@ -12,7 +12,7 @@ use crate::log::{Batch, Log, Outgoing, Pending, Shared, State};
 use crate::reader::extent_end;
 
 /// Places of the sparse index; beyond that every second one is forgotten.
-const INDEX_MAX: usize = 4096;
+const INDEX_MAX: usize = 16 << 10;
 /// Pieces of a batch that goes by reference: its list is made before the first, so that none is refused later.
 const PIECES_MAX: usize = 64;
 

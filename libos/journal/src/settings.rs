@@ -42,7 +42,7 @@ impl Default for Settings {
             budget: 4 << 20,
             waiting_max: 4096,
             write_max: 128 << 10,
-            read_ahead: 128 << 10,
+            read_ahead: 256 << 10,
             mark_delay: Duration::from_millis(100),
         }
     }

@@ -282,6 +282,17 @@ impl Output {
         self.put_slowly(bytes);
     }
 
+    /// The next `len` bytes, zero until they are written over. `None`, and nothing is appended: they do not fit behind what
+    /// was copied last.
+    #[inline]
+    pub fn put_zeros(&mut self, len: usize) -> Option<&mut [u8]> {
+        let tail = self.tail.as_mut().filter(|tail| tail.room() >= len)?;
+        let start = tail.len();
+        tail.resize(start + len, 0);
+        self.len += len;
+        Some(&mut tail[start..])
+    }
+
     #[cold]
     fn put_slowly(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.failed {

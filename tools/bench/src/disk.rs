@@ -49,7 +49,25 @@ pub struct LogFigures {
 /// # Errors
 /// The disk's, or the log's.
 pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
+    let figures = append_on_disk(path, run);
+    let _ = std::fs::remove_file(path);
+    figures
+}
+
+/// A core with a store on the file `path`, and its heap.
+fn core_on(settings: &DiskSettings, spins: bool) -> Result<(Core, Heap), String> {
     let heap = Heap::alone(256 << 20).map_err(|error| error.to_string())?;
+    let opened = open_disk(settings, &heap).map_err(|error| error.to_string())?;
+    let store =
+        Store::new(opened.device, heap.clone(), Settings { format: Some(Format::new(1)), ..Settings::default() });
+    let ports = mesh(1, MeshKind::Threads).map_err(|error| error.to_string())?.remove(0);
+    let storages: Vec<(String, Box<dyn Storage>)> = vec![("disk".into(), Box::new(store))];
+    let idle = if spins { IdlePolicy::Spin } else { IdlePolicy::Adaptive(Patience::default()) };
+    let core = Core::new(CoreParts { storages, idle, ..CoreParts::new(heap.clone(), Box::new(KernelClock), ports) });
+    Ok((core, heap))
+}
+
+fn append_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
     let _ = std::fs::remove_file(path);
     let settings = DiskSettings {
         size: Some(run.size),
@@ -58,13 +76,7 @@ pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
         engine: run.engine,
         ..DiskSettings::new(path)
     };
-    let opened = open_disk(&settings, &heap).map_err(|error| error.to_string())?;
-    let store =
-        Store::new(opened.device, heap.clone(), Settings { format: Some(Format::new(1)), ..Settings::default() });
-    let ports = mesh(1, MeshKind::Threads).map_err(|error| error.to_string())?.remove(0);
-    let storages: Vec<(String, Box<dyn Storage>)> = vec![("disk".into(), Box::new(store))];
-    let idle = if run.spins { IdlePolicy::Spin } else { IdlePolicy::Adaptive(Patience::default()) };
-    let core = Core::new(CoreParts { storages, idle, ..CoreParts::new(heap.clone(), Box::new(KernelClock), ports) });
+    let (core, heap) = core_on(&settings, run.spins)?;
     let libos = core.libos().clone();
     let qd = libos.create("log", None).map_err(|error| error.to_string())?;
     let mut record = heap.alloc(RECORD).map_err(|error| error.to_string())?;
@@ -108,7 +120,6 @@ pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
     core.run();
     let elapsed = begun.get().elapsed();
     drop(core);
-    let _ = std::fs::remove_file(path);
     if let Some(error) = failed.get() {
         return Err(error.to_string());
     }
@@ -116,6 +127,59 @@ pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
     nanos.sort_by(f64::total_cmp);
     let at = |quantile: f64| nanos[(nanos.len() as f64 * quantile) as usize] / 1e3;
     Ok(LogFigures { rate: run.count as f64 / elapsed.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) })
+}
+
+/// How fast a log comes back, in bytes a second.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadFigures {
+    /// Recovery: from opening the log to the end of its first operation, its flushes among them.
+    pub recovered: f64,
+    /// All records by pops, in order.
+    pub popped: f64,
+}
+
+/// Writes `count` records into a new log, ends before it has noted that they are durable, and opens it again.
+///
+/// # Errors
+/// The disk's, or the log's; or other records than were written.
+pub fn log_read_back(path: &Path, count: u64) -> Result<ReadFigures, String> {
+    let size = count * RECORD as u64 * 5 / 4 + (16 << 20);
+    let run = LogRun { depth: 256, count, size, durable: Durable::Fdatasync, engine: DiskEngine::Auto, spins: false };
+    let figures = append_on_disk(path, run).and_then(|_| read_back(path, count));
+    let _ = std::fs::remove_file(path);
+    figures
+}
+
+fn read_back(path: &Path, count: u64) -> Result<ReadFigures, String> {
+    let (core, _) = core_on(&DiskSettings::new(path), false)?;
+    let begun = Instant::now();
+    let libos = core.libos().clone();
+    let qd = libos.open("log", OpenMode::ExistingOrNew, None).map_err(|error| error.to_string())?;
+    let told = Rc::new(RefCell::new(Err("it did not end".to_owned())));
+    let (bytes, tell) = ((count * RECORD as u64) as f64, told.clone());
+    core.libos().spawn(async move {
+        let read = async {
+            libos.redeem(libos.seek(qd, 0)?).await?;
+            let recovered = bytes / begun.elapsed().as_secs_f64();
+            let (begun, mut records) = (Instant::now(), 0);
+            loop {
+                let record = libos.redeem(libos.pop(qd, usize::MAX)?).await?.popped()?.sga;
+                if record.is_empty() {
+                    break Ok((records, ReadFigures { recovered, popped: bytes / begun.elapsed().as_secs_f64() }));
+                }
+                records += u64::from(record.len() == RECORD - HEADER);
+            }
+        };
+        *tell.borrow_mut() = match read.await {
+            Ok((records, figures)) if records == count => Ok(figures),
+            Ok((records, _)) => Err(format!("{records} records of {count} came back")),
+            Err(error) => Err(pdpix::Error::to_string(&error)),
+        };
+        libos.stop();
+    });
+    core.run();
+    drop(core);
+    told.replace(Err(String::new()))
 }
 
 /// Nanoseconds that an append of 64 B takes, in memory: from `submit` to its `Done`, 64 at a time.
@@ -183,6 +247,14 @@ fn free(store: &mut Store, log: Handle, next: &mut u64, mut now: pdpix::Instant,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let path = std::env::temp_dir().join(format!("log-back-{}", std::process::id()));
+        let figures = log_read_back(&path, 3000).unwrap();
+        assert!(figures.recovered > 0.0 && figures.popped > 0.0, "{figures:?}");
+        assert!(!path.exists());
+    }
 
     /// Cores that sleep are woken for each append, or this does not end.
     #[test]

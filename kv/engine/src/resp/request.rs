@@ -23,11 +23,18 @@ pub(super) const FIRST: usize = 6;
 
 /// Where an argument lies.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Span {
+pub(crate) struct Span {
     /// 0 is the front, 1 the first of the rest.
     pub(super) buf: u32,
     pub(super) start: u32,
     pub(super) len: u32,
+}
+
+impl Span {
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len as usize
+    }
 }
 
 impl<B> Default for Request<B> {
@@ -71,6 +78,13 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
             (0, Some(front)) => front,
             _ => &self.rest[buf as usize - 1],
         }
+    }
+
+    /// The one buffer that all arguments lie in, and where each of them does. `None`: they are many, or in several buffers.
+    #[inline]
+    pub(crate) fn in_one_buffer(&self) -> Option<(&[u8], &[Span])> {
+        let bytes = self.front.as_deref().filter(|_| self.rest.is_empty())?;
+        Some((bytes, self.first.get(..self.count)?))
     }
 
     /// The arguments from `first` on.

@@ -37,6 +37,8 @@ const SIMULATOR: &[&str] = program!("simulator");
 const STACK: &[&str] = program!("stack");
 const DEMI: &[&str] = program!("demi");
 const NET: &[&str] = program!("net");
+const DISK: &[&str] = program!("disk");
+const DURABLE: &[&str] = program!("durable");
 
 /// All of them, in the order of the table.
 pub const BENCHMARKS: &[Benchmark] = &[
@@ -200,7 +202,60 @@ pub const BENCHMARKS: &[Benchmark] = &[
         target: AtLeast(1_000_000.0),
         ..row("simulator_messages", "messages of 64 B directly at the contract through it", "messages/s", SIMULATOR)
     },
+    Benchmark { target: AtMost(150.0), ..row("log_append_memory_64", "append of 64 B, no device", "ns", DISK) },
+    log("log_depth_32_rate", "one log, records of 4 KiB, 32 under way, fdatasync, beside fio", "log_fio_depth_32", 0.9),
+    log("log_depth_32_dsync_rate", "the same with RWF_DSYNC", "log_fio_depth_32_dsync", 0.9),
+    log("log_depth_1_rate", "one under way, fdatasync", "log_fio_depth_1", 1.0 / 1.1),
+    log("log_depth_1_dsync_rate", "the same with RWF_DSYNC", "log_fio_depth_1_dsync", 1.0 / 1.1),
+    row("log_depth_32_p50", "from push to durable, p50, 32 under way", "us", DISK),
+    row("log_depth_1_p50", "one under way", "us", DISK),
+    log_read("log_recovery", "recovery of a log of 256 MiB, beside fio's reads"),
+    log_read("log_read", "its records by pops"),
+    Benchmark {
+        peer: Some("log_pops_8"),
+        ..row("log_chase_8", "eight dependent reads by one chase, beside seeks and pops", "us", DISK)
+    },
+    durable(
+        "durable_always_set_p1",
+        "kv SET, every write durable, pipeline 1, beside Redis",
+        "durable_redis_set_p1",
+        1.3,
+    ),
+    durable("durable_always_set_p16", "at pipeline 16", "durable_redis_set_p16", 2.0),
+    Benchmark {
+        peer: Some("durable_redis_set_p1_p50"),
+        target: AtMostPeer(1.0),
+        ..row("durable_always_set_p1_p50", "its p50, pipeline 1", "us", DURABLE)
+    },
+    Benchmark {
+        peer: Some("durable_redis_set_p16_p50"),
+        target: AtMostPeer(1.0),
+        ..row("durable_always_set_p16_p50", "at pipeline 16", "us", DURABLE)
+    },
+    Benchmark {
+        peer: Some("durable_none_set_p16_cpu"),
+        target: AtMostPeer(1.05),
+        ..row("durable_everysec_set_p16_cpu", "processor time of SET, `everysec` beside `none`", "ns/op", DURABLE)
+    },
+    Benchmark {
+        peer: Some("durable_p50_quiet"),
+        target: AtMostPeer(1.2),
+        ..row("durable_p50_saving", "p50 while a snapshot of 1 GiB is written, beside without", "us", DURABLE)
+    },
+    Benchmark { peer: Some("durable_p99_quiet"), ..row("durable_p99_saving", "the p99", "us", DURABLE) },
 ];
+
+const fn log(name: &'static str, what: &'static str, peer: &'static str, times: f64) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtLeastPeer(times), ..row(name, what, "records/s", DISK) }
+}
+
+const fn log_read(name: &'static str, what: &'static str) -> Benchmark {
+    Benchmark { peer: Some("log_fio_read"), target: AtLeastPeer(0.8), ..row(name, what, "MB/s", DISK) }
+}
+
+const fn durable(name: &'static str, what: &'static str, peer: &'static str, times: f64) -> Benchmark {
+    Benchmark { peer: Some(peer), target: AtLeastPeer(times), ..row(name, what, "ops/s", DURABLE) }
+}
 
 const fn lossy(name: &'static str, what: &'static str) -> Benchmark {
     Benchmark { peer: Some("net_lossy_kernel"), target: AtLeastPeer(1.0), ..row(name, what, "Mbit/s", NET) }

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use libos_posix::block::{DiskEngine, Durable};
-use margay_bench::disk::{LogRun, RECORD, append_in_memory, log_on_disk};
+use margay_bench::disk::{LogRun, RECORD, append_in_memory, log_on_disk, log_read_back};
+use margay_bench::journal::{HOPS, chase_on_disk};
 use margay_bench::sampling::median;
 
 use crate::child::installed;
@@ -16,12 +17,15 @@ use crate::{result, skip};
 const ROUNDS: usize = 9;
 const SIZE: u64 = 128 << 20;
 
+/// Bytes that are read back.
+const READ_LEN: u64 = 256 << 20;
+
 pub fn run() -> Result<()> {
     result("log_append_memory_64", append_in_memory(), "ns");
     let directory = std::env::var_os("MARGAY_TEST_DISK_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let fio = installed("fio");
     if fio.is_none() {
-        skip("log_beside_fio", "fio is not installed (Debian: fio)");
+        skip("log_fio", "fio is not installed (Debian: fio)");
     }
     for (name, depth, count, durable) in [
         ("log_depth_32", 32, 20_000, Durable::Fdatasync),
@@ -48,12 +52,66 @@ pub fn run() -> Result<()> {
         result(&format!("{name}_p50"), median(p50), "us");
         result(&format!("{name}_p99"), median(p99), "us");
         if fio.is_some() {
-            result(&format!("{name}_fio_rate"), theirs, "writes/s");
+            result(&name.replace("log_", "log_fio_"), theirs, "writes/s");
             result(&format!("{name}_of_fio"), ours / theirs, "x");
             result(&format!("{name}_best_of_fio"), best_of_fio, "x");
         }
     }
+    read(&directory, fio.as_deref())?;
+    let (mut chases, mut pops) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let both = chase_on_disk(&directory.join("margay-bench.log")).map_err(|why| anyhow!(why))?;
+        chases.push(both.0);
+        pops.push(both.1);
+    }
+    result(&format!("log_chase_{HOPS}"), median(chases), "us");
+    result(&format!("log_pops_{HOPS}"), median(pops), "us");
     Ok(())
+}
+
+/// Recovery, and all records by pops, beside what fio reads in order.
+fn read(directory: &Path, fio: Option<&Path>) -> Result<()> {
+    let (mut recovered, mut popped, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let path = directory.join("margay-bench.log");
+        let figures = log_read_back(&path, READ_LEN / RECORD as u64).map_err(|why| anyhow!(why))?;
+        recovered.push(figures.recovered / 1e6);
+        popped.push(figures.popped / 1e6);
+        if let Some(fio) = fio {
+            theirs.push(fio_read(fio, directory)?);
+        }
+    }
+    let (recovered, popped) = (median(recovered), median(popped));
+    result("log_recovery", recovered, "MB/s");
+    result("log_read", popped, "MB/s");
+    if fio.is_some() {
+        let theirs = median(theirs);
+        result("log_fio_read", theirs, "MB/s");
+        result("log_recovery_of_fio", recovered / theirs, "x");
+        result("log_read_of_fio", popped / theirs, "x");
+    }
+    Ok(())
+}
+
+/// Megabytes a second that fio reads in order, 1 MiB at a time, four of them under way.
+fn fio_read(fio: &Path, directory: &Path) -> Result<f64> {
+    let file = directory.join("margay-bench.fio");
+    let command = |more: &[&str]| {
+        let mut command = Command::new(fio);
+        command.args(["--name=log", "--direct=1", "--ioengine=io_uring", "--minimal", "--bs=1m", "--iodepth=4"]);
+        command.args([format!("--filename={}", file.display()), format!("--size={READ_LEN}")]).args(more);
+        command
+    };
+    let laid = command(&["--rw=write", "--overwrite=1", "--end_fsync=1"]).output()?;
+    ensure!(laid.status.success(), "fio cannot write {}: {laid:?}", file.display());
+    let output = command(&["--rw=read"]).output();
+    let _ = std::fs::remove_file(&file);
+    let output = output?;
+    ensure!(output.status.success(), "fio failed: {output:?}");
+    // The terse form, version 3: fields 5 to 8 are KiB read, KiB/s, reads/s, and milliseconds.
+    let text = String::from_utf8(output.stdout)?;
+    let rate = text.trim().split(';').nth(6).with_context(|| format!("fio said {text}"))?;
+    Ok(rate.parse::<f64>().context("a number of fio's")? * 1024.0 / 1e6)
 }
 
 /// Writes a second that fio gets, its flushes among them.

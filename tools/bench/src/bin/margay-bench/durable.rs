@@ -23,10 +23,10 @@ const ROUNDS: usize = 3;
 const PIPELINES: [(usize, u64); 2] = [(1, 60_000), (16, 500_000)];
 
 /// Data of the snapshot: so many values of 1 KiB.
-const SNAPSHOT_MIB: u64 = 256;
+const SNAPSHOT_MIB: u64 = 1024;
 
 /// Operations, and samples of a round of them.
-const GETS: u64 = 60_000;
+const GETS: u64 = 400_000;
 
 pub fn run() -> Result<()> {
     let Some(benchmark) = Benchmark::find() else {
@@ -35,13 +35,13 @@ pub fn run() -> Result<()> {
     };
     let scratch = Scratch::new()?;
     let folder = |name: &str| scratch.0.join(name).display().to_string();
-    let ours = |name: &str, how: &str| {
-        let common = "--set memory.size=1GiB --set cores.pin=false --set storage.size=2GiB";
-        let server = Server::margay(&format!("kv --dir {} --durability {how} {common}", folder(name)))?;
+    let ours = |name: &str, how: &str, gib: u32| {
+        let common = format!("--set memory.size={gib}GiB --set cores.pin=false --set storage.size={}GiB", 2 * gib);
+        let server = Server::margay(&format!("kv --dir {} --durability {how} --cores 1 {common}", folder(name)))?;
         loaded(server.at)?;
         anyhow::Ok(server)
     };
-    let mut servers = vec![("margay_always", ours("always", "always")?)];
+    let mut servers = vec![("always", ours("always", "always", 1)?)];
     match installed("redis-server") {
         Some(program) => {
             let at = free_address()?;
@@ -49,12 +49,12 @@ pub fn run() -> Result<()> {
             std::fs::create_dir_all(&dir)?;
             let mut command = tethered(&program);
             command.args(redis::arguments(at)).args(["--appendonly", "yes", "--appendfsync", "always", "--dir", &dir]);
-            servers.push(("redis_always", Server::at(at, &mut command)?));
+            servers.push(("redis", Server::at(at, &mut command)?));
         }
         None => skip("durable_redis", "redis-server is not installed"),
     }
-    servers.push(("margay_everysec", ours("everysec", "everysec")?));
-    servers.push(("margay_none", ours("none", "none")?));
+    servers.push(("everysec", ours("everysec", "everysec", 1)?));
+    servers.push(("none", ours("none", "none", 1)?));
     let mut figures: BTreeMap<String, (&str, Vec<f64>)> = BTreeMap::new();
     for _ in 0..ROUNDS {
         for (pipeline, count) in PIPELINES {
@@ -63,7 +63,7 @@ pub fn run() -> Result<()> {
                 let measured = benchmark.run(server.at, "set", pipeline, count)?;
                 let cpu = (server.cpu_ns()? - before) / count as f64;
                 let mut note = |suffix: &str, unit, value| {
-                    let name = format!("durable_set_p{pipeline}_{name}{suffix}");
+                    let name = format!("durable_{name}_set_p{pipeline}{suffix}");
                     figures.entry(name).or_insert((unit, Vec::new())).1.push(value);
                 };
                 note("", "ops/s", measured.rate);
@@ -73,11 +73,19 @@ pub fn run() -> Result<()> {
             }
         }
     }
-    for (name, (unit, values)) in figures {
-        result(&name, median(values), unit);
+    let figures: BTreeMap<String, (&str, f64)> =
+        figures.into_iter().map(|(name, (unit, values))| (name, (unit, median(values)))).collect();
+    for (name, (unit, value)) in &figures {
+        result(name, *value, unit);
+    }
+    for (pipeline, _) in PIPELINES {
+        let cpu = |name: &str| figures.get(&format!("durable_{name}_set_p{pipeline}_cpu")).map(|(_, value)| *value);
+        if let (Some(everysec), Some(none)) = (cpu("everysec"), cpu("none")) {
+            result(&format!("durable_everysec_of_none_set_p{pipeline}_cpu"), everysec / none, "x");
+        }
     }
     drop(servers);
-    snapshot(&ours("snapshot", "everysec")?)
+    snapshot(&ours("snapshot", "everysec", 3)?)
 }
 
 /// GETs and SETs of [`CONNECTIONS`] clients, without and with a snapshot being written all the time.
@@ -111,6 +119,8 @@ fn snapshot(server: &Server) -> Result<()> {
     result("durable_snapshots_written", saves as f64, "");
     result("durable_snapshot_waiting_max", number(server.at, "current_cow_peak")? as f64 / 1048576.0, "MiB");
     let of = |all: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| median(all.iter().map(which).collect::<Vec<f64>>());
+    let moved = of(&saving, |both| both.0) / of(&quiet, |both| both.0);
+    result("durable_p50_saving_to_quiet", moved, "x");
     for (name, all) in [("quiet", &quiet), ("saving", &saving)] {
         result(&format!("durable_p50_{name}"), of(all, |both| both.0), "us");
         result(&format!("durable_p99_{name}"), of(all, |both| both.1), "us");
