@@ -523,7 +523,9 @@ mod tests {
             let (before, mut all) = record(1, 10, &heap);
             let (_, torn) = record(2, 95, &heap);
             assert_eq!(torn.len(), 5);
-            all.extend(torn.into_iter().enumerate().filter(|(index, _)| lost & 1 << index == 0).map(|(_, piece)| piece));
+            all.extend(
+                torn.into_iter().enumerate().filter(|(index, _)| lost & 1 << index == 0).map(|(_, piece)| piece),
+            );
             let (behind, last) = record(3, len, &heap);
             all.extend(last);
             assert_eq!(assembled(all), [before, behind], "without {lost:#b}");

@@ -174,7 +174,8 @@ impl Persistence {
         // What the journal needs for itself: descriptors, and extents that its logs have only begun.
         let storage_len = args.storage_len.saturating_sub((args.storage_len / 16).max(1 << 20));
         let refuses = is_read_only.then_some(Error::ReadOnly);
-        let mut persistence = Persistence { durability, has_storage, is_read_only, refuses, storage_len, ..Persistence::default() };
+        let mut persistence =
+            Persistence { durability, has_storage, is_read_only, refuses, storage_len, ..Persistence::default() };
         persistence.told.log_failed = is_read_only;
         persistence
     }
@@ -188,7 +189,8 @@ impl Persistence {
         if self.is_loading && !command.flags.contains(Flags::LOADING) {
             return Some(Refusal::Loading);
         }
-        let short = (!self.short_of_room.is_empty() && command.flags.contains(Flags::DENYOOM)).then_some(Error::NoSpace);
+        let short =
+            (!self.short_of_room.is_empty() && command.flags.contains(Flags::DENYOOM)).then_some(Error::NoSpace);
         self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).or(short).map(Refusal::NotWritable)
     }
 

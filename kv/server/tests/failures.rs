@@ -87,7 +87,8 @@ impl Stage {
                 return value;
             }
             self.world.run_for(Duration::from_millis(1));
-            TROUBLE.with(|trouble| assert!(trouble.borrow().is_empty(), "the service has ended: {:?}", trouble.borrow()));
+            TROUBLE
+                .with(|trouble| assert!(trouble.borrow().is_empty(), "the service has ended: {:?}", trouble.borrow()));
         }
         panic!("no answer in a minute");
     }
@@ -308,7 +309,11 @@ fn an_import_that_was_cut_short_begins_again() {
         stage.restart();
         stage.run(10);
         for key in KEYS {
-            assert_eq!(stage.ask(&format!("GET {}", key.escape_ascii())).as_bytes(), Some(key), "cut after {millis} ms");
+            assert_eq!(
+                stage.ask(&format!("GET {}", key.escape_ascii())).as_bytes(),
+                Some(key),
+                "cut after {millis} ms"
+            );
         }
         cut_short += usize::from(stage.info().contains("rdb_saves:1"));
         stage.end();

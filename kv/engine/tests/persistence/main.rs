@@ -239,7 +239,8 @@ fn a_step_of_long_values_is_short() {
         world.run(&[b"RPUSH".to_vec(), b"list".to_vec(), long.clone()], 1);
         world.run(&[b"HSET".to_vec(), b"hash".to_vec(), key, b"short".to_vec()], 1);
     }
-    (0..500).for_each(|field| _ = world.run(&[b"RPUSH".to_vec(), b"list".to_vec(), format!("{field}").into_bytes()], 1));
+    (0..500)
+        .for_each(|field| _ = world.run(&[b"RPUSH".to_vec(), b"list".to_vec(), format!("{field}").into_bytes()], 1));
     world.engines[0].begin_snapshot([]);
     let (mut steps, mut most) = (0, 0);
     loop {
