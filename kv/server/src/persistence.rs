@@ -17,6 +17,7 @@
 
 mod notes;
 mod recovery;
+mod room;
 mod saving;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,7 +39,7 @@ use crate::task::Waiting;
 pub(crate) use notes::Note;
 pub(crate) use recovery::Recovery;
 pub use recovery::{Found, Progress};
-use saving::space_of;
+use room::space_of;
 pub(crate) use saving::{Lead, Saving, Way};
 
 /// Names of timers.

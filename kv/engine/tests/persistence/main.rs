@@ -66,7 +66,7 @@ fn a_log_makes_the_same_data_again() {
                 world.take_records();
             }
             if rng.chance(0.05) {
-                let now = pdpix::WallTime::from_nanos(world.now * 1_000_000);
+                let now = WallTime::from_nanos(world.now * 1_000_000);
                 world.engines.iter_mut().for_each(|engine| _ = engine.expire_some(now, 5));
             }
         }
@@ -100,7 +100,7 @@ fn a_snapshot_is_the_data_at_one_moment_while_it_changes() {
                 let (args, database) = next(&mut rng, &mut world);
                 world.run(&args, database);
             }
-            let now = pdpix::WallTime::from_nanos(world.now * 1_000_000);
+            let now = WallTime::from_nanos(world.now * 1_000_000);
             for (shard, engine) in world.engines.iter_mut().enumerate() {
                 if written[shard] {
                     continue;
@@ -139,7 +139,7 @@ fn a_record_out_of_turn_or_damaged_is_refused() {
     world.take_records();
     let record = world.records[0][0].clone();
     let replay = |record: &[u8], last: u64| {
-        let mut engine = kv_engine::engine::Engine::new((0, 1), heap.clone(), pdpix::Seed::new(1), Rng::new(1));
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
         engine.replay(record, last)
     };
     assert_eq!(replay(&record, 0), Ok(Some(1_000_000)));
@@ -150,7 +150,7 @@ fn a_record_out_of_turn_or_damaged_is_refused() {
     world.run(&args("INCR a"), 0);
     world.take_records();
     // On data that is not what it was.
-    let mut engine = kv_engine::engine::Engine::new((0, 1), heap.clone(), pdpix::Seed::new(1), Rng::new(1));
+    let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
     let mut other = World::new(1, &heap);
     other.keep_log();
     other.run(&args("SET a text"), 0);
