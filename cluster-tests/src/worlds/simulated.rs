@@ -155,8 +155,8 @@ const DISK: u64 = 2 << 20;
 const LOG_LEN_MAX: u64 = 4 << 10;
 
 /// Slow disks, so that mostly something waits for a flush: as slow, for those who wait, as clients are in asking. What they
-/// lose is what a cut of the power takes: they do not fail, as a cache whose
-/// disk has failed serves what it could not write (docs/persistence.md), and so forgets it when it dies.
+/// lose is what a cut of the power takes: they do not fail, as a cache whose disk has failed serves what it could not write
+/// (docs/persistence.md), and so forgets it when it dies.
 fn disks(world: &World) -> Vec<DiskSettings> {
     let slowest = world.tempo().pause_max / 2;
     let disk = DiskSettings {
@@ -168,11 +168,12 @@ fn disks(world: &World) -> Vec<DiskSettings> {
     vec![disk; world.cores]
 }
 
-/// The storage of a core: a journal on the disk that is its own.
+/// The storage of a core: a journal on the disk that is its own, if it has one.
 fn storage(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
-    let device = attached.disks[attached.core.index].device();
+    let Some(disk) = attached.disks.get(attached.core.index) else { return Vec::new() };
     let format = Some(Format::new(u128::from(attached.seed)));
-    let store = Store::new(Box::new(device), attached.heap, StoreSettings { format, ..StoreSettings::default() });
+    let store =
+        Store::new(Box::new(disk.device()), attached.heap, StoreSettings { format, ..StoreSettings::default() });
     vec![("disk".to_owned(), Box::new(store))]
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Manners {
     pub keeps: Option<u16>,
     /// Descriptors of its rings, where it does not listen to what it is told.
     pub ring_size: Option<u16>,
+    /// A frame in pieces that meets a full ring is counted twice, and never given back: the ring must never be full.
+    pub counts_twice_when_full: bool,
     /// It forgets buffers when its peer goes, and never gives them back.
     pub loses: bool,
     /// Its link may come back after it was lost.
@@ -35,6 +37,7 @@ const USUAL: Manners = Manners {
     reaps_when_empty: false,
     keeps: None,
     ring_size: None,
+    counts_twice_when_full: false,
     loses: false,
     comes_back: true,
     looks_once: false,
@@ -50,6 +53,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
             let is_zero_copy = settings.argument("zero-copy") == Some("yes");
             Manners {
                 reaps_when_empty: is_zero_copy,
+                counts_twice_when_full: is_zero_copy,
                 ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
                 loses: true,
                 comes_back: !is_zero_copy,
@@ -75,4 +79,23 @@ impl Manners {
     pub(crate) fn free_threshold(&self, ring_size: u16) -> Option<u16> {
         self.keeps.map(|_| ring_size.saturating_sub(4)).filter(|&threshold| threshold > 0)
     }
+
+    /// How much may be with the driver at a time, by a transmit ring of so many.
+    pub(crate) fn send_room(&self, ring_size: u16) -> SendRoom {
+        let size = usize::from(ring_size.max(self.ring_size.unwrap_or(0)));
+        if self.counts_twice_when_full && size >= 128 {
+            return SendRoom { pieces: size / 2, short: size / 2 - 64 };
+        }
+        let pieces = 4 * size.clamp(256, 4096);
+        SendRoom { pieces, short: pieces / 4 + 512 }
+    }
+}
+
+/// What may be with a driver at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SendRoom {
+    /// Pieces of frames, where they lie.
+    pub pieces: usize,
+    /// Short frames, copied.
+    pub short: usize,
 }

@@ -210,8 +210,8 @@ impl Port {
         let number = queue as u16;
         let receiver =
             ffi::Receiver::set_up(self.id, number, receive_ring, &self.about, &heap, pool).map_err(refused)?;
-        let pieces = 4 * usize::from(send_ring.max(self.manners.ring_size.unwrap_or(0))).clamp(256, 4096);
-        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, pieces);
+        let send_room = self.manners.send_room(send_ring);
+        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, send_room);
         let made = sender.and_then(|sender| {
             if state.taken.iter().all(|&taken| taken) {
                 if self.manners.looks_once {

@@ -160,6 +160,8 @@ pub(crate) struct Log {
     pub(crate) waiting: VecDeque<Waiting>,
     /// Memory was short when something was to be placed.
     pub(crate) is_starved: bool,
+    /// Flushes that have begun since the batch was opened.
+    pub(crate) passed_over: u32,
     /// It has failed while records were placed, and nobody was told.
     pub(crate) is_broken: bool,
     pub(crate) committed_at: Instant,
@@ -224,6 +226,7 @@ impl Log {
             waiting: VecDeque::new(),
             is_starved: false,
             is_broken: false,
+            passed_over: 0,
             committed_at: Instant::ZERO,
             index: Vec::new(),
             index_grain: INDEX_GRAIN,

@@ -254,6 +254,7 @@ impl Log {
     /// The open batch is complete: it goes to the outbox, and the next one begins behind it, or at `next`.
     pub(crate) fn close(&mut self, next: Option<u64>, shared: &mut Shared) {
         self.opened_at = None;
+        self.passed_over = 0;
         let len = self.open_len();
         if len == 0 {
             self.tail = next.unwrap_or(self.tail);

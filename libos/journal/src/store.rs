@@ -32,6 +32,8 @@ use crate::transfers::{Io, Transfer};
 const BURST: usize = 256;
 /// How long a log that has no memory waits before it looks again.
 const STARVED_DELAY: Duration = Duration::from_millis(1);
+/// So many flushes may begin while a batch is open.
+const PASSED_OVER_MAX: u32 = 2;
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
 
@@ -347,9 +349,10 @@ impl Store {
             if log.state != State::Ready {
                 continue;
             }
-            // What comes while a commit is under way shares the next one.
+            // What comes while a commit is under way shares the next one; beside a log that always has more to commit, one of
+            // the next.
             if let Some(opened) = log.opened_at
-                && !is_committing
+                && (!is_committing || log.passed_over >= PASSED_OVER_MAX)
                 && self.now >= opened + delay
             {
                 log.close(None, &mut self.shared);
@@ -361,7 +364,9 @@ impl Store {
             self.keep_descriptor(index);
             self.look_for_failure(index);
         }
-        self.io.flush_if_due();
+        if self.io.flush_if_due() {
+            self.logs.iter_mut().filter(|log| log.opened_at.is_some()).for_each(|log| log.passed_over += 1);
+        }
     }
 }
 

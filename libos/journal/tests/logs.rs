@@ -7,7 +7,7 @@ use std::time::Duration;
 use libos_journal::Settings;
 use libos_journal::memory::{Contents, MemoryDevice};
 use libos_mem::CopyPath;
-use pdpix::{Error, Geometry, LogOp, OpenMode, Outcome, Storage};
+use pdpix::{BlockDevice, Error, Geometry, LogOp, OpenMode, Outcome, Storage};
 use rig::{Rig, record, small};
 
 const MIB: usize = 1 << 20;
@@ -305,6 +305,31 @@ fn device(contents: &Contents, gathers: u16) -> Box<MemoryDevice> {
         discards: true,
     };
     Box::new(MemoryDevice::with_geometry(contents.clone(), geometry))
+}
+
+#[test]
+fn a_busy_log_does_not_keep_another_waiting() {
+    let contents = Contents::new(256 * MIB);
+    let geometry = Geometry { transfer_max: 4096, ..device(&contents, 1).geometry() };
+    let device = MemoryDevice::with_geometry(contents, geometry);
+    let mut rig = Rig::over(Box::new(device), Settings { budget: 8 * MIB, ..small() });
+    let [busy, other] = ["busy", "other"].map(|name| rig.log(name));
+    rig.put(busy, b"ready").unwrap();
+    rig.put(other, b"ready").unwrap();
+    let value = vec![7; 100_000];
+    let mut waits = None;
+    for _ in 0..60 {
+        for _ in 0..25 {
+            rig.append(busy, &value).unwrap();
+        }
+        rig.turn();
+        let op = *waits.get_or_insert_with(|| rig.append(other, b"small").unwrap());
+        if let Some(ended) = rig.ended(op) {
+            assert!(matches!(ended, Ok(Outcome::Appended { sequence: 2 })));
+            return;
+        }
+    }
+    panic!("it waits for a gap that there is not");
 }
 
 #[test]

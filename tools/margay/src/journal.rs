@@ -27,7 +27,7 @@ enum Command {
     Verify {
         /// A file or a disk.
         file: PathBuf,
-        /// Only this log.
+        /// Only this log, or those whose names go on with a dot.
         #[arg(long, value_name = "NAME")]
         log: Option<String>,
     },
@@ -35,7 +35,7 @@ enum Command {
     Dump {
         /// A file or a disk.
         file: PathBuf,
-        /// Which log; the only one, if there is one.
+        /// Which log, or the only one with records of those whose names go on with a dot. Without it the only one there is.
         #[arg(long, value_name = "NAME")]
         log: Option<String>,
         /// The first record.
@@ -137,10 +137,13 @@ fn show(path: &Path, out: &mut dyn Write) -> anyhow::Result<i32> {
     Ok(i32::from(!found.lost_slots.is_empty()))
 }
 
-/// The logs that are meant.
+/// The logs that are meant: by name, or by what several names have before a dot (`kv.snapshots` of `kv.snapshots.0`).
 fn chosen<'a>(found: &'a Inspection, name: Option<&str>) -> anyhow::Result<Vec<&'a LogInfo>> {
-    let logs: Vec<&LogInfo> =
-        found.logs.iter().filter(|log| name.is_none_or(|name| log.descriptor.name == name)).collect();
+    let is_meant = |log: &&LogInfo| {
+        let rest = name.map(|name| log.descriptor.name.strip_prefix(name));
+        rest.is_none_or(|rest| rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    let logs: Vec<&LogInfo> = found.logs.iter().filter(is_meant).collect();
     match (logs.is_empty(), name) {
         (true, Some(name)) => bail!("there is no log {name:?}"),
         _ => Ok(logs),
@@ -180,7 +183,21 @@ fn say(name: &str, verdict: &Verdict, out: &mut dyn Write) -> anyhow::Result<()>
 
 fn dump(path: &Path, name: Option<&str>, from: u64, count: u64, raw: bool, out: &mut dyn Write) -> anyhow::Result<i32> {
     let (mut source, found) = open(path)?;
-    let logs = chosen(&found, name)?;
+    let mut logs = chosen(&found, name)?;
+    if logs.len() > 1 && name.is_some() {
+        // Of those that are meant, the one that has something.
+        let mut has_something = |log: &LogInfo| -> anyhow::Result<bool> {
+            let verdict = read_log(&mut source, &found.layout, &log.descriptor, |_| {})?;
+            Ok(verdict.records > 0 || !verdict.lost.is_empty())
+        };
+        let mut left = Vec::new();
+        for log in logs {
+            if has_something(log)? {
+                left.push(log);
+            }
+        }
+        logs = left;
+    }
     let [log] = logs[..] else { bail!("there are {} logs: say which with --log", logs.len()) };
     let mut written = Ok(());
     let verdict = read_log(&mut source, &found.layout, &log.descriptor, |record| {

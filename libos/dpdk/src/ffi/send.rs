@@ -15,6 +15,7 @@ use libos_net::{ChecksumAt, Frame};
 use super::control::{About, Configuration, PortId};
 use super::receive::HEADROOM;
 use super::{last_error, unique};
+use crate::driver::SendRoom;
 
 /// The most pieces of a frame.
 pub(crate) const PIECES_MAX: usize = sys::MARGAY_PIECES_MAX as usize;
@@ -50,20 +51,20 @@ pub(crate) const SHORT_MAX: usize = 256;
 const SWEEP_EVERY: u32 = 1024;
 
 impl Sender {
-    /// A queue of `ring` descriptors; `pieces` may be with the driver at a time.
+    /// A queue of `ring` descriptors.
     pub(crate) fn set_up(
         port: PortId,
         queue: u16,
         ring: u16,
         about: &About,
         with: &Configuration,
-        pieces: usize,
+        SendRoom { pieces, short }: SendRoom,
     ) -> Result<Sender, String> {
         let (name, buffers) = (unique("tx"), (pieces + 512) as u32);
         // SAFETY: the name is copied.
         let pool = unsafe { sys::margay_tx_pool(name.as_ptr(), buffers, about.socket) };
         let pool = NonNull::new(pool).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
-        let (name, count, room) = (unique("short"), (pieces / 4 + 512) as u32, (HEADROOM + SHORT_MAX) as u16);
+        let (name, count, room) = (unique("short"), short as u32, (HEADROOM + SHORT_MAX) as u16);
         // SAFETY: as above.
         let short = unsafe { sys::margay_plain_pool(name.as_ptr(), count, room, about.socket) };
         let short = NonNull::new(short).ok_or_else(|| format!("a pool of buffers: {}", last_error()))?;
