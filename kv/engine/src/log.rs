@@ -18,7 +18,7 @@
 //! piece    bytes of a record, index u32, count u32, number u64, 3      one of `count` of the record of this number
 //! ```
 //!
-//! A record that is longer than what is appended at once goes in pieces ([`pieces`]), each of which says whose it is and
+//! A record that is longer than what is appended at once goes in pieces ([`pieces()`]), each of which says whose it is and
 //! which: any of them may be refused, and those behind it be durable. [`Assembly`] puts together what is whole, and only
 //! that. The last byte tells a piece from a record; it is never a client's.
 //!
