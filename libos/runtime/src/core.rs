@@ -390,6 +390,8 @@ impl LibOs {
         inner.arm(inner.now.get(), |wake| {
             ends = earlier(ends, wake.deadline);
             now_busy |= wake.on == WakeOn::Now;
+            // Nor may it be able to say any more when there is room again for what was sent meanwhile.
+            nap |= wake.on == WakeOn::Nap;
         });
         if now_busy {
             doorbell.get_up();

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use libos_runtime::{Core, LibOs};
+use libos_runtime::{Core, CoreParts, KernelClock, LibOs, MeshKind, mesh};
 use pdpix::{Error, Handle, Outcome, Popped, QToken, Qd, Sga, SocketKind};
 use support::Scripted;
 
@@ -61,6 +61,22 @@ fn a_stepped_core_looks_again_after_a_nap_if_a_network_cannot_wake_it() {
     let naps: Vec<Duration> = (0..8).map(|_| core.step().deadline.unwrap().since(core.libos().now())).collect();
     assert!(naps[0] > Duration::ZERO && naps.is_sorted(), "{naps:?}");
     assert!(*naps.last().unwrap() <= Duration::from_millis(1), "{naps:?}");
+}
+
+/// It found nothing when the core looked once more before its sleep, but sent something: now it cannot wake the core.
+#[test]
+fn a_network_that_cannot_wake_a_core_any_more_when_that_lies_down_is_looked_at_after_a_nap() {
+    let scripted = Scripted::default();
+    scripted.0.borrow_mut().naps_later = true;
+    let ports = mesh(1, MeshKind::Threads).unwrap().remove(0);
+    let parts = CoreParts::new(support::heap(), Box::new(KernelClock), ports);
+    let core = Core::new(CoreParts { networks: scripted.boxed(), ..parts });
+    let libos = core.libos();
+    let qd = libos.socket(SocketKind::Stream, None).unwrap();
+    let push = libos.push(qd, sga(libos, b"sent")).unwrap();
+    let completion = libos.wait(push, Some(Duration::from_secs(2))).expect("the core looks again");
+    completion.done().unwrap();
+    assert!(scripted.0.borrow().arms > 1, "it was asked again before the core slept");
 }
 
 /// Catches the planted bug `pop_loses_on_cancel`.

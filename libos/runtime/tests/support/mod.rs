@@ -70,6 +70,10 @@ pub struct Script {
     pub next_handle: u32,
     /// It says that it cannot say when there is something.
     pub naps: bool,
+    /// It says so from the second time on that it is asked, and after that ends what is pending.
+    pub naps_later: bool,
+    /// How often it was asked.
+    pub arms: usize,
 }
 
 /// A network in which everything stays pending until the test says otherwise; a cancel ends the operation by the next
@@ -177,6 +181,10 @@ impl Network for Scripted {
 
     fn poll(&mut self, _: Instant, done: &mut Completions) {
         let mut script = self.0.borrow_mut();
+        if script.naps_later && script.arms > 1 {
+            let pending = std::mem::take(&mut script.pending);
+            script.ends.extend(pending.into_iter().map(|(_, op, _)| (op, Ok(Outcome::Pushed))));
+        }
         while done.room() > 0
             && let Some((op, result)) = script.ends.pop_front()
         {
@@ -187,8 +195,10 @@ impl Network for Scripted {
     fn flush(&mut self, _: Instant) {}
 
     fn arm(&mut self, _: Instant) -> Wake {
-        let script = self.0.borrow();
-        let on = match (script.ends.is_empty(), script.naps) {
+        let mut script = self.0.borrow_mut();
+        script.arms += 1;
+        let naps = script.naps || script.naps_later && script.arms > 1;
+        let on = match (script.ends.is_empty(), naps) {
             (false, _) => WakeOn::Now,
             (true, true) => WakeOn::Nap,
             (true, false) => WakeOn::Nothing,
