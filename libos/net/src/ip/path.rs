@@ -61,7 +61,7 @@ impl Path {
     /// What a transport's checksum begins with; `len` is that of its header and payload.
     #[inline]
     pub(crate) fn pseudo_header(&self, protocol: Protocol, len: usize) -> Checksum {
-        self.addresses.add_u32(u32::from(protocol.0) + len as u32)
+        self.addresses.add_u16(u16::from(protocol.0)).add_u16((len >> 16) as u16).add_u16(len as u16)
     }
 
     /// Bytes before the transport's header.
@@ -168,8 +168,12 @@ impl Ip {
                 header.total_len.set(total_len);
                 header.protocol = protocol;
                 // The rest of the sum is in the field already.
-                let sum = u32::from(header.checksum.get()) + u32::from(total_len) + ecn as u32 + u32::from(protocol.0);
-                header.checksum.set(Checksum::new().add_u32(sum).finish());
+                let sum = Checksum::new()
+                    .add_u16(header.checksum.get())
+                    .add_u16(u16::from(ecn as u8))
+                    .add_u16(total_len)
+                    .add_u16(u16::from(protocol.0));
+                header.checksum.set(sum.finish());
             }
             Ok(memory)
         } else {

@@ -22,8 +22,6 @@ use crate::wire::{
     Timestamps,
 };
 
-mod plain;
-
 /// Frames that may wait for the device: beyond that connections wait, and not their frames.
 pub(crate) const OUTBOUND_MAX: usize = 1024;
 /// RFC 9293 §3.8.6.1: the window is asked for after a timeout, later after twice as long, up to this.
@@ -312,24 +310,18 @@ impl Tcb {
         cx: &mut Cx<'_>,
     ) -> Result<(), Error> {
         let timestamps = self.stamps_now(cx.now);
-        if self.echoes_congestion {
-            flags = flags.with(Flags::ECE);
-        }
-        let has_blocks = self.receive.has_blocks();
-        let text = (text as usize).min(self.queue.len().saturating_sub(offset as usize));
-        if let Some(stamps) = timestamps
-            && !has_blocks
-            && text <= PUSH_COPY_MAX
-        {
-            return self.emit_plain((seq, flags, stamps), (offset as usize, text), ecn, cx);
-        }
-        let listed = if has_blocks { self.with_blocks(timestamps, text) } else { None };
+        let mut text = text as usize;
+        let listed = if self.receive.has_blocks() { self.with_blocks(timestamps, text) } else { None };
         let options = match (&listed, timestamps) {
             (Some(listed), _) => Options::Listed(listed),
             (None, Some(stamps)) => Options::Stamps(stamps),
             (None, None) => Options::None,
         };
+        if self.echoes_congestion {
+            flags = flags.with(Flags::ECE);
+        }
         let options_len = options.len();
+        text = text.min(self.queue.len().saturating_sub(offset as usize));
         let header_len = TCP_LEN + options_len;
         let pieces = if text <= PUSH_COPY_MAX { 0 } else { self.queue.pieces(offset as usize, text) };
         let linear = pieces == 0 || !cx.ip.gathers(1 + pieces);
