@@ -145,7 +145,7 @@ impl Shard {
         }
     }
 
-    fn answer_refusal(&mut self, id: SessionId, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn answer_refusal(&mut self, id: SessionId, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
         let text = refusal.text(None, &kv_engine::resp::Request::default());
         self.errors.count(&text);
         self.answer(id, out, |reply| reply.error(&text));
