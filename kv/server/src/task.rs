@@ -33,7 +33,7 @@ pub(crate) struct Task {
     /// These shards are to be held, in this order, and so many are.
     hold: Vec<usize>,
     held: usize,
-    work: Work,
+    pub(crate) work: Work,
 }
 
 #[derive(Debug)]
@@ -304,6 +304,7 @@ impl Shard {
     }
 
     fn work(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        self.name_snapshot(task, out);
         match &mut self.tasks[task as usize].work {
             Work::Run | Work::Logging { .. } => {}
             Work::Talk { conversation, .. } => {

@@ -296,6 +296,7 @@ fn a_log_grows_long_over_several_runs() {
             stage.set_long("key", number, 50_000);
         }
         stage.run(500);
+        eprintln!("{}", stage.info());
         assert_eq!(stage.info().contains("rdb_saves:0"), run < 2, "run {run}: {}", stage.info());
         stage.restart();
     }
@@ -507,6 +508,32 @@ fn nothing_is_acknowledged_behind_a_command_that_one_log_has_lost() {
             assert_eq!(found, [Some(&value[..]); 2], "this was acknowledged");
         }
         stage.await_write("probe");
+        stage.end();
+    }
+}
+
+/// The logs of all cores become long in the same moment, and each core asks for a snapshot: one is written, and those who were
+/// told that there is one already have not spoilt it.
+#[test]
+fn snapshots_asked_for_in_one_moment_do_not_spoil_each_other() {
+    for cores in [2, 3] {
+        let mut stage = Stage::new(cores, DiskSettings::new(8 << 20), |args| args.log_len_max = 120_000);
+        let keys = (0..cores).map(|shard| keys_of([shard], cores, "key")).collect::<Vec<_>>();
+        let value = long(1, 50_000);
+        for round in 1..=5 {
+            for _ in 0..4 {
+                let pairs = keys.iter().flat_map(|[key]| [key.as_bytes(), &value]);
+                let words: Vec<&[u8]> = std::iter::once(&b"MSET"[..]).chain(pairs).collect();
+                assert!(matches!(stage.try_ask(&words), Some(Value::Simple(_))));
+            }
+            stage.run(500);
+            let info = stage.info();
+            let saves = info.lines().find_map(|line| line.strip_prefix("rdb_saves:")).expect("a count");
+            assert!(saves.trim().parse::<usize>().unwrap() >= round, "{cores} cores, round {round}: {info}");
+            assert!(info.contains("bgsave_status:ok"), "{info}");
+        }
+        stage.restart();
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(cores as i64));
         stage.end();
     }
 }
