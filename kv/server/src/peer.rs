@@ -52,6 +52,30 @@ pub struct Claim {
     pub(crate) task: u32,
 }
 
+/// What is known of a shard's log. Others tell of it, too, so word of it may be older than what was heard before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogState {
+    pub(crate) of: u8,
+    /// Counts up with each change.
+    pub(crate) version: u64,
+    /// Why it cannot be written to.
+    pub(crate) error: Option<Error>,
+}
+
+/// A log that cannot be written to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failure {
+    pub(crate) of: u8,
+    pub(crate) version: u64,
+    pub(crate) error: Error,
+}
+
+impl From<Failure> for LogState {
+    fn from(Failure { of, version, error }: Failure) -> LogState {
+        LogState { of, version, error: Some(error) }
+    }
+}
+
 /// What shards say to each other. Buffers are landed where they are used, so that want of memory there is an answer.
 #[derive(Debug)]
 pub enum Peer {
@@ -66,6 +90,8 @@ pub enum Peer {
     Hold(Claim),
     Held {
         task: u32,
+        /// What the sender knows of logs that cannot be written to: whoever had it before may have met one.
+        failure: Option<Failure>,
     },
     Release(Claim),
     /// A part of a command over several shards, and what came of it.
@@ -97,15 +123,11 @@ pub enum Peer {
     },
     Logged {
         task: u32,
-        by: u8,
-        /// Why it could not be made durable.
-        error: Option<Error>,
+        /// Why it could not be made durable; or why it does not count though it is: it follows something that was lost.
+        failure: Option<Failure>,
     },
-    /// Why a shard's log cannot be written to, if it cannot.
-    LogState {
-        of: u8,
-        error: Option<Error>,
-    },
+    /// Whether a shard's log can be written to.
+    LogState(LogState),
     /// Whether a shard's disk has so little room left that nothing may grow.
     Room {
         of: u8,

@@ -32,7 +32,7 @@ use kv_engine::log::{Joint, pieces};
 use kv_engine::refusal::Refusal;
 
 use crate::ServerArgs;
-use crate::peer::{Claim, Peer};
+use crate::peer::{Claim, Failure, LogState, Peer};
 use crate::shard::Shard;
 use crate::task::Waiting;
 
@@ -143,10 +143,11 @@ pub(crate) struct Persistence {
     waiting: VecDeque<(u64, Waiter)>,
     /// Why this shard's log cannot be written to.
     pub failed: Option<Error>,
+    log_version: u64,
     /// The last record that was given up since it failed. A snapshot without it is no substitute for the log.
     dropped: u64,
-    /// Why that of each shard cannot; and why that of any cannot: writes are refused.
-    failures: BTreeMap<u8, Error>,
+    /// What was last heard of that of each shard; and why that of any cannot: writes are refused.
+    log_states: BTreeMap<u8, LogState>,
     pub refuses: Option<Error>,
     pub try_again: Option<Instant>,
     pub generation: u64,
@@ -198,14 +199,23 @@ impl Persistence {
         self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).or(short).map(Refusal::NotWritable)
     }
 
-    /// Whether the log of a shard can be written to, and if not, why.
-    pub fn on_log_state(&mut self, of: u8, error: Option<Error>) {
-        match error {
-            Some(error) => _ = self.failures.insert(of, error),
-            None => _ = self.failures.remove(&of),
+    /// Whether the log of a shard can be written to, as it says itself or another one does.
+    pub fn on_log_state(&mut self, state: LogState) {
+        let known = self.log_states.entry(state.of).or_insert(state);
+        if known.version <= state.version {
+            *known = state;
         }
         let read_only = self.is_read_only.then_some(Error::ReadOnly);
-        self.refuses = self.failures.values().next().copied().or(read_only);
+        self.refuses = self.failure().map(|failure| failure.error).or(read_only);
+    }
+
+    /// A log that cannot be written to, if there is one.
+    pub fn failure(&self) -> Option<Failure> {
+        let failures = self
+            .log_states
+            .values()
+            .filter_map(|&LogState { of, version, error }| error.map(|error| Failure { of, version, error }));
+        failures.into_iter().next()
     }
 
     /// So much waits to be written that more is not taken now.
@@ -426,16 +436,19 @@ impl Shard {
     }
 
     fn tell_waiter(&mut self, waiter: Waiter, is_fine: bool, out: &mut Outbox<'_, Shard>) {
-        let error = self.persistence.failed.filter(|_| !is_fine);
         match waiter {
             Waiter::Ran { core, task, replies } => {
                 self.tell(core, Peer::Ran { task, replies: replies.filter(|_| is_fine) }, out);
             }
-            Waiter::Logged(Claim { core, task }, _) if usize::from(core) == self.index => {
-                self.on_logged(task, self.index as u8, error, out);
-            }
-            Waiter::Logged(Claim { core, task }, _) => {
-                self.tell(usize::from(core), Peer::Logged { task, by: self.index as u8, error }, out);
+            Waiter::Logged(Claim { core, task }, writes) => {
+                // Where any log has failed, what was written here may follow something that is not whole: the next start would
+                // leave it out, durable as it is.
+                let failure = self.persistence.failure().filter(|_| writes || !is_fine);
+                if usize::from(core) == self.index {
+                    self.on_logged(task, failure, out);
+                } else {
+                    self.tell(usize::from(core), Peer::Logged { task, failure }, out);
+                }
             }
             Waiter::Asked(Claim { core, task }) => self.answer_wait(core, task, is_fine, out),
         }
@@ -539,9 +552,11 @@ impl Shard {
     }
 
     fn tell_log_state(&mut self, out: &mut Outbox<'_, Shard>) {
-        let (of, error) = (self.index as u8, self.persistence.failed);
-        self.persistence.on_log_state(of, error);
-        self.tell_others(|_| Peer::LogState { of, error }, out);
+        self.persistence.log_version += 1;
+        let (of, version, error) = (self.index as u8, self.persistence.log_version, self.persistence.failed);
+        let state = LogState { of, version, error };
+        self.persistence.on_log_state(state);
+        self.tell_others(|_| Peer::LogState(state), out);
     }
 
     /// Nobody will be told that what he has written is durable.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use framework::pdpix::{Error, Heap, Output, Sga};
+use framework::pdpix::{Heap, Output, Sga};
 use framework::runtime::CarriedBuf;
 use framework::{Outbox, SessionId};
 use kv_engine::command::find;
@@ -15,7 +15,7 @@ use kv_engine::shard::{Answer, Conversation, Part, Step};
 use libos_mem::Exhausted;
 
 use crate::client::Pending;
-use crate::peer::{Claim, Peer, Run};
+use crate::peer::{Claim, Failure, Peer, Run};
 use crate::persistence::Waiter;
 use crate::shard::{Shard, TIMER_TASK};
 use crate::survey::{Ending, Finding, Question};
@@ -33,7 +33,7 @@ pub(crate) struct Task {
     /// These shards are to be held, in this order, and so many are.
     hold: Vec<usize>,
     held: usize,
-    work: Work,
+    pub(crate) work: Work,
 }
 
 #[derive(Debug)]
@@ -94,10 +94,13 @@ impl Shard {
             Peer::Hold(claim) => {
                 if self.hold.claim(claim) {
                     self.commit_before_hold(out);
-                    self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
+                    self.tell_held(claim, out);
                 }
             }
-            Peer::Held { task } => self.on_held(task, out),
+            Peer::Held { task, failure } => {
+                failure.into_iter().for_each(|failure| self.persistence.on_log_state(failure.into()));
+                self.on_held(task, out);
+            }
             Peer::Release(claim) => self.release(claim, out),
             Peer::Part { claim, index, part } => {
                 debug_assert_eq!(self.hold.holder, Some(claim), "only who holds a shard works on it");
@@ -119,8 +122,8 @@ impl Shard {
             }
             Peer::Found { task, finding } => self.on_found(task, *finding, out),
             Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
-            Peer::Logged { task, by, error } => self.on_logged(task, by, error, out),
-            Peer::LogState { of, error } => self.persistence.on_log_state(of, error),
+            Peer::Logged { task, failure } => self.on_logged(task, failure, out),
+            Peer::LogState(state) => self.persistence.on_log_state(state),
             Peer::Room { of, is_short } => self.persistence.on_room(of, is_short),
             Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
             Peer::Reached { joint } => self.on_reached(joint, out),
@@ -290,15 +293,27 @@ impl Shard {
         }
     }
 
+    fn tell_held(&mut self, claim: Claim, out: &mut Outbox<'_, Shard>) {
+        let failure = self.persistence.failure();
+        self.tell(usize::from(claim.core), Peer::Held { task: claim.task, failure }, out);
+    }
+
     fn on_held(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
         self.tasks[task as usize].held += 1;
         self.hold_next(task, out);
     }
 
     fn work(&mut self, task: u32, out: &mut Outbox<'_, Shard>) {
+        self.name_snapshot(task, out);
         match &mut self.tasks[task as usize].work {
             Work::Run | Work::Logging { .. } => {}
-            Work::Talk { .. } => self.talk(task, None, out),
+            Work::Talk { conversation, .. } => {
+                // It may have waited for one that has found a log that cannot be written to.
+                match self.persistence.refusal(conversation.command()) {
+                    Some(refusal) => self.refuse_task(task, refusal, out),
+                    None => self.talk(task, None, out),
+                }
+            }
             Work::Survey { question, awaited, .. } => {
                 let question = question.clone();
                 let is_later = matches!(question, Question::Durable);
@@ -318,6 +333,15 @@ impl Shard {
                 self.note_finding(task, finding, out);
             }
         }
+    }
+
+    /// Nothing of it is carried out.
+    #[cold]
+    fn refuse_task(&mut self, task: u32, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
+        if let Some(client) = self.client_of(task) {
+            self.answer_refusal(client, refusal, out);
+        }
+        self.end_task(task, out);
     }
 
     /// The next round of a conversation; several, if they concern this core only.
@@ -425,16 +449,16 @@ impl Shard {
     }
 
     /// The part of a shard is durable, or could not be made so.
-    pub(crate) fn on_logged(&mut self, task: u32, by: u8, error: Option<Error>, out: &mut Outbox<'_, Shard>) {
-        if let Some(error) = error {
-            self.tell_of_failure(task, by, error, out);
+    pub(crate) fn on_logged(&mut self, task: u32, failure: Option<Failure>, out: &mut Outbox<'_, Shard>) {
+        if let Some(failure) = failure {
+            self.tell_of_failure(task, failure, out);
         }
         let Some(Task { client, muted, work: Work::Logging { reply, awaited, is_fine }, .. }) =
             self.tasks.get_mut(task as usize)
         else {
             return;
         };
-        *is_fine &= error.is_none();
+        *is_fine &= failure.is_none();
         *awaited -= 1;
         if *awaited > 0 {
             return;
@@ -456,14 +480,15 @@ impl Shard {
     }
 
     /// The log of one shard has failed, and with it a command over several: the others hear of it from whoever gives them
-    /// back, as they are not to acknowledge anything that follows. (Its own word may come later.)
+    /// back, as they are not to acknowledge anything that follows: neither what comes, nor what has waited behind it, and so on
+    /// to the shards of that. (Its own word may come later.)
     #[cold]
-    fn tell_of_failure(&mut self, task: u32, of: u8, error: Error, out: &mut Outbox<'_, Shard>) {
+    fn tell_of_failure(&mut self, task: u32, failure: Failure, out: &mut Outbox<'_, Shard>) {
         let Some(task) = self.tasks.get(task as usize) else { return };
-        self.persistence.on_log_state(of, Some(error));
+        self.persistence.on_log_state(failure.into());
         for shard in task.hold.clone() {
             if shard != self.index {
-                self.tell(shard, Peer::LogState { of, error: Some(error) }, out);
+                self.tell(shard, Peer::LogState(failure.into()), out);
             }
         }
     }
@@ -565,7 +590,7 @@ impl Shard {
                 if usize::from(claim.core) == self.index {
                     self.on_held(claim.task, out);
                 } else {
-                    self.tell(usize::from(claim.core), Peer::Held { task: claim.task }, out);
+                    self.tell_held(claim, out);
                 }
             }
         }

@@ -129,6 +129,11 @@ impl Conversation {
         self.settle(step, out)
     }
 
+    /// The command.
+    pub fn command(&self) -> &'static Command {
+        self.command
+    }
+
     /// Whether it may change something.
     pub fn writes(&self) -> bool {
         self.command.flags.contains(Flags::WRITE)

@@ -145,7 +145,7 @@ impl Shard {
         }
     }
 
-    fn answer_refusal(&mut self, id: SessionId, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn answer_refusal(&mut self, id: SessionId, refusal: Refusal, out: &mut Outbox<'_, Shard>) {
         let text = refusal.text(None, &kv_engine::resp::Request::default());
         self.errors.count(&text);
         self.answer(id, out, |reply| reply.error(&text));
@@ -158,11 +158,23 @@ impl Shard {
 
     /// Holds all shards, and begins a snapshot on each.
     pub(crate) fn begin_saving(&mut self, id: Option<SessionId>, way: Way, out: &mut Outbox<'_, Shard>) {
-        let generation = (self.persistence.generation + 1).max(out.wall().as_millis());
-        let question = Question::Save { generation, leader: self.index };
-        let ending = Ending::Saving { generation, way };
+        let question = Question::Save { generation: 0, leader: self.index };
+        let ending = Ending::Saving { generation: 0, way };
         let work = Work::Survey { question, ending, findings: Vec::new(), awaited: 0 };
         self.begin(id, (0..self.shards).collect(), work, out);
+    }
+
+    /// All shards are held: names the snapshot. As only one task holds them all, and each takes note of the number whether it
+    /// begins or refuses, no two have the same, and a later one has a higher.
+    pub(crate) fn name_snapshot(&mut self, task: u32, out: &Outbox<'_, Shard>) {
+        let number = (self.persistence.generation + 1).max(out.wall().as_millis());
+        let work = &mut self.tasks[task as usize].work;
+        if let Work::Survey { question: Question::Save { generation, .. }, ending, .. } = work {
+            *generation = number;
+            if let Ending::Saving { generation, .. } = ending {
+                *generation = number;
+            }
+        }
     }
 
     /// All have begun, or some have not. Whether the task is over.
@@ -256,11 +268,12 @@ impl Shard {
         leader: usize,
         out: &mut Outbox<'_, Shard>,
     ) -> Result<(), Refusal> {
+        debug_assert!(generation > self.persistence.generation, "the numbers of snapshots go up");
+        self.persistence.generation = generation;
         if self.persistence.saving.is_some() || self.persistence.is_loading && !self.persistence.is_importing {
             return Err(Refusal::SavingAlready);
         }
         self.commit_before_hold(out);
-        self.persistence.generation = generation;
         let next = self.persistence.appended + 1;
         let created = (out.wall().as_millis() / 1000).to_string();
         self.engine.begin_snapshot([("redis-ver", kv_engine::info::REDIS_VERSION), ("ctime", created.as_str())]);
@@ -514,6 +527,7 @@ impl Shard {
         }
         told.saves += 1;
         told.save_seconds = Some(out.now().since(saving.started).as_secs());
+        self.persistence.try_again = None;
         self.persistence.saved_len = saving.len;
         self.persistence.changes_saved = saving.changes;
         self.persistence.last_save = Some(out.wall().as_millis() / 1000);
