@@ -35,16 +35,16 @@ pub(crate) struct Span {
     pub(super) len: u32,
 }
 
-impl Span {
-    pub(crate) fn range(self) -> std::ops::Range<usize> {
-        let start = self.start as usize;
-        start..start + self.len as usize
-    }
-}
-
 impl<B> Default for Request<B> {
     fn default() -> Request<B> {
-        Request { front: None, rest: Vec::new(), count: 0, first: [Span::default(); FIRST], more: Vec::new(), whole: 0..0 }
+        Request {
+            front: None,
+            rest: Vec::new(),
+            count: 0,
+            first: [Span::default(); FIRST],
+            more: Vec::new(),
+            whole: 0..0,
+        }
     }
 }
 
@@ -168,7 +168,7 @@ impl Request {
     }
 
     /// The words of an inline command: their places in `line`.
-    pub(super) fn fill(&mut self, line: Buf, words: impl Iterator<Item = std::ops::Range<usize>>) {
+    pub(super) fn fill(&mut self, line: Buf, words: impl Iterator<Item = Range<usize>>) {
         words.for_each(|word| self.push(Span { buf: 0, start: word.start as u32, len: word.len() as u32 }));
         self.front = Some(line);
     }
