@@ -207,6 +207,7 @@ impl<A: Actor> Recorder<A> {
         match what {
             LogAct::Append(data) => self.appended.push_back((log, ticket, data)),
             LogAct::Read { from, records_max, .. } => self.logs_read.push_back((log, ticket, from, records_max)),
+            LogAct::Hurry => {}
             LogAct::Truncate(before) => self.truncated.push_back((log, ticket, before)),
         }
         ticket

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use libos_runtime::{CoroutineId, LibOs, Redeem};
 use pdpix::{Error, OpenMode, QToken, Qd, Sga};
@@ -38,11 +39,20 @@ pub struct LogSettings {
     pub replay: bool,
     /// The longest record that is read whole.
     pub len_max: usize,
+    /// How long what is appended may be held back before it is written, and again before that is flushed; see
+    /// [`Outbox::hurry_log`](crate::Outbox::hurry_log).
+    pub patience: Duration,
 }
 
 impl Default for LogSettings {
     fn default() -> LogSettings {
-        LogSettings { storage: None, mode: OpenMode::ExistingOrNew, replay: true, len_max: usize::MAX }
+        LogSettings {
+            storage: None,
+            mode: OpenMode::ExistingOrNew,
+            replay: true,
+            len_max: usize::MAX,
+            patience: Duration::ZERO,
+        }
     }
 }
 
@@ -62,6 +72,7 @@ pub(crate) enum LogAct {
     Append(Sga),
     Read { from: u64, records_max: usize, bytes_max: usize },
     Truncate(u64),
+    Hurry,
 }
 
 /// A binding, as its actor and its coroutines share it.
@@ -122,6 +133,9 @@ pub(crate) fn open<A: Actor>(system: &System, cell: Rc<ActorCell<A>>, id: LogId,
         Ok(qd) => qd,
         Err(error) => return cell.dispatch(system, Event::LogFailed { log: id, error, damage: None }),
     };
+    if settings.patience > Duration::ZERO {
+        let _ = system.libos().set_patience(qd, settings.patience); // it was just opened
+    }
     let log = Rc::new(Log {
         id,
         owner: cell.id(),
@@ -170,7 +184,7 @@ pub(crate) fn open<A: Actor>(system: &System, cell: Rc<ActorCell<A>>, id: LogId,
                     let truncated = cursor.ended(theirs.libos().truncate(qd, before)).await;
                     Event::Truncated { log: id, ticket, result: truncated }
                 }
-                LogAct::Append(_) => continue,
+                LogAct::Append(_) | LogAct::Hurry => continue,
             };
             told.log_ended();
             told.dispatch(&theirs, event);
@@ -255,6 +269,8 @@ impl System {
     pub(crate) fn act_on_log<A: Actor>(&self, cell: &Rc<ActorCell<A>>, id: LogId, ticket: Ticket, what: LogAct) {
         let log = self.log(id).filter(|log| log.owner == cell.id());
         match (log, what) {
+            (None, LogAct::Hurry) => {}
+            (Some(log), LogAct::Hurry) => _ = self.libos().hurry(log.qd), // it is open as long as it is bound
             (None, what) => {
                 let error = Error::BadDescriptor;
                 cell.dispatch(
@@ -262,7 +278,7 @@ impl System {
                     match what {
                         LogAct::Append(_) => Event::Durable { log: id, ticket, result: Err(error) },
                         LogAct::Read { .. } => Event::Read { log: id, ticket, result: Err(error) },
-                        LogAct::Truncate(_) => Event::Truncated { log: id, ticket, result: Err(error) },
+                        LogAct::Truncate(_) | LogAct::Hurry => Event::Truncated { log: id, ticket, result: Err(error) },
                     },
                 );
             }

@@ -331,6 +331,11 @@ impl<'a, A: Actor> Outbox<'a, A> {
         self.act_on_log(log, LogAct::Truncate(before))
     }
 
+    /// What was appended so far is made durable now, whatever patience the log was opened with.
+    pub fn hurry_log(&mut self, log: LogId) {
+        self.act_on_log(log, LogAct::Hurry);
+    }
+
     /// Gives a log up. What was appended becomes durable, and is not told any more.
     pub fn close_log(&mut self, log: LogId) {
         match &mut self.ground {

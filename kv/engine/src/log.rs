@@ -15,6 +15,7 @@
 //!          3, count, (length, bytes) * count          a command; lengths as RDB has them
 //!          4, [252, milliseconds u64,] RDB type, key, value     the key has this value from now on
 //!          5, length, bytes                           the key is gone
+//!          6, length u32, bytes                       commands as clients sent them (RESP), one behind the other
 //! piece    bytes of a record, index u32, count u32, number u64, 3      one of `count` of the record of this number
 //! ```
 //!
@@ -29,7 +30,9 @@
 
 mod pieces;
 
-use pdpix::{Exhausted, Heap, Output, Sga, WallTime};
+use std::ops::Range;
+
+use pdpix::{Buf, Exhausted, Heap, Input, Output, Sga, WallTime};
 use smallvec::SmallVec;
 
 use crate::blob::Blob;
@@ -37,7 +40,8 @@ use crate::command::{Run, find};
 use crate::engine::{At, DATABASES, Engine, Session};
 use crate::keyspace::{Entry, Key};
 use crate::rdb::{Bytes, Stop, build, put_entry, put_length};
-use crate::resp::Request;
+use crate::resp::parser::same_place;
+use crate::resp::{Request, RequestError, RequestParser};
 
 pub use pieces::{Assembly, in_one, pieces};
 
@@ -47,6 +51,7 @@ mod tag {
     pub const COMMAND: u8 = 3;
     pub const PUT: u8 = 4;
     pub const DELETE: u8 = 5;
+    pub const REQUESTS: u8 = 6;
     /// Of RDB: what stands before a type if the key expires.
     pub const EXPIRES: u8 = 252;
 }
@@ -57,9 +62,10 @@ const JOINT: u8 = 2;
 /// What ends a record.
 const RECORD_END_LEN: usize = 9;
 
-/// Bytes of the longest argument of a command that is written down in one piece: what is longer may go by reference.
-const SHORT_LEN: usize = 512;
-const _: () = assert!(SHORT_LEN <= libos_mem::PUSH_COPY_MAX && SHORT_LEN < 1 << 14);
+/// Bytes of the longest command that is written down as it came: what is longer may go by reference.
+const AS_IT_CAME_MAX: usize = 1024;
+/// Bytes of what came in one piece that are written down at once, at most. A buffer is not held for longer.
+const RUN_MAX: usize = 32 << 10;
 
 /// What several shards have done together.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -130,16 +136,26 @@ pub(crate) struct Log {
     database: u8,
     /// The command that is being carried out has written down itself what came of it.
     is_said: bool,
+    /// Commands that came one behind the other, at that time, and are to be copied together.
+    run: Option<Requests>,
+}
+
+/// Commands as they came.
+#[derive(Debug)]
+struct Requests {
+    buf: Buf,
+    range: Range<usize>,
 }
 
 impl Log {
     fn new(heap: Heap, next: u64) -> Log {
-        Log { out: Output::new(heap), next, time: None, database: 0, is_said: false }
+        Log { out: Output::new(heap), next, time: None, database: 0, is_said: false, run: None }
     }
 
     /// Before an entry: when and where.
     #[inline]
     fn begin(&mut self, at: At) {
+        self.end_run();
         if self.time.replace(at.now) != Some(at.now) {
             self.out.put(&[tag::TIME]);
             self.out.put(&at.now.to_le_bytes());
@@ -151,44 +167,51 @@ impl Log {
         }
     }
 
+    /// Bytes written down, with those that are still to be copied.
+    #[inline]
+    fn len(&self) -> usize {
+        self.out.len() + self.run.as_ref().map_or(0, |run| run.range.len())
+    }
+
     #[inline]
     fn command(&mut self, request: &Request, at: At) {
-        self.begin(at);
-        if self.short_command(request).is_none() {
-            self.any_command(request);
+        match request.as_it_came() {
+            Some((buf, range)) if range.len() <= AS_IT_CAME_MAX => self.as_it_came(buf, range, at),
+            _ => self.any_command(request, at),
         }
     }
 
-    /// One with few and short arguments, in one piece: what nearly all are. `None`: it is not, or needs new memory.
+    /// One that lies in a buffer as a client sent it: so do those behind it, mostly, and all of them are copied at once.
     #[inline]
-    fn short_command(&mut self, request: &Request) -> Option<()> {
-        let (bytes, spans) = request.in_one_buffer()?;
-        let (mut len, mut longest) = (2, 0);
-        for arg in spans.iter().map(|span| span.range().len()) {
-            len += if arg < 1 << 6 { 1 } else { 2 } + arg;
-            longest = arg.max(longest);
+    fn as_it_came(&mut self, buf: &Buf, range: Range<usize>, at: At) {
+        if self.time == Some(at.now)
+            && usize::from(self.database) == at.database
+            && let Some(run) = &mut self.run
+            && run.range.end == range.start
+            && same_place(&run.buf, buf)
+        {
+            run.range.end = range.end;
+        } else {
+            self.begin(at);
+            self.run = Some(Requests { buf: buf.clone(), range: range.clone() });
         }
-        if longest > SHORT_LEN {
-            return None;
+        // A buffer that is read to its end is wanted back.
+        if range.end == buf.len() || self.run.as_ref().is_some_and(|run| run.range.len() > RUN_MAX) {
+            self.end_run();
         }
-        let (head, mut room) = self.out.put_zeros(len)?.split_first_chunk_mut::<2>()?;
-        *head = [tag::COMMAND, spans.len() as u8];
-        for span in spans {
-            let arg = &bytes[span.range()];
-            // As `put_length` writes them.
-            if arg.len() < 1 << 6 {
-                *room.split_off_first_mut()? = arg.len() as u8;
-            } else {
-                let long = room.split_off_mut(..2)?;
-                long.copy_from_slice(&[0x40 | (arg.len() >> 8) as u8, arg.len() as u8]);
-            }
-            room.split_off_mut(..arg.len())?.copy_from_slice(arg);
-        }
-        Some(())
     }
 
-    #[cold]
-    fn any_command(&mut self, request: &Request) {
+    /// Copies what waits for that.
+    fn end_run(&mut self) {
+        if let Some(Requests { buf, range }) = self.run.take() {
+            self.out.put(&[tag::REQUESTS]);
+            self.out.put(&(range.len() as u32).to_le_bytes());
+            self.out.put(&buf[range]);
+        }
+    }
+
+    fn any_command(&mut self, request: &Request, at: At) {
+        self.begin(at);
         self.out.put(&[tag::COMMAND]);
         put_length(&mut self.out, request.len() as u64);
         for index in 0..request.len() {
@@ -218,7 +241,7 @@ impl Engine {
     /// Bytes written down since the last record was taken.
     #[inline]
     pub fn log_waiting(&self) -> usize {
-        self.log.as_ref().map_or(0, |log| log.out.len())
+        self.log.as_ref().map_or(0, |log| log.len())
     }
 
     /// The number that the next record will have.
@@ -232,6 +255,7 @@ impl Engine {
     /// [`Exhausted`]: something that was changed could not be written down. The log is of no use any more.
     pub fn take_record(&mut self, joint: Option<&Joint>) -> Result<Option<Sga>, Exhausted> {
         let Some(log) = &mut self.log else { return Ok(None) };
+        log.end_run();
         if log.out.is_empty() && joint.is_none() && !log.out.has_failed() {
             return Ok(None);
         }
@@ -325,6 +349,10 @@ impl Engine {
                     let request = self.read_command(&mut bytes)?;
                     self.repeat(&request, at, &mut out)?;
                 }
+                tag::REQUESTS => {
+                    let len = u32::from_le_bytes(bytes.array()?);
+                    self.repeat_all(bytes.take(len as usize)?, at, &mut out)?;
+                }
                 tag::PUT => self.replay_put(&mut bytes, at)?,
                 tag::DELETE => {
                     let name = bytes.text()?;
@@ -346,6 +374,21 @@ impl Engine {
             return Err(LogError::Corrupt("a command without a name"));
         }
         Request::of(args.iter().map(|arg| &**arg), &self.tools.heap).map_err(|Exhausted| LogError::Exhausted)
+    }
+
+    /// Does again what clients sent.
+    fn repeat_all(&mut self, sent: &[u8], at: At, out: &mut Output) -> Result<(), LogError> {
+        let heap = self.tools.heap.clone();
+        let (mut input, mut parser, mut request) = (Input::new(), RequestParser::new(), Request::default());
+        input.push(Sga::from(heap.copy(sent).map_err(|Exhausted| LogError::Exhausted)?));
+        loop {
+            match parser.next(&mut input, &heap, &mut request) {
+                Ok(true) => self.repeat(&request, at, out)?,
+                Ok(false) if parser.is_empty() && input.is_empty() => return Ok(()),
+                Err(RequestError::Exhausted) => return Err(LogError::Exhausted),
+                _ => return Err(LogError::Corrupt("what stands for commands is none")),
+            }
+        }
     }
 
     fn repeat(&mut self, request: &Request, at: At, out: &mut Output) -> Result<(), LogError> {
@@ -415,32 +458,40 @@ fn split(record: &[u8]) -> Result<(RecordHead, &[u8]), LogError> {
 mod tests {
     use super::*;
 
-    /// Whoever reads a record cannot tell them apart.
+    /// It is bounded what is held, and what waits is counted.
     #[test]
-    fn short_commands_are_written_as_any_other() {
+    fn what_came_together_is_copied_before_it_is_much() {
         let heap = Heap::alone(4 << 20).unwrap();
-        let mut was_short = [0, 0];
-        for len in [0, 1, 63, 64, 255, 256, SHORT_LEN, SHORT_LEN + 1, 2000] {
-            for count in [1, 3, 6, 7] {
-                let args: Vec<Vec<u8>> = (0..count).map(|at| vec![b'a' + at as u8; len.max(at)]).collect();
-                let request = Request::of(args.iter().map(|arg| &arg[..]), &heap).unwrap();
-                let written = |how: fn(&mut Log, &Request)| {
-                    let mut log = Log::new(heap.clone(), 1);
-                    log.out.put(&[0; 8]); // so that there is memory to write into
-                    how(&mut log, &request);
-                    log.out.take().unwrap().to_vec()
-                };
-                let short = written(|log, request| {
-                    if log.short_command(request).is_none() {
-                        log.any_command(request);
-                    }
-                });
-                assert_eq!(short, written(Log::any_command), "{count} of {len} bytes");
-                let mut log = Log::new(heap.clone(), 1);
-                log.out.put(&[0; 8]);
-                was_short[usize::from(log.short_command(&request).is_some())] += 1;
-            }
+        let one = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3\r\nxyz\r\n";
+        let count = 100_000 / one.len();
+        let (mut parser, mut input, mut request) = (RequestParser::new(), Input::new(), Request::default());
+        input.push(Sga::copy(&heap, &one.repeat(count)).unwrap());
+        let (mut log, at) = (Log::new(heap.clone(), 1), At { database: 0, now: 7 });
+        let mut last = 0;
+        while parser.next(&mut input, &heap, &mut request).unwrap() {
+            log.command(&request, at);
+            assert!(log.len() >= last + one.len(), "{} bytes, and {last} before", log.len());
+            assert!(log.run.as_ref().is_none_or(|run| run.range.len() <= RUN_MAX));
+            last = log.len();
         }
-        assert!(was_short[0] > 0 && was_short[1] >= 9, "{was_short:?}");
+        // The buffer was read to its end.
+        assert!(log.run.is_none());
+        assert!(log.out.len() > count * one.len() && log.out.len() < count * one.len() + 50);
+    }
+
+    /// Damage in what stands for commands is found, and none of it is waited for.
+    #[test]
+    fn commands_that_are_none_are_damage() {
+        let heap = Heap::alone(4 << 20).unwrap();
+        let whole = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3\r\nxyz\r\n";
+        for (sent, is_fine) in [(&whole[..], true), (&whole[..20], false), (b"*1\r\n$x", false), (b"SET k", false)] {
+            let mut record = vec![tag::REQUESTS];
+            record.extend((sent.len() as u32).to_le_bytes());
+            record.extend_from_slice(sent);
+            record.extend(1u64.to_le_bytes());
+            record.push(PLAIN);
+            let mut engine = Engine::new((0, 1), heap.clone(), pdpix::Seed::new(1), pdpix::Rng::new(1));
+            assert_eq!(engine.replay(&record, 0).is_ok(), is_fine, "{}", sent.escape_ascii());
+        }
     }
 }

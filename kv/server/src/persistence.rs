@@ -71,9 +71,12 @@ const UNSENT_MAX: usize = 256;
 const SECOND: Duration = Duration::from_millis(500);
 /// The longest that an append waits for those who were just answered.
 const GATHER_MAX: Duration = Duration::from_micros(500);
-/// Or when so many bytes wait. Each append has a flush of its own, which is most of what it costs: so those for which nobody
-/// waits are large.
-const WAITING_MAX: usize = 256 << 10;
+/// How long the journal holds a page back that is not full, and then its flush, where nobody waits for it: flushes and
+/// writes cost more than all else, so there are to be few. Twice that, and the time above, is less than a second.
+const PATIENCE: Duration = Duration::from_millis(200);
+const _: () = assert!(SECOND.as_millis() + 2 * PATIENCE.as_millis() < 1000);
+/// A record is also ended when so many bytes wait: while they are still in the cache, and go as one piece.
+const WAITING_MAX: usize = PIECE - (4 << 10);
 /// The same with `always`.
 const WAITING_MAX_ALWAYS: usize = 64 << 10;
 
@@ -269,12 +272,15 @@ impl Shard {
         #[cfg(margay_planted_bug = "answer_before_flush")]
         return true;
         #[cfg(not(margay_planted_bug = "answer_before_flush"))]
-        return mark <= self.persistence.durable || !self.persistence.is_always();
+        return !self.persistence.is_always() || mark <= self.persistence.durable;
     }
 
     /// Something was carried out for a session: what it is answered waits until that is durable.
     #[inline]
     pub(crate) fn hold_answer(&mut self, id: SessionId, out: &mut Outbox<'_, Shard>) {
+        if !self.persistence.is_always() {
+            return;
+        }
         let mark = self.mark();
         if self.is_durable(mark) {
             return;
@@ -386,6 +392,18 @@ impl Shard {
         self.persistence.unsent.extend(pieces.into_iter().map(|piece| (piece, record, false)));
         self.persistence.unsent.extend(last.map(|last| (last, record, true)));
         self.send_on(out);
+        if self.stopping {
+            self.hurry_log(out);
+        }
+    }
+
+    /// Somebody waits for what was appended so far.
+    pub(crate) fn hurry_log(&self, out: &mut Outbox<'_, Shard>) {
+        if let Some(logs) = self.persistence.logs
+            && self.persistence.durability == Durability::EverySecond
+        {
+            out.hurry_log(logs.commands);
+        }
     }
 
     /// Appends what waits, as far as there may be more under way.
@@ -595,17 +613,20 @@ impl Shard {
     /// The service is being stopped: what waits is written.
     pub(crate) fn write_at_the_end(&mut self, out: &mut Outbox<'_, Shard>) {
         self.commit(out);
+        self.hurry_log(out);
     }
 
     /// Opens the logs, if there are to be any, and begins to recover.
     pub(crate) fn open_logs(&mut self, out: &mut Outbox<'_, Shard>) {
         // What can only be read is served, and not changed.
         let mode = if self.persistence.is_read_only { OpenMode::ReadOnly } else { OpenMode::ExistingOrNew };
-        let mut open =
-            |name: &str, replay: bool| out.open_log(name, LogSettings { replay, mode, ..LogSettings::default() });
-        let notes = open("kv.notes", true);
-        let commands = open("kv.commands", false);
-        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false));
+        let mut open = |name: &str, replay: bool, patience: Duration| {
+            out.open_log(name, LogSettings { replay, mode, patience, ..LogSettings::default() })
+        };
+        let is_patient = self.persistence.durability == Durability::EverySecond;
+        let notes = open("kv.notes", true, Duration::ZERO);
+        let commands = open("kv.commands", false, if is_patient { PATIENCE } else { Duration::ZERO });
+        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false, Duration::ZERO));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });
     }
 }

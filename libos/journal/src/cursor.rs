@@ -2,6 +2,7 @@
 //! reader, one after the other, and leave the cursors where they are.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pdpix::storage::Damage;
 use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, Popped, Sga, Storage, Submitted};
@@ -65,6 +66,8 @@ pub(crate) struct Cursor {
     /// Where it is, and what was read ahead.
     pub(crate) reader: Reader,
     is_placed: bool,
+    /// What its log is told when it is known which it is.
+    pub(crate) patience: Option<Duration>,
     /// What this cursor has met.
     pub(crate) damage: Option<Damage>,
 }
@@ -85,6 +88,7 @@ impl Cursor {
             ops: VecDeque::new(),
             reader,
             is_placed: false,
+            patience: None,
             damage: None,
         }
     }

@@ -8,6 +8,7 @@
 //! Nothing is put where the descriptor on the device does not yet name the extent. What was accepted has its space.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pdpix::storage::Damage;
 use pdpix::{BufMut, Error, Heap, Instant, OpId, Sga};
@@ -90,8 +91,9 @@ pub(crate) struct Batch {
     pub(crate) last_sequence: u64,
     /// Writes that have not come back.
     pub(crate) left: u32,
-    /// Once they are all back: the flush that covers them.
+    /// Once they are all back: the flush that covers them, and since when.
     pub(crate) covered_by: u64,
+    pub(crate) written_at: Instant,
 }
 
 /// A write that is to be submitted.
@@ -165,6 +167,9 @@ pub(crate) struct Log {
     /// It has failed while records were placed, and nobody was told.
     pub(crate) is_broken: bool,
     pub(crate) committed_at: Instant,
+    /// How long a page may be held back, and then its flush; and up to which record nothing is.
+    pub(crate) patience: Duration,
+    hurries_to: u64,
     pub(crate) index: Vec<(u64, u64)>,
     pub(crate) index_grain: u64,
     pub(crate) damage: Option<Damage>,
@@ -228,6 +233,8 @@ impl Log {
             is_broken: false,
             passed_over: 0,
             committed_at: Instant::ZERO,
+            patience: Duration::ZERO,
+            hurries_to: 0,
             index: Vec::new(),
             index_grain: INDEX_GRAIN,
             damage: None,
@@ -371,14 +378,36 @@ impl Log {
 // Durability.
 impl Log {
     /// A write of a batch has come back, and the flush that is submitted next covers it.
-    pub(crate) fn on_written(&mut self, number: u64, covered_by: u64) {
+    pub(crate) fn on_written(&mut self, number: u64, covered_by: u64, now: Instant) {
         let Some(batch) = number.checked_sub(self.first_batch).and_then(|i| self.batches.get_mut(i as usize)) else {
             return;
         };
         batch.left -= 1;
         if batch.left == 0 {
-            batch.covered_by = covered_by;
+            (batch.covered_by, batch.written_at) = (covered_by, now);
         }
+    }
+
+    /// How long anything of it may be held back now.
+    pub(crate) fn patience_left(&self) -> Duration {
+        // Appends that wait for what is durable have waited already.
+        if self.committed_sequence < self.hurries_to || !self.waiting.is_empty() {
+            Duration::ZERO
+        } else {
+            self.patience
+        }
+    }
+
+    /// What was appended so far is not held back.
+    pub(crate) fn hurry(&mut self) {
+        self.hurries_to = self.next_sequence - 1 + self.waiting.len() as u64;
+    }
+
+    /// When what was written is to be flushed, if that waits for a flush that comes after so many.
+    pub(crate) fn flush_is_due_at(&self, flushes_submitted: u64) -> Option<Instant> {
+        let first = self.batches.iter().take_while(|batch| batch.left == 0);
+        let first = first.into_iter().find(|batch| batch.covered_by > flushes_submitted)?;
+        Some(first.written_at + self.patience_left())
     }
 
     /// So many flushes are done (`u64::MAX`: the device needs none). Whether anything became durable.

@@ -324,6 +324,9 @@ impl Store {
                 Ok(index) => {
                     let cursor = &mut self.handles[key];
                     cursor.log = Some(index);
+                    if let Some(patience) = cursor.patience {
+                        self.logs[index].patience = patience;
+                    }
                     // An append that came early stands in line there, in the order in which it came.
                     let ops = std::mem::take(&mut cursor.ops);
                     self.wake_log(index, mode);

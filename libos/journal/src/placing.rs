@@ -277,7 +277,13 @@ impl Log {
         let number = self.first_batch + self.batches.len() as u64;
         let left = self.put_out(number, start, sga, shared);
         let last_sequence = self.next_sequence - 1;
-        self.batches.push_back(Batch { next: self.tail, last_sequence, left, covered_by: 0 });
+        self.batches.push_back(Batch {
+            next: self.tail,
+            last_sequence,
+            left,
+            covered_by: 0,
+            written_at: Instant::ZERO,
+        });
         // Pages begin at units; where a unit is less than what the device wants, each batch has its own.
         if self.page.as_ref().is_some_and(|page| page.room() < 2 * shared.layout.unit as usize)
             || shared.align as u64 > shared.layout.unit

@@ -182,8 +182,8 @@ impl Store {
                 match result {
                     Ok(()) => {
                         self.io.uncovered += len;
-                        let covered_by = self.io.want_flush();
-                        self.logs[log as usize].on_written(batch, covered_by);
+                        let covered_by = self.io.next_flush();
+                        self.logs[log as usize].on_written(batch, covered_by, self.now);
                         self.commit(log as usize);
                     }
                     Err(error) => self.fail_log(log as usize, error),
@@ -340,8 +340,17 @@ impl Store {
         }
     }
 
+    /// What was written is to be flushed, unless its log is patient: then when that is over, or when it is much.
+    fn look_for_flush(&mut self) {
+        let (submitted, now) = (self.io.flushes_submitted, self.now);
+        let is_due = |log: &Log| log.flush_is_due_at(submitted).is_some_and(|at| at <= now);
+        let much = self.shared.settings.budget as u64 / 2;
+        self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
+    }
+
     /// Sends what is to be sent, at the end of a pass.
     fn write_out(&mut self) {
+        self.look_for_flush();
         let is_committing = self.io.is_committing();
         let delay = self.shared.settings.commit_delay;
         for index in 0..self.logs.len() {
@@ -353,7 +362,7 @@ impl Store {
             // the next.
             if let Some(opened) = log.opened_at
                 && (!is_committing || log.passed_over >= PASSED_OVER_MAX)
-                && self.now >= opened + delay
+                && self.now >= opened + delay.max(log.patience_left())
             {
                 log.close(None, &mut self.shared);
             }
@@ -435,6 +444,9 @@ impl Storage for Store {
     fn close(&mut self, h: Handle) {
         let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
         cursor.is_closed = true;
+        if let Some(index) = cursor.log {
+            self.logs[index].hurry();
+        }
         cursor.reader.rest();
         self.cancel_chases(h.0, None);
         let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
@@ -444,6 +456,20 @@ impl Storage for Store {
         let others: VecDeque<CursorOp> = others;
         others.into_iter().for_each(|waiting| self.end(waiting.op(), h.0, Err(Error::Canceled)));
         self.bury(h.0);
+    }
+
+    fn set_patience(&mut self, h: Handle, patience: Duration) {
+        let Some(cursor) = self.handles.get_mut(h.0 as usize) else { return };
+        cursor.patience = Some(patience);
+        if let Some(index) = cursor.log {
+            self.logs[index].patience = patience;
+        }
+    }
+
+    fn hurry(&mut self, h: Handle) {
+        if let Some(index) = self.handles.get(h.0 as usize).and_then(|cursor| cursor.log) {
+            self.logs[index].hurry();
+        }
     }
 
     fn damage(&self, h: Handle) -> Option<Damage> {
@@ -488,10 +514,16 @@ impl Storage for Store {
     fn arm(&mut self, now: Instant) -> Wake {
         let mut wake = self.io.device.arm(now);
         let settings = &self.shared.settings;
-        let held = self.logs.iter().filter_map(|log| log.opened_at).map(|opened| opened + settings.commit_delay);
+        let held = self
+            .logs
+            .iter()
+            .filter_map(|log| log.opened_at.map(|opened| opened + settings.commit_delay.max(log.patience_left())));
+        let unflushed = self.logs.iter().filter_map(|log| log.flush_is_due_at(self.io.flushes_submitted));
         let unmarked = self.logs.iter().filter(|log| log.is_unmarked());
-        let due =
-            held.filter(|_| !self.io.is_committing()).chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
+        let due = held
+            .chain(unflushed)
+            .filter(|_| !self.io.is_committing())
+            .chain(unmarked.map(|log| log.committed_at + settings.mark_delay));
         wake.deadline = wake.deadline.into_iter().chain(due).min();
         if self.logs.iter().any(Log::wants_memory) {
             // Nobody says when there is memory again.

@@ -128,12 +128,18 @@ impl Io {
         self.submit(transfer, BlockOp::Read { lba: offset / self.block_size, into });
     }
 
-    /// A write has come back: the number of the flush that will cover it; 0, if none is needed.
+    /// A write has come back that is to be flushed soon: the number of the flush that will cover it; 0, if none is needed.
     pub(crate) fn want_flush(&mut self) -> u64 {
+        let next = self.next_flush();
+        self.flush_wanted |= next > 0;
+        next
+    }
+
+    /// The same, where the flush may be held back.
+    pub(crate) fn next_flush(&self) -> u64 {
         if !self.needs_flush || cfg!(margay_planted_bug = "acknowledge_before_flush") {
             return 0;
         }
-        self.flush_wanted = true;
         self.flushes_submitted + 1
     }
 

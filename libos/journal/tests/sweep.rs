@@ -98,7 +98,10 @@ impl Run {
 
     fn open(&mut self) {
         for log in 0..self.logs.len() {
-            self.handles[log] = Some(self.rig.open(&Run::name(log), OpenMode::ExistingOrNew).unwrap());
+            let h = self.rig.open(&Run::name(log), OpenMode::ExistingOrNew).unwrap();
+            // Some of them wait for nothing, for a while.
+            self.rig.store.set_patience(h, Duration::from_micros([0, 0, 300, 20_000][self.rng.below(4) as usize]));
+            self.handles[log] = Some(h);
         }
     }
 
@@ -240,7 +243,8 @@ impl Run {
                 let upto = self.rng.range(self.logs[log].first..=self.logs[log].acknowledged + 1);
                 self.truncate(log, upto);
             }
-            58..=60 => self.look(log),
+            58..=59 => self.look(log),
+            60 => self.rig.store.hurry(self.handles[log].unwrap()),
             61..=62 => (0..self.rng.below(200)).for_each(|_| self.turn()),
             _ => (0..self.rng.below(6)).for_each(|_| self.turn()),
         }

@@ -3,6 +3,8 @@
 //! Records are numbered from 1, without gaps. A handle has a cursor of its own, which begins before the first record
 //! that is left; several handles may have the same log.
 
+use std::time::Duration;
+
 use crate::chase::{Program, REGISTERS};
 use crate::completion::{Completions, Submitted};
 use crate::error::Error;
@@ -82,6 +84,14 @@ pub trait Storage {
 
     /// Gives the log up: reads end `Canceled`; what was appended becomes durable first, and ends as it does.
     fn close(&mut self, h: Handle);
+
+    /// From now on what is appended to this log may be held back for so long before it is made durable, counted twice: until
+    /// it is written, and until that is flushed. Whoever does not wait for each append saves the device most of its work. Zero,
+    /// as it is at first: nothing is held back. A hint: a storage may ignore it.
+    fn set_patience(&mut self, _h: Handle, _patience: Duration) {}
+
+    /// What was appended so far is made durable now, whatever the patience.
+    fn hurry(&mut self, _h: Handle) {}
 
     /// What is known of the damage that the log of this handle has met, if it has.
     fn damage(&self, h: Handle) -> Option<Damage>;

@@ -1,6 +1,8 @@
 //! Storage queues: logs of the core's storages, by descriptor. A push appends and ends when the record is durable, with
 //! its number; a pop reads at the cursor; a pop of length zero says that there is nothing more so far.
 
+use std::time::Duration;
+
 use pdpix::chase::{Program, REGISTERS};
 use pdpix::{Error, Handle, LogOp, OpId, OpenMode, Outcome, QToken, Qd, Submitted, storage::Damage};
 
@@ -77,6 +79,26 @@ impl LibOs {
     pub fn damage(&self, qd: Qd) -> Result<Option<Damage>, Error> {
         let (storage, handle) = self.log(qd)?;
         Ok(self.0.storages.borrow()[storage as usize].storage.damage(handle))
+    }
+
+    /// How long what is appended to a log may be held back, so that the device has less to do; zero: not at all.
+    ///
+    /// # Errors
+    /// As [`LibOs::damage`].
+    pub fn set_patience(&self, qd: Qd, patience: Duration) -> Result<(), Error> {
+        let (storage, handle) = self.log(qd)?;
+        self.0.storages.borrow_mut()[storage as usize].storage.set_patience(handle, patience);
+        Ok(())
+    }
+
+    /// What was appended to a log so far is made durable now, whatever its patience.
+    ///
+    /// # Errors
+    /// As [`LibOs::damage`].
+    pub fn hurry(&self, qd: Qd) -> Result<(), Error> {
+        let (storage, handle) = self.log(qd)?;
+        self.0.storages.borrow_mut()[storage as usize].storage.hurry(handle);
+        Ok(())
     }
 
     /// What each storage has done, by its name.

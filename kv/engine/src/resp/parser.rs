@@ -167,6 +167,7 @@ impl RequestParser {
             && let Some((count, end)) = read_short(chunk, self.at, &mut request.first)
         {
             request.count = count;
+            request.whole = self.at as u32..end as u32;
             if end == chunk.len() {
                 // The last one takes the buffer along.
                 (request.front, self.at) = (self.chunk.take(), 0);
@@ -191,6 +192,7 @@ impl RequestParser {
         match self.read_front(chunk, self.at, request) {
             Front::Whole(end) => {
                 request.front = Some(chunk.clone());
+                request.whole = self.at as u32..end as u32;
                 self.at = end;
                 if end == chunk.len() {
                     (self.chunk, self.at) = (None, 0);
@@ -577,7 +579,7 @@ fn zero_in(input: &Input, mut from: usize, to: usize) -> Option<usize> {
 
 /// Whether two buffers are the same bytes of memory. (Both are alive, so then they are the same buffer.)
 #[inline(always)]
-fn same_place(one: &Buf, other: &Buf) -> bool {
+pub(crate) fn same_place(one: &Buf, other: &Buf) -> bool {
     one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }
 

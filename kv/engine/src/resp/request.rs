@@ -1,5 +1,7 @@
 //! One request, as it lies in the buffers that it arrived in, and the errors of those that are none.
 
+use std::ops::Range;
+
 use pdpix::{Buf, Exhausted, Heap, Output};
 
 use crate::blob::Blob;
@@ -16,6 +18,9 @@ pub struct Request<B = Buf> {
     pub(super) first: [Span; FIRST],
     /// The arguments behind the first few.
     pub(super) more: Vec<Span>,
+    /// Where all of it lies in the front, as it came: from its count to the end of its last argument. Empty: it did not come
+    /// like that, or not in one buffer.
+    pub(super) whole: Range<u32>,
 }
 
 /// How many arguments need no memory of their own.
@@ -30,16 +35,16 @@ pub(crate) struct Span {
     pub(super) len: u32,
 }
 
-impl Span {
-    pub(crate) fn range(self) -> std::ops::Range<usize> {
-        let start = self.start as usize;
-        start..start + self.len as usize
-    }
-}
-
 impl<B> Default for Request<B> {
     fn default() -> Request<B> {
-        Request { front: None, rest: Vec::new(), count: 0, first: [Span::default(); FIRST], more: Vec::new() }
+        Request {
+            front: None,
+            rest: Vec::new(),
+            count: 0,
+            first: [Span::default(); FIRST],
+            more: Vec::new(),
+            whole: 0..0,
+        }
     }
 }
 
@@ -80,13 +85,6 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
         }
     }
 
-    /// The one buffer that all arguments lie in, and where each of them does. `None`: they are many, or in several buffers.
-    #[inline]
-    pub(crate) fn in_one_buffer(&self) -> Option<(&[u8], &[Span])> {
-        let bytes = self.front.as_deref().filter(|_| self.rest.is_empty())?;
-        Some((bytes, self.first.get(..self.count)?))
-    }
-
     /// The arguments from `first` on.
     pub fn args_from(&self, first: usize) -> impl DoubleEndedIterator<Item = &[u8]> + ExactSizeIterator + Clone {
         (first.min(self.count)..self.count).map(|index| self.arg(index))
@@ -99,7 +97,7 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
     pub fn try_map_bufs<C, E>(self, mut map: impl FnMut(B) -> Result<C, E>) -> Result<Request<C>, E> {
         let front = self.front.map(&mut map).transpose()?;
         let rest = self.rest.into_iter().map(map).collect::<Result<_, E>>()?;
-        Ok(Request { front, rest, count: self.count, first: self.first, more: self.more })
+        Ok(Request { front, rest, count: self.count, first: self.first, more: self.more, whole: self.whole })
     }
 }
 
@@ -123,6 +121,13 @@ impl Request {
         Ok(request)
     }
 
+    /// It as it came, as a client wrote it: the buffer that it lies in, and where. `None`: it did not come in one.
+    #[inline]
+    pub(crate) fn as_it_came(&self) -> Option<(&Buf, Range<usize>)> {
+        let buf = self.front.as_ref().filter(|_| !self.whole.is_empty())?;
+        Some((buf, self.whole.start as usize..self.whole.end as usize))
+    }
+
     /// Forgets all arguments.
     pub fn clear(&mut self) {
         self.forget_args();
@@ -133,6 +138,7 @@ impl Request {
     #[inline(always)]
     pub(super) fn forget_args(&mut self) {
         self.count = 0;
+        self.whole = 0..0;
         if self.more.len() | self.rest.len() != 0 {
             self.more.clear();
             self.rest.clear();
@@ -162,7 +168,7 @@ impl Request {
     }
 
     /// The words of an inline command: their places in `line`.
-    pub(super) fn fill(&mut self, line: Buf, words: impl Iterator<Item = std::ops::Range<usize>>) {
+    pub(super) fn fill(&mut self, line: Buf, words: impl Iterator<Item = Range<usize>>) {
         words.for_each(|word| self.push(Span { buf: 0, start: word.start as u32, len: word.len() as u32 }));
         self.front = Some(line);
     }

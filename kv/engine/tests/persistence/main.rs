@@ -59,9 +59,15 @@ fn a_log_makes_the_same_data_again() {
     cases(6, |seed| {
         let (mut rng, mut world) = (Rng::new(seed), World::new(1 + (seed % 3) as usize, &heap));
         world.keep_log();
-        for _ in 0..300 {
+        for _ in 0..100 {
             let (args, database) = next(&mut rng, &mut world);
             world.run(&args, database);
+            let mut sent = Vec::new();
+            while rng.chance(0.7) {
+                let (args, database) = next(&mut rng, &mut world);
+                sent.push((args, database, world.now));
+            }
+            world.run_sent(&sent);
             if rng.chance(0.3) {
                 world.take_records();
             }
@@ -75,6 +81,35 @@ fn a_log_makes_the_same_data_again() {
             assert_eq!(world.recovered(shard, None, &world.records[shard], 1), expected, "shard {shard}");
         }
     });
+}
+
+/// What came together is written down as it came, once; each entry says what it must and no more.
+#[test]
+fn commands_that_came_together_are_written_down_together() {
+    let heap = heap();
+    let mut world = World::new(1, &heap);
+    world.keep_log();
+    let set = |number: usize, len: usize| (args(&format!("SET key:{number} {}", "v".repeat(len))), 0, 1_000_000);
+    // Each is 35 bytes of protocol, 8 of it, and its value.
+    let sent: Vec<_> = (10..26).map(|number| set(number, 64)).collect();
+    world.run_sent(&sent);
+    world.take_records();
+    let (around, each) = (9 + 1 + 4 + 9, world.records[0][0].len());
+    let came: usize = "*3\r\n$3\r\nSET\r\n$6\r\nkey:10\r\n$64\r\n\r\n".len() + 64;
+    assert_eq!(each, around + 16 * came, "a time, one entry, and the end");
+    // A read between does not end it, as it is not written down; another time does, and so does one that failed.
+    let mut sent = vec![set(10, 1), (args("GET key:10"), 0, 1_000_000), set(11, 1)];
+    sent.extend([(args("LPUSH key:10 x"), 0, 1_000_000), set(12, 1), (args("INCRBY n 5"), 0, 1_000_001)]);
+    sent.push((args("SPOP none"), 0, 1_000_001));
+    sent.push((args("SADD set a"), 0, 1_000_001));
+    sent.push((args("SPOP set"), 0, 1_000_001));
+    // Too long to be copied: it goes by reference, and what is behind it is written behind it.
+    sent.extend([set(13, 5000), set(14, 1)]);
+    world.run_sent(&sent);
+    world.take_records();
+    let expected = world.contents();
+    assert_eq!(world.recovered(0, None, &world.records[0], 1), expected[0]);
+    assert_eq!(expected[0].len(), 17, "{expected:?}");
 }
 
 #[test]

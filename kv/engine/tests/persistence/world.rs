@@ -7,9 +7,9 @@ use kv_engine::engine::{Engine, Limits, Session};
 use kv_engine::fuzzing::contents;
 use kv_engine::log::{Joint, head_of};
 use kv_engine::rdb::Reader;
-use kv_engine::resp::Request;
+use kv_engine::resp::{Request, RequestParser};
 use kv_engine::shard::{Part, Plan, Step, plan, shard_of};
-use pdpix::{Heap, Output, Rng, Seed, Sga, WallTime};
+use pdpix::{Heap, Input, Output, Rng, Seed, Sga, WallTime};
 
 /// What a shard's data is.
 pub type Contents = BTreeMap<(usize, Vec<u8>), String>;
@@ -46,12 +46,35 @@ impl World {
     /// Carries a command out as a server does, and says what is answered.
     pub fn run(&mut self, args: &[Vec<u8>], database: u8) -> Vec<u8> {
         let request = Request::of(args.iter().map(Vec::as_slice), &self.heap).unwrap();
+        self.carry_out(&request, database)
+    }
+
+    /// The same for commands as clients send them, one behind the other in one buffer, each at its time.
+    pub fn run_sent(&mut self, sent: &[(Vec<Vec<u8>>, u8, u64)]) {
+        let mut bytes = Vec::new();
+        for (args, ..) in sent {
+            bytes.extend(format!("*{}\r\n", args.len()).into_bytes());
+            for arg in args {
+                bytes.extend([format!("${}\r\n", arg.len()).as_bytes(), arg, b"\r\n"].concat());
+            }
+        }
+        let (mut parser, mut input, mut request) = (RequestParser::new(), Input::new(), Request::default());
+        input.push(Sga::copy(&self.heap, &bytes).unwrap());
+        for (args, database, now) in sent {
+            self.now = *now;
+            assert!(parser.next(&mut input, &self.heap, &mut request).unwrap(), "it was sent whole");
+            assert!(request.args_from(0).eq(args.iter().map(Vec::as_slice)));
+            self.carry_out(&request, *database);
+        }
+    }
+
+    fn carry_out(&mut self, request: &Request, database: u8) -> Vec<u8> {
         let (session, now) = (Session { database, ..Session::default() }, self.wall());
         let mut out = Output::new(self.heap.clone());
-        let Ok(command) = find(&request) else { return Vec::new() };
-        match plan(command, &request, session, self.engines.len()) {
+        let Ok(command) = find(request) else { return Vec::new() };
+        match plan(command, request, session, self.engines.len()) {
             Plan::Connection => {}
-            Plan::Shard(shard) => self.engines[shard].execute(command, &request, session, now, &mut out),
+            Plan::Shard(shard) => self.engines[shard].execute(command, request, session, now, &mut out),
             Plan::Conversation(mut conversation) => {
                 for shard in conversation.hold() {
                     self.take_record(*shard, None);

@@ -274,6 +274,7 @@ impl Shard {
             return Err(Refusal::SavingAlready);
         }
         self.commit_before_hold(out);
+        self.hurry_log(out); // the snapshot waits until it is known where the log goes on behind it
         let next = self.persistence.appended + 1;
         let created = (out.wall().as_millis() / 1000).to_string();
         self.engine.begin_snapshot([("redis-ver", kv_engine::info::REDIS_VERSION), ("ctime", created.as_str())]);
@@ -583,6 +584,7 @@ impl Shard {
     /// Finds out for a task when all is durable here.
     pub(crate) fn ask_durable(&mut self, claim: Claim, out: &mut Outbox<'_, Shard>) {
         self.commit(out);
+        self.hurry_log(out);
         self.when_durable(Waiter::Asked(claim), out);
     }
 
