@@ -53,7 +53,7 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
     let (queue, name) = match (&target.place, target.transport_id()) {
         (Place::Bdev { name }, _) => {
             let subsystems = Subsystems::start(env.spdk, &settings.configuration).map_err(refused)?;
-            let queue = BdevQueue::new(subsystems, name, DEPTH, &ended).map_err(refused)?;
+            let queue = BdevQueue::new(subsystems, name, DEPTH, &ended, settings.read_only).map_err(refused)?;
             let product = queue.name();
             (Queue::Bdev(queue), product)
         }
@@ -70,9 +70,6 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
     };
     let geometry = queue.geometry().map_err(refused)?;
     let can_flush = queue.can_flush();
-    if geometry.volatile_cache && !can_flush {
-        return Err(refused("it has a cache that it cannot flush".into()));
-    }
     let how = format!("{}: {name}", env.version());
     let mut device = SpdkDisk {
         queue,
