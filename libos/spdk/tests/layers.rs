@@ -31,7 +31,8 @@ fn configuration(file: &str) -> String {
         malloc("Store", 64),
         raid("Striped", "0", r#""A","B""#, 64),
         raid("Mirrored", "1", r#""C","D""#, 0),
-        r#"{"method":"bdev_lvol_create_lvstore","params":{"bdev_name":"Store","lvs_name":"lvs","cluster_sz":1048576}}"#.into(),
+        r#"{"method":"bdev_lvol_create_lvstore","params":{"bdev_name":"Store","lvs_name":"lvs","cluster_sz":1048576}}"#
+            .into(),
         r#"{"method":"bdev_lvol_create","params":{"lvs_name":"lvs","lvol_name":"volume","size_in_mib":8}}"#.into(),
         format!(r#"{{"method":"bdev_aio_create","params":{{"name":"File","filename":"{file}","block_size":512}}}}"#),
         r#"{"method":"bdev_null_create","params":{"name":"Null","num_blocks":16384,"block_size":512}}"#.into(),
@@ -103,4 +104,16 @@ fn a_device_that_says_success_and_reads_nothing_is_found_out() {
     };
     // SPDK's null device leaves the memory as it was: as an IOMMU that is too narrow does.
     assert!(matches!(layers.open("Null", false), Err(OpenError::WrongData(_))));
+}
+
+#[test]
+fn what_somebody_else_writes_to_can_be_read() {
+    let layers = match Layers::new() {
+        Err(why) => return println!("SKIP spdk_layers: {why}"),
+        Ok(layers) => layers,
+    };
+    // A part of a RAID is the RAID's.
+    let why = layers.open("A", false).err().expect("the RAID has it").to_string();
+    assert!(why.contains("cannot be opened"), "{why}");
+    assert!(layers.open("A", true).is_ok());
 }

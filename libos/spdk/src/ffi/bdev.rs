@@ -203,7 +203,7 @@ impl BdevQueue {
         queue.enter();
         // SAFETY: on the thread that was just entered; the cell lives until the descriptor is closed.
         let rc = unsafe {
-            (functions.spdk_bdev_open_ext)(name.as_ptr(), true, on_event, argument, &raw mut queue.descriptor)
+            (functions.spdk_bdev_open_ext)(name.as_ptr(), !read_only, on_event, argument, &raw mut queue.descriptor)
         };
         if rc != 0 {
             queue.descriptor = null_mut();
@@ -406,9 +406,11 @@ impl Drop for BdevQueue {
 fn cache_of(product: &str, says_cache: bool, can_flush: bool) -> Result<bool, String> {
     match product {
         // It says what the controller says; but it ends a flush without sending it.
-        "NVMe disk" if says_cache => Err("its controller has a cache, and SPDK's block layer does not flush that of an \
+        "NVMe disk" if says_cache => {
+            Err("its controller has a cache, and SPDK's block layer does not flush that of an \
              NVMe controller: name the controller itself (spdk:0000:03:00.0, spdk:tcp://…), or turn the cache off"
-            .into()),
+                .into())
+        }
         "NVMe disk" => Ok(false),
         // Memory, or nothing at all.
         "Malloc disk" | "Null disk" => Ok(says_cache && can_flush),
