@@ -169,12 +169,6 @@ pub struct spdk_nvme_dsm_range {
 pub const CTRLR_DATA_SN: usize = 4;
 /// Model, 40 characters.
 pub const CTRLR_DATA_MN: usize = 24;
-/// Blocks that are written all or not at all when power fails, less one.
-pub const CTRLR_DATA_AWUPF: usize = 528;
-/// Offsets in what a namespace says of itself (Identify Namespace): features; bit 1: its own atomic units count.
-pub const NS_DATA_NSFEAT: usize = 24;
-/// As [`CTRLR_DATA_AWUPF`], of a namespace.
-pub const NS_DATA_NAWUPF: usize = 36;
 
 /// A namespace can deallocate.
 pub const SPDK_NVME_NS_DEALLOCATE_SUPPORTED: u32 = 1 << 0;
@@ -292,7 +286,6 @@ functions! {
         spdk_nvme_ctrlr_free_io_qpair(*mut spdk_nvme_qpair) -> c_int;
         spdk_nvme_qpair_process_completions(*mut spdk_nvme_qpair, u32) -> i32;
         spdk_nvme_ns_is_active(*mut spdk_nvme_ns) -> bool;
-        spdk_nvme_ns_get_data(*mut spdk_nvme_ns) -> *const u8;
         spdk_nvme_ns_get_sector_size(*mut spdk_nvme_ns) -> u32;
         spdk_nvme_ns_get_md_size(*mut spdk_nvme_ns) -> u32;
         spdk_nvme_ns_get_num_sectors(*mut spdk_nvme_ns) -> u64;

@@ -105,9 +105,6 @@ fn facts() -> Vec<(String, String, i128)> {
     let mut of = |c: &str, ours: usize| facts.push((c.into(), c.into(), ours as i128));
     of("offsetof(struct spdk_nvme_ctrlr_data, sn)", CTRLR_DATA_SN);
     of("offsetof(struct spdk_nvme_ctrlr_data, mn)", CTRLR_DATA_MN);
-    of("offsetof(struct spdk_nvme_ctrlr_data, awupf)", CTRLR_DATA_AWUPF);
-    of("offsetof(struct spdk_nvme_ns_data, nsfeat)", NS_DATA_NSFEAT);
-    of("offsetof(struct spdk_nvme_ns_data, nawupf)", NS_DATA_NAWUPF);
     // Structures that grew at their end: the part that we have must be within theirs.
     of("sizeof(struct spdk_nvme_io_qpair_opts) < sizeof_qpair_opts", 0);
     of("sizeof(struct spdk_env_opts) > sizeof_env_opts", 0);

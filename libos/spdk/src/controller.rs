@@ -25,23 +25,36 @@ const ROUND: Duration = Duration::from_millis(100);
 /// Between two looks at the bus.
 const BUS_ROUND: Duration = Duration::from_secs(1);
 
+/// Those that are served, and those that are attached: queues that were given up keep theirs attached for ever.
+type Known = (Weak<Controller>, Weak<Attached>);
+
 /// By what they are attached as. Attaching and detaching is one at a time.
-static ATTACHED: Mutex<BTreeMap<String, Weak<Controller>>> = Mutex::new(BTreeMap::new());
+static ATTACHED: Mutex<BTreeMap<String, Known>> = Mutex::new(BTreeMap::new());
 
 impl Controller {
     /// The one that is attached, or attaches it.
     pub(crate) fn get(spdk: &'static Spdk, transport_id: &str) -> Result<Arc<Controller>, String> {
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(controller) = attached.get(transport_id).and_then(Weak::upgrade) {
+        let known = attached.get(transport_id);
+        if let Some(controller) = known.and_then(|(served, _)| served.upgrade()) {
             return Ok(controller);
         }
-        let controller = Arc::new(Controller::new(Attached::new(spdk, transport_id)?)?);
-        attached.insert(transport_id.into(), Arc::downgrade(&controller));
+        let it = match known.and_then(|(_, attached)| attached.upgrade()) {
+            Some(it) if it.process_admin().is_err() => {
+                return Err(
+                    "it has failed, and queues of it were given up: only another process can use it again".into()
+                );
+            }
+            Some(it) => it,
+            None => Arc::new(Attached::new(spdk, transport_id)?),
+        };
+        let controller = Arc::new(Controller::new(it.clone())?);
+        attached.insert(transport_id.into(), (Arc::downgrade(&controller), Arc::downgrade(&it)));
         Ok(controller)
     }
 
-    fn new(attached: Attached) -> Result<Controller, String> {
-        let (attached, stop) = (Arc::new(attached), Arc::new((Mutex::new(false), Condvar::new())));
+    fn new(attached: Arc<Attached>) -> Result<Controller, String> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let (served, told) = (attached.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("nvme".into()).spawn(move || serve(&served, &told));
         Ok(Controller { attached: Some(attached), stop, thread: Some(thread.map_err(|error| error.to_string())?) })
@@ -79,7 +92,8 @@ impl Drop for Controller {
         *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stop.1.notify_all();
         let _ = self.thread.take().map(JoinHandle::join);
-        // Whoever attaches the same one meanwhile waits: SPDK would refuse it. The queues are gone, so this is the last.
+        // Whoever attaches the same one meanwhile waits: SPDK would refuse it. The queues are gone, so this is the last, unless
+        // one was given up.
         let _one = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
         self.attached = None;
     }

@@ -53,7 +53,7 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
     let (queue, name) = match (&target.place, target.transport_id()) {
         (Place::Bdev { name }, _) => {
             let subsystems = Subsystems::start(env.spdk, &settings.configuration).map_err(refused)?;
-            let queue = BdevQueue::new(subsystems, name, DEPTH, &ended).map_err(refused)?;
+            let queue = BdevQueue::new(subsystems, name, DEPTH, &ended, settings.read_only).map_err(refused)?;
             let product = queue.name();
             (Queue::Bdev(queue), product)
         }
@@ -70,9 +70,6 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
     };
     let geometry = queue.geometry().map_err(refused)?;
     let can_flush = queue.can_flush();
-    if geometry.volatile_cache && !can_flush {
-        return Err(refused("it has a cache that it cannot flush".into()));
-    }
     let how = format!("{}: {name}", env.version());
     let mut device = SpdkDisk {
         queue,
@@ -97,7 +94,7 @@ enum Queue {
     /// Its controller's thread is there as long as a queue is.
     Nvme(NvmeQueue, #[allow(dead_code, reason = "it is kept")] Arc<Controller>),
     Bdev(BdevQueue),
-    /// What does not answer and cannot be taken back.
+    /// What does not answer, and cannot be taken back: nothing of it is freed, as the device may still use it.
     Lost,
 }
 
@@ -140,6 +137,15 @@ impl Queue {
             Queue::Nvme(queue, _) => queue.process(max as u32),
             Queue::Bdev(queue) => queue.process(),
             Queue::Lost => Err(Gone),
+        }
+    }
+
+    /// Leaves it as it is: nothing of it is freed, and its controller is not detached. Threads that serve nothing else end.
+    fn abandon(self) {
+        match self {
+            Queue::Nvme(queue, _) => std::mem::forget(queue),
+            Queue::Bdev(queue) => queue.abandon(),
+            Queue::Lost => {}
         }
     }
 }
@@ -196,7 +202,7 @@ impl SpdkDisk {
         let is_read = loop {
             if self.queue.process(1).is_err() || begun.elapsed() > self.timeout {
                 self.fail(begun.elapsed() > self.timeout);
-                if self.state == State::Haunted {
+                if !self.ended.holds(index) {
                     std::mem::forget(memory);
                 }
                 return Err(refused("it does not answer"));
@@ -250,21 +256,21 @@ impl SpdkDisk {
         }
         self.state = State::Failed;
         match &mut self.queue {
+            // A controller on the bus may write into our memory for as long as it is enabled, and only a reset, which is felt by
+            // every other core's queue, would end that. So its queue pair stays, with the lists that it reads; and the
+            // controller serves others as before.
+            Queue::Nvme(queue, _) if queue.attached.is_pci => self.state = State::Haunted,
+            // Over TCP the connection is closed, and nothing comes from it.
             Queue::Nvme(queue, _) => {
                 queue.attached.fail();
                 queue.close();
-                // Over TCP the connection is closed, and nothing comes from it. A controller on the bus that has failed may
-                // write into our memory at any time, unless it is really gone; and that it does not tell.
-                if queue.attached.is_pci {
-                    self.state = State::Haunted;
-                }
             }
             Queue::Bdev(_) if !is_late => self.drain(),
+            // The block layer has no way to take operations from it.
             Queue::Bdev(_) | Queue::Lost => self.state = State::Haunted,
         }
-        if self.state == State::Haunted && matches!(self.queue, Queue::Bdev(_)) {
-            // The block layer has no way to take operations from it.
-            std::mem::forget(std::mem::replace(&mut self.queue, Queue::Lost));
+        if self.state == State::Haunted {
+            std::mem::replace(&mut self.queue, Queue::Lost).abandon();
         }
         for index in 0..DEPTH {
             if self.transfers[index].is_some() && !self.ended.holds(index) {
@@ -276,7 +282,7 @@ impl SpdkDisk {
     /// Waits for what the block layer ends by itself when a device was removed.
     fn drain(&mut self) {
         let begun = std::time::Instant::now();
-        while self.ended.len() < self.transfers.iter().flatten().count() {
+        while self.ended.len() < self.under_way() {
             if begun.elapsed() > self.timeout {
                 self.state = State::Haunted;
                 return;

@@ -57,7 +57,8 @@ impl Env {
             ffi::post_init(spdk, !spdk.has_huge_pages())
         } else {
             let needed = settings.memory + OVERHEAD;
-            ffi::start(spdk, (needed >> 20) as i32, free_huge_pages() >= needed, settings.pci)
+            let huge = free_huge_pages() >= needed && has_huge_file_system();
+            ffi::start(spdk, (needed >> 20) as i32, huge, settings.pci)
         };
         // SPDK refuses versions of DPDK that it was not tried with, and says EINVAL.
         let refused = |why| OpenError::Refused {
@@ -86,6 +87,21 @@ impl Env {
     }
 }
 
+/// Whether DPDK could have them: it wants files in a file system of huge pages.
+fn has_huge_file_system() -> bool {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    huge_file_systems(&mounts).any(ffi::is_writable)
+}
+
+/// Where they are mounted, in the form of /proc/mounts.
+fn huge_file_systems(mounts: &str) -> impl Iterator<Item = &str> {
+    mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (at, kind) = (words.next()?, words.next()?);
+        (kind == "hugetlbfs").then_some(at)
+    })
+}
+
 /// Bytes in huge pages of the usual size that nobody has.
 fn free_huge_pages() -> usize {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -94,4 +110,18 @@ fn free_huge_pages() -> usize {
         line.split_whitespace().next()?.parse::<usize>().ok()
     };
     value("HugePages_Free:").unwrap_or(0) * value("Hugepagesize:").unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_want_a_file_system() {
+        let mounts = "proc /proc proc rw 0 0\nhugetlbfs /dev/hugepages hugetlbfs rw,pagesize=2M 0 0\n\
+                      hugetlbfs /tmp tmpfs rw 0 0\n";
+        assert_eq!(huge_file_systems(mounts).collect::<Vec<_>>(), ["/dev/hugepages"]);
+        assert!(ffi::is_writable(&std::env::temp_dir().display().to_string()));
+        assert!(!ffi::is_writable("/nowhere"));
+    }
 }

@@ -143,3 +143,33 @@ fn memory_that_the_device_does_not_reach_is_found_out() {
     // And with memory of SPDK's it is opened.
     assert!(open(env, &target, &settings(), &nvmf::heap(env)).is_ok());
 }
+
+#[test]
+fn a_queue_that_is_given_up_leaves_the_others_of_its_controller() {
+    let Ok(address) = std::env::var("MARGAY_TEST_SPDK_PCI") else {
+        return println!("SKIP spdk_pci_queues: MARGAY_TEST_SPDK_PCI names no NVMe controller");
+    };
+    let env = nvmf::env().unwrap();
+    let target = libos_spdk::Target::parse(&address, 0).unwrap();
+    let heap = nvmf::heap(env);
+    let mut disk = open(env, &target, &settings(), &heap).unwrap().device;
+    // Each of these gives up its queue with a read under way, which the controller ends into memory that stays.
+    for _ in 0..3 {
+        let hurried = DiskSettings { timeout: Duration::from_nanos(1), ..settings() };
+        let refused = open(env, &target, &hurried, &heap).err().expect("nothing answers in a nanosecond").to_string();
+        assert!(refused.contains("does not answer"), "{refused}");
+        for number in 0..200 {
+            disk.submit(OpId(number), if number % 2 == 0 { write(&heap, number) } else { read(&heap, number) })
+                .unwrap();
+            let (mut done, begun) = (Vec::new(), Time::now());
+            while done.is_empty() {
+                disk.flush_submissions(KernelClock.now());
+                disk.poll(KernelClock.now(), 1, &mut done);
+                assert!(begun.elapsed() < 2 * TIMEOUT, "{disk:?}");
+            }
+            assert_eq!(done[0].result, Ok(()), "operation {number}");
+        }
+    }
+    // And who comes later gets one as well.
+    assert!(open(env, &target, &settings(), &heap).is_ok());
+}

@@ -10,7 +10,7 @@ use libos_journal::{Format, Settings, Store};
 use libos_runtime::{Core, CoreParts, KernelClock, LibOs, MeshKind, mesh};
 use libos_spdk::{DiskSettings, Env, Target, open};
 use nvmf::Nvmf;
-use pdpix::{Error, Heap, OpenMode, Qd, Sga, Storage};
+use pdpix::{BlockDevice, Error, Heap, OpenMode, Qd, Sga, Storage};
 
 /// A core with a log on this device.
 fn core(env: Env, target: &Target, heap: &Heap) -> (Core, Qd) {
@@ -113,4 +113,19 @@ fn a_log_whose_device_goes_fails_with_eio() {
     });
     assert!(acknowledged.len() >= 100, "{}", acknowledged.len());
     assert_eq!(failed, Some(Error::Io));
+}
+
+#[test]
+fn what_a_controller_writes_whole_is_not_what_a_record_takes() {
+    let (env, nvmf) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_journal_atomic: {why}"),
+        Ok(both) => both,
+    };
+    let (heap, target) = (nvmf::heap(env), nvmf.target(nvmf::ATOMIC));
+    let device = open(env, &target, &DiskSettings::default(), &heap).unwrap().device;
+    assert_eq!((device.geometry().write_unit, device.geometry().block_size), (1, 512));
+    drop(device);
+    // Units of 2 MiB would be refused.
+    let (core, qd) = core(env, &target, &heap);
+    assert_eq!(fill(core, qd, 20, |_| {}).1, None);
 }

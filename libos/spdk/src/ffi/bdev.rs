@@ -156,6 +156,7 @@ pub(crate) struct BdevQueue {
     channel: *mut spdk_io_channel,
     slots: Slots,
     removed: Rc<Cell<bool>>,
+    read_only: bool,
 }
 
 unsafe extern "C" fn on_event(event: c_int, _: *mut spdk_bdev, argument: *mut c_void) {
@@ -179,6 +180,7 @@ impl BdevQueue {
         name: &str,
         depth: usize,
         ended: &Rc<Ended>,
+        read_only: bool,
     ) -> Result<BdevQueue, String> {
         let functions = &subsystems.library.functions;
         let name = CString::new(name).map_err(|_| "it has a NUL in its name".to_string())?;
@@ -195,12 +197,13 @@ impl BdevQueue {
             channel: null_mut(),
             slots: Slots::new(depth, ended),
             removed,
+            read_only,
         };
         let argument = Rc::as_ptr(&queue.removed).cast_mut().cast();
         queue.enter();
         // SAFETY: on the thread that was just entered; the cell lives until the descriptor is closed.
         let rc = unsafe {
-            (functions.spdk_bdev_open_ext)(name.as_ptr(), true, on_event, argument, &raw mut queue.descriptor)
+            (functions.spdk_bdev_open_ext)(name.as_ptr(), !read_only, on_event, argument, &raw mut queue.descriptor)
         };
         if rc != 0 {
             queue.descriptor = null_mut();
@@ -233,7 +236,7 @@ impl BdevQueue {
     pub(crate) fn geometry(&self) -> Result<Geometry, String> {
         let (functions, bdev) = (&self.subsystems.library.functions, self.bdev());
         // SAFETY: opened.
-        let (block_size, block_count, metadata, unit, align, cache, unmap) = unsafe {
+        let (block_size, block_count, metadata, unit, align, says_cache, unmap) = unsafe {
             (
                 (functions.spdk_bdev_get_block_size)(bdev),
                 (functions.spdk_bdev_get_num_blocks)(bdev),
@@ -253,6 +256,12 @@ impl BdevQueue {
         if !(512..=65_536).contains(&block_size) || !block_size.is_power_of_two() || block_count == 0 {
             return Err(format!("{block_count} blocks of {block_size} B are nothing to keep logs on"));
         }
+        let volatile_cache = match cache_of(&self.name(), says_cache, self.can_flush()) {
+            Ok(is_volatile) => is_volatile,
+            // Nothing that is written could be lost.
+            Err(_) if self.read_only => false,
+            Err(why) => return Err(why),
+        };
         Ok(Geometry {
             block_size,
             block_count,
@@ -261,7 +270,7 @@ impl BdevQueue {
             transfer_max: TRANSFER_MAX / block_size,
             align: align.clamp(1, 4096) as u32,
             gathers: if align <= 1 { GATHERS } else { 1 },
-            volatile_cache: cache,
+            volatile_cache,
             discards: unmap,
         })
     }
@@ -352,6 +361,12 @@ impl BdevQueue {
         if self.removed.get() { Err(Gone) } else { Ok(()) }
     }
 
+    /// Frees nothing: what is under way in it may still end.
+    pub(crate) fn abandon(self) {
+        self.subsystems.count(|open| *open -= 1);
+        std::mem::forget(self);
+    }
+
     /// Gives the channel and the device back. Nothing is under way.
     pub(crate) fn close(&mut self) {
         self.enter();
@@ -390,9 +405,58 @@ impl Drop for BdevQueue {
     }
 }
 
+/// Whether writes are durable only after a flush; `product` is the name of the module that gives the device.
+///
+/// That a device says to have no cache is believed of few: modules that lie on others (a RAID, a logical volume), or that
+/// reach a disk through something else (the kernel's, virtio), say so whatever is below them (v24.09's sources).
+fn cache_of(product: &str, says_cache: bool, can_flush: bool) -> Result<bool, String> {
+    match product {
+        // It says what the controller says; but it ends a flush without sending it.
+        "NVMe disk" if says_cache => {
+            Err("its controller has a cache, and SPDK's block layer does not flush that of an \
+             NVMe controller: name the controller itself (spdk:0000:03:00.0, spdk:tcp://…), or turn the cache off"
+                .into())
+        }
+        "NVMe disk" => Ok(false),
+        // Memory, or nothing at all.
+        "Malloc disk" | "Null disk" => Ok(says_cache && can_flush),
+        _ if can_flush => Ok(true),
+        _ => Err(format!(
+            "SPDK cannot tell a \"{product}\" to flush, and what is below it may have a cache: what was acknowledged could \
+             be lost"
+        )),
+    }
+}
+
 /// SPDK's own limit for a thread to end is five seconds.
 const EXIT_MAX: Duration = Duration::from_secs(6);
 /// Bytes of one transfer; the block layer divides it for its modules.
 const TRANSFER_MAX: u32 = 1 << 20;
 /// Segments of one write.
 const GATHERS: u16 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_says_to_have_no_cache_is_believed_only_if_it_would_know() {
+        for (product, says_cache, can_flush, is_volatile) in [
+            ("Malloc disk", true, true, Some(true)),
+            ("Null disk", false, false, Some(false)),
+            ("NVMe disk", false, true, Some(false)),
+            ("NVMe disk", true, true, None),
+            ("AIO disk", true, true, Some(true)),
+            ("Raid Volume", false, true, Some(true)),
+            ("Raid Volume", false, false, None),
+            ("Logical Volume", false, false, None),
+            ("URING bdev", false, false, None),
+            ("VirtioBlk Disk", false, false, None),
+            ("Virtio SCSI Disk", false, true, Some(true)),
+            ("something new", true, false, None),
+        ] {
+            let is = cache_of(product, says_cache, can_flush);
+            assert_eq!(is.clone().ok(), is_volatile, "{product}: {is:?}");
+        }
+    }
+}

@@ -43,6 +43,12 @@ pub(crate) fn start(spdk: &Spdk, memory_mib: i32, huge: bool, pci: bool) -> Resu
     if rc == 0 { Ok(()) } else { Err(says(rc)) }
 }
 
+/// Whether we may write to what is there.
+pub(crate) fn is_writable(path: &str) -> bool {
+    // SAFETY: it reads a text that ends with a NUL.
+    CString::new(path).is_ok_and(|path| unsafe { libc::access(path.as_ptr(), libc::W_OK) } == 0)
+}
+
 /// The processors that this thread may use.
 fn processors() -> Vec<usize> {
     // SAFETY: plain data.

@@ -196,7 +196,9 @@ impl NvmeQueue {
         Ok(Geometry {
             block_size,
             block_count,
-            write_unit: self.write_unit(),
+            // What it writes whole when power fails may be much longer (AWUPF, NVM command set specification §2.1.4): that
+            // is a promise, which a log does not need, and no wish to be written so.
+            write_unit: 1,
             transfer_max: (transfer / block_size).max(1),
             // NVMe base specification §4.1.1: a PRP entry's offset is a multiple of 4; lists of segments take any address.
             align: if gathers_anything { 1 } else { 4 },
@@ -205,23 +207,6 @@ impl NvmeQueue {
             volatile_cache: flags & SPDK_NVME_NS_FLUSH_SUPPORTED != 0,
             discards: flags & SPDK_NVME_NS_DEALLOCATE_SUPPORTED != 0,
         })
-    }
-
-    /// Blocks that are written all or not at all when power fails (NVM command set specification §2.1.4).
-    fn write_unit(&self) -> u32 {
-        let word = |data: *const u8, at: usize| {
-            // SAFETY: what a controller or a namespace says of itself, 4096 bytes.
-            u32::from(u16::from_le_bytes(unsafe { [*data.add(at), *data.add(at + 1)] }))
-        };
-        // SAFETY: attached, and active.
-        let (controller, namespace) = unsafe {
-            (
-                (self.spdk.functions.spdk_nvme_ctrlr_get_data)(self.attached.controller.as_ptr()),
-                (self.spdk.functions.spdk_nvme_ns_get_data)(self.namespace.as_ptr()),
-            )
-        };
-        let has_its_own = word(namespace, NS_DATA_NSFEAT) & 2 != 0;
-        1 + if has_its_own { word(namespace, NS_DATA_NAWUPF) } else { word(controller, CTRLR_DATA_AWUPF) }
     }
 
     /// Begins it. It stays where it is until its index was ended.

@@ -38,6 +38,8 @@ pub fn heap(env: Env) -> Heap {
 pub const BLOCKS: u32 = 16_384;
 /// One for each test that runs in a process.
 const NAMESPACES: u32 = 24;
+/// And one that says to write 2 MiB whole when power fails.
+pub const ATOMIC: u32 = NAMESPACES + 1;
 pub const NQN: &str = "nqn.2016-06.io.spdk:margay-test";
 
 /// A target that runs.
@@ -123,8 +125,9 @@ fn program() -> Option<PathBuf> {
 
 fn configuration(port: u16) -> String {
     let disk = |number: u32| {
+        let physical = if number == ATOMIC { 2 << 20 } else { 512 };
         format!(
-            r#"{{"method":"bdev_malloc_create","params":{{"name":"M{number}","num_blocks":{BLOCKS},"block_size":512}}}}"#
+            r#"{{"method":"bdev_malloc_create","params":{{"name":"M{number}","num_blocks":{BLOCKS},"block_size":512,"physical_block_size":{physical}}}}}"#
         )
     };
     let namespace = |number: u32| {
@@ -132,11 +135,11 @@ fn configuration(port: u16) -> String {
             r#"{{"method":"nvmf_subsystem_add_ns","params":{{"nqn":"{NQN}","namespace":{{"nsid":{number},"bdev_name":"M{number}"}}}}}}"#
         )
     };
-    let all = |what: &dyn Fn(u32) -> String| (1..=NAMESPACES).map(what).collect::<Vec<_>>().join(",");
+    let all = |what: &dyn Fn(u32) -> String| (1..=ATOMIC).map(what).collect::<Vec<_>>().join(",");
     format!(
         r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{}]}},
         {{"subsystem":"nvmf","config":[{{"method":"nvmf_create_transport","params":{{"trtype":"TCP","num_shared_buffers":63,"buf_cache_size":16}}}},
-        {{"method":"nvmf_create_subsystem","params":{{"nqn":"{NQN}","allow_any_host":true,"serial_number":"MARGAY","max_namespaces":{NAMESPACES}}}}},
+        {{"method":"nvmf_create_subsystem","params":{{"nqn":"{NQN}","allow_any_host":true,"serial_number":"MARGAY","max_namespaces":{ATOMIC}}}}},
         {},{{"method":"nvmf_subsystem_add_listener","params":{{"nqn":"{NQN}","listen_address":{{"trtype":"TCP","adrfam":"IPv4","traddr":"127.0.0.1","trsvcid":"{port}"}}}}}}]}}]}}"#,
         all(&disk),
         all(&namespace),
