@@ -16,7 +16,7 @@ use libos_mem::{Heap, Reservation};
 use libos_net::wire::{ETHERNET_LEN, Mac};
 use libos_net::{Link, Offloads};
 
-use crate::driver::{Manners, manners};
+use crate::driver::{Manners, SendRoom, manners};
 use crate::ffi::{self, About, Configuration, PortId};
 use crate::queue::Queue;
 use crate::{Eal, OpenError, PortSettings, gate};
@@ -51,6 +51,7 @@ pub struct Port {
     pub(crate) manners: Manners,
     with: Configuration,
     rings: [u16; 2],
+    send_room: SendRoom,
     link: Link,
     down_after_ms: u64,
     reservation: Reservation,
@@ -97,8 +98,14 @@ impl Port {
         if !ffi::is_ours(reservation.base()) {
             return Err(OpenError::BadSettings("the heaps are not in DPDK's memory, which its ports send from".into()));
         }
+        let is_too_small = |[size, least]: [usize; 2]| {
+            let why = format!("{name} has rings of {size} (rsize), and takes {least} or more to send without copies");
+            OpenError::BadSettings(why)
+        };
         let _one = one_at_a_time();
         if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
+            // Before it is made, too: a port that is not as it should be cannot be had again.
+            manners("net_memif", &settings).send_room(settings.ring_size).map_err(is_too_small)?;
             if !eal.is_one_file() {
                 return Err(OpenError::Unsupported(
                     "memif without copies takes DPDK's memory in one file of huge pages: there are too few (vm.nr_hugepages)".into(),
@@ -120,6 +127,7 @@ impl Port {
         let manners = manners(&about.driver, &settings);
         let with = configuration(&settings, &about, &manners)?;
         let rings = id.configure(&about, &with).map_err(refused)?;
+        let send_room = manners.send_room(rings[1]).map_err(is_too_small)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
             notices.push(format!(
@@ -151,6 +159,7 @@ impl Port {
             about,
             manners,
             rings,
+            send_room,
             link: Link { mac, mtu: with.mtu, offloads },
             down_after_ms: settings.down_after_ms,
             reservation: reservation.clone(),
@@ -218,8 +227,7 @@ impl Port {
         let number = queue as u16;
         let receiver =
             ffi::Receiver::set_up(self.id, number, receive_ring, &self.about, &heap, pool).map_err(refused)?;
-        let send_room = self.manners.send_room(send_ring);
-        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, send_room);
+        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, self.send_room);
         let made = sender.and_then(|sender| {
             if state.taken.iter().all(|&taken| taken) {
                 if self.manners.looks_once {

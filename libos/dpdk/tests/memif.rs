@@ -1,4 +1,4 @@
-//! How a client of memif's looks for its server.
+//! How a client of memif's looks for its server, and that small rings give back what they were sent.
 
 #[allow(dead_code, reason = "links of one kind are made here, and by hand")]
 mod ports;
@@ -13,13 +13,14 @@ use std::time::{Duration, Instant as Clock};
 
 use libos_dpdk::{OpenError, Port, PortSettings, Queue};
 use libos_mem::Heap;
-use libos_net::Device;
-use pdpix::Instant;
-use ports::{Opened, eal, opened, reserve};
+use libos_net::{Device, Frame, Received};
+use pdpix::{Instant, Sga};
+use ports::{Opened, eal, opened, reserve, wait_until_up};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 const HEAP_SIZE: usize = 32 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Ports of one process are not opened while others are closed (docs/dpdk.md).
 fn alone() -> MutexGuard<'static, ()> {
@@ -151,7 +152,94 @@ fn unanswered() -> Opened<()> {
     Ok(())
 }
 
+const PIECE_LEN: usize = 500;
+
+/// A frame of its own Ethernet type with its number: one that is copied, or one of three pieces.
+fn frame(heap: &Heap, number: u32, is_short: bool) -> Frame {
+    let mut header = vec![0; 60];
+    header[..6].copy_from_slice(&[0xff; 6]);
+    header[12..14].copy_from_slice(&[0x88, 0xb5]);
+    header[14..18].copy_from_slice(&number.to_be_bytes());
+    let mut payload = Sga::new();
+    for _ in 0..if is_short { 0 } else { 2 } {
+        payload.push(heap.copy(&[number as u8; PIECE_LEN]).unwrap()).unwrap();
+    }
+    Frame { header: heap.copy(&header).unwrap(), payload, checksum: None, segment_size: 0 }
+}
+
+/// A ring that is smaller than what PortSettings ask for, which this driver does not listen to, is never filled either: of
+/// a frame in pieces that meets its end the first would never come back.
+fn small_ring() -> Opened<()> {
+    let _alone = alone();
+    if !std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
+        && !std::env::args().any(|argument| argument == "--exact")
+    {
+        return Err("its driver closes DPDK's memory: it takes a process for itself (cargo nextest, or --exact)".into());
+    }
+    let folder = Folder::make();
+    // Two names of one socket: the driver takes one name in one role only.
+    let (server, server_heap) = opened(open(&folder.0.join(".").join("socket"), "role=server")?)?;
+    let mut receiver = server.queue(0, server_heap).expect("its queue");
+    let (client, heap) = opened(open(&folder.socket(), "role=client,zero-copy=yes,rsize=8")?)?;
+    let mut sender = client.queue(0, heap.clone()).expect("its queue");
+    wait_until_up(&[&server, &client]);
+    let clock = Clock::now();
+    for queue in [&mut sender, &mut receiver] {
+        look(queue, clock, Duration::from_millis(50), || false);
+    }
+    let now = || Instant::from_nanos(clock.elapsed().as_nanos() as u64);
+    // Of 256 places, 101 short ones leave no multiple of three.
+    const SHORT: u32 = 101;
+    const COUNT: u32 = 600;
+    let mut waiting: VecDeque<Frame> = (0..COUNT).map(|number| frame(&heap, number, number < SHORT)).collect();
+    for _ in 0..10 {
+        sender.transmit(now(), &mut waiting);
+        sender.flush(now());
+    }
+    assert!(waiting.len() as u32 > COUNT - 256, "nobody has looked at the other end: {} wait", waiting.len());
+    let (mut received, mut into) = (0, VecDeque::new());
+    while received < COUNT {
+        assert!(clock.elapsed() < LIMIT, "{received} of {COUNT}: {sender:?}, {receiver:?}");
+        sender.transmit(now(), &mut waiting);
+        sender.flush(now());
+        receiver.receive(now(), &mut into, 64).expect("the link is there");
+        for Received { buf, .. } in into.drain(..) {
+            if buf.get(12..14) != Some(&[0x88, 0xb5]) {
+                continue; // nobody's of ours
+            }
+            let len = if received < SHORT { 60 } else { 60 + 2 * PIECE_LEN };
+            assert_eq!((&buf[14..18], buf.len()), (&received.to_be_bytes()[..], len), "in order, and whole");
+            assert!(buf[60..].iter().all(|&byte| byte == received as u8), "frame {received} is right");
+            received += 1;
+        }
+    }
+    assert!(waiting.is_empty());
+    look(&mut sender, clock, Duration::from_secs(1), || false);
+    assert_eq!(sender.in_flight(), 0, "all that was sent is back: {sender:?}");
+    Ok(())
+}
+
+/// A ring that has no room for the longest of frames and what goes beside it is refused, in words.
+fn tiny_ring() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let refused = open(&folder.socket(), "role=client,zero-copy=yes,rsize=4")?;
+    let Err(OpenError::BadSettings(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("rsize"), "{why}");
+    Ok(())
+}
+
 #[test]
 fn a_server_that_does_not_answer_holds_nobody_up() {
     with("a_server_that_does_not_answer_holds_nobody_up", unanswered());
+}
+
+#[test]
+fn a_small_ring_without_copies_gives_everything_back() {
+    with("a_small_ring_without_copies_gives_everything_back", small_ring());
+}
+
+#[test]
+fn a_ring_that_is_too_small_is_refused() {
+    with("a_ring_that_is_too_small_is_refused", tiny_ring());
 }
