@@ -2,6 +2,7 @@
 //! where a driver is none of these.
 
 use crate::PortSettings;
+use crate::ffi::PIECES_MAX;
 
 /// What a driver needs to be treated with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,14 +81,23 @@ impl Manners {
         self.keeps.map(|_| ring_size.saturating_sub(4)).filter(|&threshold| threshold > 0)
     }
 
-    /// How much may be with the driver at a time, by a transmit ring of so many.
-    pub(crate) fn send_room(&self, ring_size: u16) -> SendRoom {
-        let size = usize::from(ring_size.max(self.ring_size.unwrap_or(0)));
-        if self.counts_twice_when_full && size >= 128 {
-            return SendRoom { pieces: size / 2, short: size / 2 - 64 };
+    /// How much may be with the driver at a time, by a transmit ring of so many, as far as it listens to that.
+    ///
+    /// # Errors
+    /// The size that it has and the least that would do.
+    pub(crate) fn send_room(&self, ring_size: u16) -> Result<SendRoom, [usize; 2]> {
+        if !self.counts_twice_when_full {
+            let size = usize::from(ring_size.max(self.ring_size.unwrap_or(0)));
+            let pieces = 4 * size.clamp(256, 4096);
+            return Ok(SendRoom { pieces, short: pieces / 4 + 512 });
         }
-        let pieces = 4 * size.clamp(256, 4096);
-        SendRoom { pieces, short: pieces / 4 + 512 }
+        // What it has, and not what it was asked for: together less than that, and room for a few frames of either kind.
+        const SIZE_MIN: usize = 8 * PIECES_MAX;
+        let size = usize::from(self.ring_size.unwrap_or(ring_size));
+        if size < SIZE_MIN {
+            return Err([size, SIZE_MIN]);
+        }
+        Ok(SendRoom { pieces: size / 2, short: size / 2 - (size / 8).min(64) })
     }
 }
 
@@ -98,4 +108,28 @@ pub(crate) struct SendRoom {
     pub pieces: usize,
     /// Short frames, copied.
     pub short: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_must_not_be_full_never_is() {
+        let memif = |rsize: usize| {
+            let device = format!("net_memif0,role=client,zero-copy=yes,rsize={rsize}");
+            manners("net_memif", &PortSettings::new(&device))
+        };
+        for rsize in 0..7 {
+            assert_eq!(memif(rsize).send_room(512), Err([1 << rsize, 128]));
+        }
+        for rsize in 7..15 {
+            // Whatever is asked for, it has its own.
+            for asked in [64, 512, 16_384] {
+                let SendRoom { pieces, short } = memif(rsize).send_room(asked).unwrap();
+                assert!(pieces + short < 1 << rsize, "{rsize}: {pieces} and {short}");
+                assert!(pieces >= 2 * PIECES_MAX && short >= PIECES_MAX, "{rsize}: {pieces} and {short}");
+            }
+        }
+    }
 }

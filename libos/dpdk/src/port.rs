@@ -16,7 +16,7 @@ use libos_mem::{Heap, Reservation};
 use libos_net::wire::{ETHERNET_LEN, Mac};
 use libos_net::{Link, Offloads};
 
-use crate::driver::{Manners, manners};
+use crate::driver::{Manners, SendRoom, manners};
 use crate::ffi::{self, About, Configuration, PortId};
 use crate::queue::Queue;
 use crate::{Eal, OpenError, PortSettings, gate};
@@ -27,8 +27,8 @@ const MTU_USUAL: usize = 1500;
 const TAGS_LEN: usize = 32;
 /// How often a driver that looks for its peer once is started again.
 const SEEK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the two sides may take to greet each other, once they have met.
-const GREETING_MAX: Duration = Duration::from_secs(1);
+/// How soon after it has met its peer it may look for it again, if that has let go of it by then.
+const GREETING_INTERVAL: Duration = Duration::from_secs(1);
 /// Buffers of a receive queue beyond those in its ring: bursts, and what DPDK's caches hold.
 const BUFFERS_BEYOND: usize = 512;
 
@@ -51,6 +51,7 @@ pub struct Port {
     pub(crate) manners: Manners,
     with: Configuration,
     rings: [u16; 2],
+    send_room: SendRoom,
     link: Link,
     down_after_ms: u64,
     reservation: Reservation,
@@ -64,8 +65,7 @@ pub struct Port {
     /// What the driver's control socket is, while there is a link: something to do for the interrupt thread.
     control: Mutex<Vec<RawFd>>,
     socket_path: Option<PathBuf>,
-    /// When a driver that looks once is to look for its peer again.
-    seek_at: Mutex<Option<Instant>>,
+    search: Mutex<Search>,
     /// A queue is in a call to the driver. Empty: there is one queue, and nobody else who could stop the port.
     busy: Box<[AtomicBool]>,
     notices: Vec<String>,
@@ -76,6 +76,15 @@ struct State {
     /// Queues that were set up.
     taken: Vec<bool>,
     is_closed: bool,
+}
+
+/// How far a driver that looks once has come in looking for its peer.
+#[derive(Default)]
+struct Search {
+    /// When it may look again.
+    again_at: Option<Instant>,
+    /// What it has found.
+    met: Option<ffi::Connection>,
 }
 
 impl Port {
@@ -89,8 +98,14 @@ impl Port {
         if !ffi::is_ours(reservation.base()) {
             return Err(OpenError::BadSettings("the heaps are not in DPDK's memory, which its ports send from".into()));
         }
+        let is_too_small = |[size, least]: [usize; 2]| {
+            let why = format!("{name} has rings of {size} (rsize), and takes {least} or more to send without copies");
+            OpenError::BadSettings(why)
+        };
         let _one = one_at_a_time();
         if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
+            // Before it is made, too: a port that is not as it should be cannot be had again.
+            manners("net_memif", &settings).send_room(settings.ring_size).map_err(is_too_small)?;
             if !eal.is_one_file() {
                 return Err(OpenError::Unsupported(
                     "memif without copies takes DPDK's memory in one file of huge pages: there are too few (vm.nr_hugepages)".into(),
@@ -112,6 +127,7 @@ impl Port {
         let manners = manners(&about.driver, &settings);
         let with = configuration(&settings, &about, &manners)?;
         let rings = id.configure(&about, &with).map_err(refused)?;
+        let send_room = manners.send_room(rings[1]).map_err(is_too_small)?;
         let mut notices = Vec::new();
         if with.queues < settings.queues {
             notices.push(format!(
@@ -143,6 +159,7 @@ impl Port {
             about,
             manners,
             rings,
+            send_room,
             link: Link { mac, mtu: with.mtu, offloads },
             down_after_ms: settings.down_after_ms,
             reservation: reservation.clone(),
@@ -153,8 +170,8 @@ impl Port {
             carrier: AtomicU8::new(Carrier::Never as u8),
             holds_gate: Mutex::new(false),
             control: Mutex::default(),
-            socket_path: settings.argument("socket").map(PathBuf::from),
-            seek_at: Mutex::new(None),
+            socket_path: settings.control_socket().map(PathBuf::from),
+            search: Mutex::default(),
             busy: if several { (0..with.queues).map(|_| AtomicBool::new(false)).collect() } else { Box::default() },
             with,
             notices,
@@ -210,8 +227,7 @@ impl Port {
         let number = queue as u16;
         let receiver =
             ffi::Receiver::set_up(self.id, number, receive_ring, &self.about, &heap, pool).map_err(refused)?;
-        let send_room = self.manners.send_room(send_ring);
-        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, send_room);
+        let sender = ffi::Sender::set_up(self.id, number, send_ring, &self.about, &self.with, self.send_room);
         let made = sender.and_then(|sender| {
             if state.taken.iter().all(|&taken| taken) {
                 if self.manners.looks_once {
@@ -238,30 +254,43 @@ impl Port {
 
     /// Starts a driver that looks for its peer when it is started; whether it has found it, and when it is to look again.
     fn seek(&self) {
-        let is_found = {
+        let connections = || self.socket_path.as_deref().map(ffi::connections_to).unwrap_or_default();
+        let (is_found, met) = {
             let _one = one_at_a_time();
-            self.id.start_quietly(&self.about.driver)
+            let before = connections();
+            let is_found = self.id.start_quietly(&self.about.driver);
+            let is_new = |connection: &ffi::Connection| !before.contains(connection);
+            (is_found, if is_found { connections().into_iter().find(is_new) } else { None })
         };
         self.is_started.store(is_found, Ordering::Release);
-        let patience = if is_found { GREETING_MAX } else { SEEK_INTERVAL };
-        *self.seek_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + patience);
+        let interval = if is_found { GREETING_INTERVAL } else { SEEK_INTERVAL };
+        *self.search() = Search { again_at: Some(Instant::now() + interval), met };
     }
 
     /// Looks for the peer again, if it is time: a link that was lost, or has not been there yet. The interrupt thread has the
     /// driver's word for a descriptor until it is held, so it is stopped and started behind its back.
     fn seek_again(&self) {
-        let is_due = self.seek_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| Instant::now() >= at);
+        let is_due = self.search().again_at.is_some_and(|at| Instant::now() >= at);
         let may_come = self.manners.comes_back || !self.is_started();
         if !(self.manners.looks_once && is_due && may_come) {
             return;
         }
         let _ = gate::while_held(|| {
+            // A peer that has no time for us yet will find us waiting. A connection that is given up takes a place in its
+            // queue until it looks, and where all places are taken the driver waits in `connect`: never more than one.
+            if self.search().met.as_ref().is_some_and(ffi::Connection::is_open) {
+                return;
+            }
             if self.is_started.swap(false, Ordering::SeqCst) {
                 let _one = one_at_a_time();
                 self.id.stop();
             }
             self.seek();
         });
+    }
+
+    fn search(&self) -> MutexGuard<'_, Search> {
+        self.search.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of a receive buffer, headroom included.

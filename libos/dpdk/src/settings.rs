@@ -66,6 +66,12 @@ impl PortSettings {
             .map(|it| it.1)
     }
 
+    /// The socket over which memif's two sides greet each other: a path, or a name without a file.
+    pub(crate) fn control_socket(&self) -> Option<&str> {
+        const USUAL: &str = "/run/memif.sock";
+        self.name().starts_with("net_memif").then(|| self.argument("socket").unwrap_or(USUAL))
+    }
+
     /// Whether it is a card, and no port made of software.
     pub fn is_card(&self) -> bool {
         self.name().contains(':')
@@ -83,6 +89,8 @@ mod tests {
             (memif.name(), memif.argument("role"), memif.argument("rsize")),
             ("net_memif0", Some("client"), None)
         );
+        assert_eq!(memif.control_socket(), Some("/run/x.sock"));
+        assert_eq!(PortSettings::new("net_memif1").control_socket(), Some("/run/memif.sock"));
         assert!(!memif.is_card() && PortSettings::new("0000:03:00.0").is_card());
     }
 }

@@ -1,0 +1,245 @@
+//! How a client of memif's looks for its server, and that small rings give back what they were sent.
+
+#[allow(dead_code, reason = "links of one kind are made here, and by hand")]
+mod ports;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant as Clock};
+
+use libos_dpdk::{OpenError, Port, PortSettings, Queue};
+use libos_mem::Heap;
+use libos_net::{Device, Frame, Received};
+use pdpix::{Instant, Sga};
+use ports::{Opened, eal, opened, reserve, wait_until_up};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+const HEAP_SIZE: usize = 32 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Ports of one process are not opened while others are closed (docs/dpdk.md).
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn with(test: &str, result: Opened<()>) {
+    if let Err(why) = result {
+        println!("SKIP dpdk/{test}: {why}");
+    }
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("margay-dpdk-{}xm{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("socket")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A port of this process, of a name that no other has.
+fn open(socket: &Path, arguments: &str) -> Opened<Result<(Arc<Port>, Heap), OpenError>> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let reservation = reserve(1, HEAP_SIZE)?;
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let device =
+        format!("net_memif{}y{number},{arguments},socket={},socket-abstract=no", std::process::id(), socket.display());
+    let port = match Port::open(eal()?, PortSettings::new(&device), &reservation) {
+        Err(OpenError::Unsupported(why)) => return Err(why),
+        other => other,
+    };
+    Ok(port.map(|port| (port, reservation.heap(0).expect("the first"))))
+}
+
+/// Of a socket that is no driver's.
+fn unix_socket() -> OwnedFd {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket")
+}
+
+fn address(path: &Path) -> SocketAddrUnix {
+    SocketAddrUnix::new(path).expect("a path that is short enough")
+}
+
+/// A server that is there, and accepts nobody by itself.
+fn silent_server(path: &Path) -> OwnedFd {
+    let socket = unix_socket();
+    rustix::net::bind(&socket, &address(path)).expect("the path is free");
+    rustix::net::listen(&socket, 1).expect("bound");
+    socket
+}
+
+/// Whose connection waits, if any does.
+fn accepted(server: &OwnedFd) -> Option<OwnedFd> {
+    match rustix::net::accept(server) {
+        Ok(connection) => Some(connection),
+        Err(Errno::AGAIN) => None,
+        Err(errno) => panic!("accept: {errno}"),
+    }
+}
+
+/// Does something that may hang; if it does, `rescue` ends that, and the test fails.
+fn within(limit: Duration, what: &str, rescue: impl FnOnce() + Send, act: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        let guard = scope.spawn(move || {
+            let has_hung = is_done.recv_timeout(limit).is_err();
+            if has_hung {
+                rescue();
+            }
+            has_hung
+        });
+        act();
+        let _ = done.send(());
+        assert!(!guard.join().expect("it only waits"), "{what} took more than {limit:?}");
+    });
+}
+
+/// Looks for what the queue has, for a while.
+fn look(queue: &mut Queue, clock: Clock, during: Duration, mut is_over: impl FnMut() -> bool) {
+    let (start, mut into) = (Clock::now(), VecDeque::new());
+    while start.elapsed() < during && !is_over() {
+        let now = Instant::from_nanos(clock.elapsed().as_nanos() as u64);
+        queue.receive(now, &mut into, 64).expect("a link that has not been there is no error");
+        queue.flush(now);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A client connects once, waits for whatever its server takes, and connects again when the server has let go of it. Each
+/// connection that is given up takes a place in the server's queue for ever, and for a third the driver would wait in
+/// `connect`.
+fn unanswered() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let server = silent_server(&folder.socket());
+    let (port, heap) = opened(open(&folder.socket(), "role=client")?)?;
+    let mut queue = port.queue(0, heap).expect("its queue");
+    let clock = Clock::now();
+    let rescue = || while accepted(&server).is_some() {};
+    within(Duration::from_secs(8), "four seconds with a silent server", rescue, || {
+        look(&mut queue, clock, Duration::from_secs(4), || false);
+    });
+    let first = accepted(&server).expect("the client is there");
+    assert!(accepted(&server).is_none(), "and once only");
+    drop(first);
+    let mut second = None;
+    look(&mut queue, clock, Duration::from_secs(10), || {
+        second = accepted(&server);
+        second.is_some()
+    });
+    assert!(second.is_some(), "it has come again");
+    Ok(())
+}
+
+const PIECE_LEN: usize = 500;
+
+/// A frame of its own Ethernet type with its number: one that is copied, or one of three pieces.
+fn frame(heap: &Heap, number: u32, is_short: bool) -> Frame {
+    let mut header = vec![0; 60];
+    header[..6].copy_from_slice(&[0xff; 6]);
+    header[12..14].copy_from_slice(&[0x88, 0xb5]);
+    header[14..18].copy_from_slice(&number.to_be_bytes());
+    let mut payload = Sga::new();
+    for _ in 0..if is_short { 0 } else { 2 } {
+        payload.push(heap.copy(&[number as u8; PIECE_LEN]).unwrap()).unwrap();
+    }
+    Frame { header: heap.copy(&header).unwrap(), payload, checksum: None, segment_size: 0 }
+}
+
+/// A ring that is smaller than what PortSettings ask for, which this driver does not listen to, is never filled either: of
+/// a frame in pieces that meets its end the first would never come back.
+fn small_ring() -> Opened<()> {
+    let _alone = alone();
+    if !std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
+        && !std::env::args().any(|argument| argument == "--exact")
+    {
+        return Err("its driver closes DPDK's memory: it takes a process for itself (cargo nextest, or --exact)".into());
+    }
+    let folder = Folder::make();
+    // Two names of one socket: the driver takes one name in one role only.
+    let (server, server_heap) = opened(open(&folder.0.join(".").join("socket"), "role=server")?)?;
+    let mut receiver = server.queue(0, server_heap).expect("its queue");
+    let (client, heap) = opened(open(&folder.socket(), "role=client,zero-copy=yes,rsize=8")?)?;
+    let mut sender = client.queue(0, heap.clone()).expect("its queue");
+    wait_until_up(&[&server, &client]);
+    let clock = Clock::now();
+    for queue in [&mut sender, &mut receiver] {
+        look(queue, clock, Duration::from_millis(50), || false);
+    }
+    let now = || Instant::from_nanos(clock.elapsed().as_nanos() as u64);
+    // Of 256 places, 101 short ones leave no multiple of three.
+    const SHORT: u32 = 101;
+    const COUNT: u32 = 600;
+    let mut waiting: VecDeque<Frame> = (0..COUNT).map(|number| frame(&heap, number, number < SHORT)).collect();
+    for _ in 0..10 {
+        sender.transmit(now(), &mut waiting);
+        sender.flush(now());
+    }
+    assert!(waiting.len() as u32 > COUNT - 256, "nobody has looked at the other end: {} wait", waiting.len());
+    let (mut received, mut into) = (0, VecDeque::new());
+    while received < COUNT {
+        assert!(clock.elapsed() < LIMIT, "{received} of {COUNT}: {sender:?}, {receiver:?}");
+        sender.transmit(now(), &mut waiting);
+        sender.flush(now());
+        receiver.receive(now(), &mut into, 64).expect("the link is there");
+        for Received { buf, .. } in into.drain(..) {
+            if buf.get(12..14) != Some(&[0x88, 0xb5]) {
+                continue; // nobody's of ours
+            }
+            let len = if received < SHORT { 60 } else { 60 + 2 * PIECE_LEN };
+            assert_eq!((&buf[14..18], buf.len()), (&received.to_be_bytes()[..], len), "in order, and whole");
+            assert!(buf[60..].iter().all(|&byte| byte == received as u8), "frame {received} is right");
+            received += 1;
+        }
+    }
+    assert!(waiting.is_empty());
+    look(&mut sender, clock, Duration::from_secs(1), || false);
+    assert_eq!(sender.in_flight(), 0, "all that was sent is back: {sender:?}");
+    Ok(())
+}
+
+/// A ring that has no room for the longest of frames and what goes beside it is refused, in words.
+fn tiny_ring() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let refused = open(&folder.socket(), "role=client,zero-copy=yes,rsize=4")?;
+    let Err(OpenError::BadSettings(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("rsize"), "{why}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_does_not_answer_holds_nobody_up() {
+    with("a_server_that_does_not_answer_holds_nobody_up", unanswered());
+}
+
+#[test]
+fn a_small_ring_without_copies_gives_everything_back() {
+    with("a_small_ring_without_copies_gives_everything_back", small_ring());
+}
+
+#[test]
+fn a_ring_that_is_too_small_is_refused() {
+    with("a_ring_that_is_too_small_is_refused", tiny_ring());
+}
