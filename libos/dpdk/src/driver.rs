@@ -69,7 +69,8 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
             let comes_back = driver == "net_virtio" || settings.argument("server") == Some("1");
             Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
         }
-        "net_af_xdp" => Manners { plain_pool: true, ..USUAL },
+        // What is in the ring that the kernel fills is never given back; its socket and its memory are gone by then.
+        "net_af_xdp" => Manners { plain_pool: true, loses: true, ..USUAL },
         "net_tap" | "net_tun" => Manners { mac_is_the_peers: true, no_offload: true, ..USUAL },
         _ => USUAL,
     }

@@ -260,3 +260,28 @@ suite!(dpdk_memif_zero_copy_suite, || subject(Kind::MemifZeroCopy, 1));
 suite!(dpdk_virtio_suite, || subject(Kind::Vhost, 1));
 suite!(dpdk_virtio_queues_suite, || subject(Kind::Vhost, 2));
 suite!(dpdk_af_packet_suite, || subject(Kind::AfPacket, 1));
+
+/// The cases with something on the wire. In the others nothing comes near the driver, and making these two ports and closing
+/// them takes the kernel half a second.
+macro_rules! on_the_wire {
+    ({ $make:expr }) => {};
+    ({ $make:expr } misuse { $($case:ident)* } $($rest:tt)*) => { on_the_wire!({ $make } $($rest)*); };
+    ({ $make:expr } waits { $($case:ident)* } $($rest:tt)*) => { on_the_wire!({ $make } $($rest)*); };
+    ({ $make:expr } memory_queues { $($case:ident)* } $($rest:tt)*) => { on_the_wire!({ $make } $($rest)*); };
+    ({ $make:expr } $group:ident { $($case:ident)* } $($rest:tt)*) => {
+        libos_conformance::tests!({ $make } $group { $($case)* });
+        on_the_wire!({ $make } $($rest)*);
+    };
+}
+
+macro_rules! suite_on_the_wire {
+    ($name:ident, $make:expr) => {
+        mod $name {
+            use super::*;
+            libos_conformance::with_cases!(on_the_wire { $make });
+        }
+    };
+}
+
+suite_on_the_wire!(dpdk_af_xdp_suite, || subject(Kind::AfXdp, 1));
+suite_on_the_wire!(dpdk_tap_suite, || subject(Kind::Tap, 1));

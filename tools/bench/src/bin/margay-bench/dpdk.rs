@@ -2,7 +2,9 @@
 //! each with a DPDK environment of its own. What is compared runs in turn.
 //!
 //! `margay-bench dpdk` starts `margay-bench dpdk-end ROLE DEVICE MTU` twice for each figure: who answers first, then who
-//! asks, which prints its figure. Without huge pages memif's zero-copy is skipped.
+//! asks, which prints its figure. Without huge pages memif's zero-copy is skipped. Then the cache over memif (`kv.rs`).
+
+mod kv;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -87,7 +89,12 @@ pub fn run() -> Result<()> {
         }
     }
     let _ = std::fs::remove_dir_all(folder);
-    Ok(())
+    serves()
+}
+
+/// The cache alone.
+pub fn serves() -> Result<()> {
+    kv::run()
 }
 
 /// One figure, of two processes.

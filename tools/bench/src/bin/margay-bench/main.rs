@@ -45,7 +45,11 @@ const PROGRAMS: [(&str, &str, Program); 19] = [
     ("durable", "SET with --durability always, beside redis-server; what a snapshot costs", durable::run),
     ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
     ("demi", "64 B there and back through the C interface, beside the same in Rust", demi::run),
-    ("dpdk", "our network stack over DPDK's ports, two processes, beside raw frames", dpdk::run),
+    (
+        "dpdk",
+        "our network stack over DPDK's ports beside raw frames, and (`dpdk kv`) kv beside redis-server",
+        dpdk::run,
+    ),
     ("dpdk_instructions", "instructions of an echo over DPDK's rings, server side", dpdk::instructions),
     ("simulator", "TCP packets and messages through the simulator", simulator),
     ("idle_connections", "memory of 10,000 idle connections", idle::connections),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
 
 fn run(words: &[&str]) -> Result<()> {
     match words {
+        ["dpdk", "kv"] => dpdk::serves(),
         ["kernel", name, count] => instructions::kernel(name, count.parse()?),
         ["dpdk-end", which, role, device, mtu] => dpdk::end(which, role, device, mtu),
         ["all"] => PROGRAMS.iter().try_for_each(|(_, _, program)| program()),
