@@ -123,6 +123,8 @@ counters! {
     tcp_segments_received,
     /// Segments sent, those that were sent again included.
     tcp_segments_sent,
+    /// Long segments left to the device to cut up: each of its parts counts as a segment sent.
+    tcp_long_segments,
     /// Segments sent again.
     tcp_segments_resent,
     /// Acknowledgements without text.

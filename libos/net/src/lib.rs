@@ -6,7 +6,7 @@
 //! - [`Device`]: the contract of what moves frames.
 //! - [`wire`]: layouts of headers.
 //! - [`Line`]: one direction of a wire with everything that can befall frames; [`Bridge`]: two of them between two devices.
-//! - [`Pcap`], [`Faults`], [`Counted`]: devices around devices.
+//! - [`Pcap`], [`Faults`], [`Counted`], [`Cutting`]: devices around devices.
 //!
 //! Zero-copy both ways: a pushed `Buf` is referenced until it is acknowledged, and retransmitted from where it lies; a
 //! received payload is a slice of the frame that it came in.
@@ -16,6 +16,7 @@
 mod bridge;
 mod counters;
 mod crossing;
+mod cut;
 mod device;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,6 +35,7 @@ mod wrap;
 pub use bridge::Bridge;
 pub use counters::Counters;
 pub use crossing::Crossing;
+pub use cut::Cut;
 pub use device::{ChecksumAt, Device, Frame, Link, NoDevice, Offloads, Received};
 pub use host::{CORES_MAX, Host};
 #[doc(hidden)]
@@ -42,4 +44,4 @@ pub use ip::{Cidr, IpLimits, IpSettings};
 pub use line::{Carried, Line, LineCounters, LineSettings, Loss};
 pub use network::{NetNetwork, NetSettings};
 pub use tcp::{CongestionKind, TcpSettings};
-pub use wrap::{Counted, FaultSettings, Faults, Pcap, Traffic};
+pub use wrap::{Counted, Cutting, FaultSettings, Faults, Pcap, Traffic};

@@ -85,8 +85,8 @@ fn the_same_over_ipv6() {
     let settings = move |side: usize, settings: &mut libos_net::NetSettings| {
         settings.ip.addresses = vec![libos_net::Cidr::new(at(side), 64).unwrap()];
     };
-    for loss in [0.0, 0.02] {
-        let mut pair = Pair::new(Options { settings: Box::new(settings), ..Options::default() });
+    for (loss, cuts_up) in [(0.0, false), (0.02, false), (0.0, true), (0.02, true)] {
+        let mut pair = Pair::new(Options { settings: Box::new(settings), cuts_up, ..Options::default() });
         pair.run_for(Duration::from_secs(5)); // until the addresses are known to be nobody else's (RFC 4862)
         let listener = pair.nets[B].open(SocketKind::Stream).unwrap();
         pair.nets[B].bind(listener, Endpoint::new(Ipv6Addr::UNSPECIFIED.into(), 7)).unwrap();

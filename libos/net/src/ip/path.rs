@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::interface::Way;
 use super::neighbours::{Ask, Parked, Sent};
 use super::{Ip, LOOPED_MAX, LOOPED_MTU};
-use crate::device::{ChecksumAt, Frame, Received};
+use crate::device::{ChecksumAt, Frame, Offloads, Received};
 use crate::wire::{
     Checksum, ETHERNET_LEN, Ecn, EtherType, EthernetHeader, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Mac, Protocol,
     pseudo_header,
@@ -198,6 +198,19 @@ impl Ip {
     #[inline]
     pub(crate) fn gathers(&self, pieces: usize) -> bool {
         pieces <= self.link.offloads.gathers
+    }
+
+    /// In how many pieces a frame may lie, its header included.
+    #[inline]
+    pub(crate) fn gathers_max(&self) -> usize {
+        self.link.offloads.gathers
+    }
+
+    /// The most text of a TCP segment that the device cuts up on this path. `None`: it cuts up none.
+    #[inline]
+    pub(crate) fn cuts_up(&self, path: &Path) -> Option<u32> {
+        let Offloads { checksums, segments, .. } = self.link.offloads;
+        segments.filter(|_| checksums && !path.is_looped()).map(|most| most as u32)
     }
 
     /// Queues a packet begun on this path. If the neighbour is not known, it waits for it.

@@ -1,6 +1,6 @@
 //! TCP (RFC 9293): connections, and what they are made of. `docs/tcp.md` has a row for each thing that it does.
 //!
-//! - `tcb.rs`: a connection; `tcb/arrival.rs`: what a segment does to it; `tcb/time.rs`: what time does. `send.rs`: what goes out. `receive.rs`: what comes in, and the
+//! - `tcb.rs`: a connection; `tcb/arrival.rs`: what a segment does to it; `tcb/time.rs`: what time does. `send.rs`, `long.rs`: what goes out. `receive.rs`: what comes in, and the
 //!   window. `recovery.rs`: losses and timers. `state.rs`: the diagram of states.
 //! - `segment.rs`, `seq.rs`, `flow.rs`: a segment, its numbers, its connection's name.
 //! - `send_queue.rs`, `receive_queue.rs`, `reassembly.rs`, `scoreboard.rs`: what is kept.
@@ -13,6 +13,7 @@ pub(crate) mod cookie;
 mod flow;
 mod isn;
 mod listener;
+mod long;
 mod prr;
 mod rack;
 mod reassembly;

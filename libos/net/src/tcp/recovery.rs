@@ -236,6 +236,24 @@ impl Recovery {
         self.set_timer(now);
     }
 
+    /// The next `len` bytes, the FIN's one of them if `fin`, went out as one segment that the device cuts up: what is kept of
+    /// it is what of as many segments would be.
+    pub(crate) fn on_send_long(&mut self, len: u32, fin: u32, now: Instant) {
+        if self.board.is_empty() {
+            self.timeout_from = now;
+        }
+        let mut left = len;
+        while left > self.mss + fin {
+            self.board.on_send(self.mss, now);
+            left -= self.mss;
+        }
+        self.board.on_send(left, now);
+        if let Some(prr) = &mut self.prr {
+            prr.on_sent(len);
+        }
+        self.set_timer(now);
+    }
+
     /// A lost record, or its first `len` bytes, went out again.
     pub(crate) fn on_resend(&mut self, from: SeqNumber, len: u32, stamp: u32, now: Instant) {
         self.undo.get_or_insert(Undo { stamp: Some(stamp) });

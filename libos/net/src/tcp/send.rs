@@ -1,7 +1,7 @@
 //! Send side of a connection: which segment goes out next, and how it is written.
 //!
 //! Order: what was lost, oldest first; new data, as far as the window, the peer's window and Nagle allow; the FIN behind the
-//! last of it; and an acknowledgement, if none of these carried it.
+//! last of it; and an acknowledgement, if none of these carried it. What a device cuts up is in `long.rs`.
 //! Sources: RFC 9293 §3.8 (windows, silly windows, Nagle), RFC 5681 §3.1 (windows), RFC 3168 §6.1 (congestion notification),
 //! RFC 8985 §7.3 (probes of the tail).
 
@@ -166,6 +166,13 @@ impl Tcb {
             self.recovery.note_limited(self.snd_nxt);
             return Ok(false);
         }
+        if len == self.mss && !is_last {
+            let long = self.long_len(unsent, window, room, cx);
+            // If there is no memory for its list of pieces, there may be for one segment.
+            if long > len && self.send_new(long, long == unsent, cx).is_ok() {
+                return Ok(true);
+            }
+        }
         self.send_new(len, is_last, cx)?;
         Ok(true)
     }
@@ -203,7 +210,11 @@ impl Tcb {
         self.snd_nxt = self.snd_nxt.add(taken);
         self.sent_at = cx.now;
         self.persist = None;
-        self.recovery.on_send(taken, cx.now);
+        if len > self.mss {
+            self.recovery.on_send_long(taken, u32::from(fin), cx.now);
+        } else {
+            self.recovery.on_send(taken, cx.now);
+        }
         if cfg!(margay_planted_bug = "freed_before_ack") && self.unsent() == 0 {
             self.queue.free_early(cx.ip.heap());
         }
@@ -298,7 +309,8 @@ impl Tcb {
         self.syn_count += 1;
     }
 
-    /// Writes a segment: `text` bytes of the send queue, from `offset` on. Every one acknowledges.
+    /// Writes a segment: `text` bytes of the send queue, from `offset` on; a long one, if that is more than a segment has
+    /// (`long.rs`). Every one acknowledges.
     #[inline]
     fn emit(
         &mut self,
@@ -343,7 +355,8 @@ impl Tcb {
         }
         let checksum = finish(&mut memory, start, &payload, &self.path, cx);
         cx.ip.counters.tcp_segments_sent += 1;
-        cx.ip.send(&mut self.path, memory, payload, checksum, 0, cx.now);
+        let segment_size = if text > self.mss as usize { self.count_long(text, cx) } else { 0 };
+        cx.ip.send(&mut self.path, memory, payload, checksum, segment_size, cx.now);
         self.note_acked();
         Ok(())
     }

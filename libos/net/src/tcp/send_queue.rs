@@ -116,6 +116,23 @@ impl SendQueue {
         count
     }
 
+    /// How many of the `len` bytes from `offset` on lie in the first `pieces` of their buffers.
+    ///
+    /// # Panics
+    /// If there are not as many bytes.
+    pub(crate) fn reach(&mut self, offset: usize, len: usize, pieces: usize) -> usize {
+        assert!(offset + len <= self.len, "a range beyond the end");
+        let (mut count, mut reach) = (0, 0);
+        let _: Result<(), ()> = self.walk(offset, len, |_, from, to| {
+            if count == pieces {
+                return Err(());
+            }
+            (count, reach) = (count + 1, reach + to - from);
+            Ok(())
+        });
+        reach
+    }
+
     /// Appends `len` bytes from `offset` on to `into`: for a frame in one piece. The caller counts the copy.
     ///
     /// # Panics
@@ -301,6 +318,9 @@ mod tests {
                         let slice = queue.slice(offset, len).unwrap();
                         assert_eq!(slice.to_vec(), model[offset..offset + len]);
                         assert_eq!(queue.pieces(offset, len), slice.segments().len());
+                        let pieces = parts.len();
+                        let reach: usize = slice.segments().iter().take(pieces).map(|piece| piece.len()).sum();
+                        assert_eq!(queue.reach(offset, len, pieces), reach);
                     }
                     3 => {
                         let mut into = heap.alloc(len + 2).unwrap();

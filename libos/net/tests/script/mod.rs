@@ -32,25 +32,27 @@ mod stage;
 
 pub use stage::Stage;
 
-/// Plays the script of that name.
+/// Plays the script of that name: over a device that carries segments, and over one that cuts long segments up. The peer is
+/// to see the same.
 ///
 /// # Panics
 /// If anything is not as it says.
 pub fn play(folder: &str, name: &str) {
     let text = std::fs::read_to_string(format!("{folder}/{name}.pkt")).unwrap();
     let script = parse::parse(&text).unwrap_or_else(|complaint| panic!("{name}.pkt: {complaint}"));
-    let mut stage = Stage::new(&script.settings);
+    for cuts_up in [false, true] {
+        let over = if cuts_up { ", over a device that cuts segments up" } else { "" };
+        perform(&script, &format!("{name}.pkt{over}"), Stage::new(&script.settings, cuts_up));
+    }
+}
+
+fn perform(script: &parse::Script, name: &str, mut stage: Stage) {
     for line in &script.lines {
         if let Err(complaint) = stage.perform(line) {
-            panic!(
-                "{name}.pkt:{}: {}\n  {complaint}\nframes so far:\n{}",
-                line.number,
-                line.text,
-                stage.frames_so_far()
-            );
+            panic!("{name}:{}: {}\n  {complaint}\nframes so far:\n{}", line.number, line.text, stage.frames_so_far());
         }
     }
     if let Err(complaint) = stage.finish() {
-        panic!("{name}.pkt, at the end: {complaint}\nframes so far:\n{}", stage.frames_so_far());
+        panic!("{name}, at the end: {complaint}\nframes so far:\n{}", stage.frames_so_far());
     }
 }

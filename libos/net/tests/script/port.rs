@@ -38,6 +38,8 @@ impl Device for Port {
     }
 
     fn transmit(&mut self, now: Instant, frames: &mut VecDeque<Frame>) {
+        let too_long = |frame: &Frame| frame.segment_size > 0 || frame.len() > self.link.mtu + 14;
+        assert!(!frames.iter().any(too_long), "longer than the link carries");
         self.shared.borrow_mut().sent.extend(frames.drain(..).map(|frame| (now, frame.to_vec())));
     }
 

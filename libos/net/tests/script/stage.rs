@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use libos_mem::Heap;
 use libos_net::wire::{Flags, Mac, Protocol, TcpOptions, Timestamps};
-use libos_net::{Cidr, CongestionKind, IpSettings, Link, NetNetwork, NetSettings, Offloads};
+use libos_net::{Cidr, CongestionKind, Cutting, Device, IpSettings, Link, NetNetwork, NetSettings, Offloads};
 use pdpix::{Completions, Error, Handle, Instant, Network, OpId, Outcome, WakeOn};
 
 use calls::default_end;
@@ -93,18 +93,18 @@ fn number<T: std::str::FromStr>(word: &str) -> T {
 }
 
 impl Stage {
-    /// A stack that was set up like this, whose neighbour is there.
-    pub fn new(settings: &[(String, String)]) -> Stage {
+    /// A stack that was set up like this, whose neighbour is there. Its device may cut long segments up.
+    pub fn new(settings: &[(String, String)], cuts_up: bool) -> Stage {
         let wanted = settings.iter().find(|(name, _)| name == "our_isn");
-        let Some((_, isn)) = wanted else { return Stage::at(START, settings) };
+        let Some((_, isn)) = wanted else { return Stage::at(START, settings, cuts_up) };
         // Numbers are as good as random, but they go on with the clock: at the right time they are what is wanted.
-        let mut probe = Stage::at(START, settings);
+        let mut probe = Stage::at(START, settings, cuts_up);
         let at_start = probe.isn_of_a_connection();
         let ticks = number::<u32>(isn).wrapping_sub(at_start);
-        Stage::at(START + ISN_TICK * ticks, settings)
+        Stage::at(START + ISN_TICK * ticks, settings, cuts_up)
     }
 
-    fn at(start: Instant, settings: &[(String, String)]) -> Stage {
+    fn at(start: Instant, settings: &[(String, String)], cuts_up: bool) -> Stage {
         let heap = Heap::alone(64 << 20).unwrap();
         let shared = Rc::new(RefCell::new(Shared { sent: VecDeque::new(), coming: VecDeque::new() }));
         let mut net = NetSettings {
@@ -150,7 +150,8 @@ impl Stage {
         }
         let link = Link { mac: Mac(OUR_MAC), mtu, offloads: Offloads { gathers: 16, ..Offloads::NONE } };
         let port = Port { shared: shared.clone(), heap: heap.clone(), link };
-        let net = NetNetwork::new(Box::new(port), heap.clone(), net);
+        let device: Box<dyn Device> = if cuts_up { Box::new(Cutting::new(port, heap.clone())) } else { Box::new(port) };
+        let net = NetNetwork::new(device, heap.clone(), net);
         let mut stage = Stage {
             net,
             heap,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use libos_mem::Heap;
 use libos_net::wire::Mac;
-use libos_net::{Cidr, Device, Frame, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
+use libos_net::{Cidr, Cutting, Device, Frame, IpSettings, Link, NetNetwork, NetSettings, Offloads, Received};
 use pdpix::{
     Completions, Done, Endpoint, Error, Handle, Instant, Network, Op, OpId, Outcome, Purpose, Rng, Sga, SocketKind,
     Submitted, WakeOn,
@@ -131,6 +131,7 @@ impl Device for Port {
         let line = &mut self.lines.borrow_mut()[self.side];
         for frame in frames.drain(..) {
             assert!(frame.pieces().count() <= self.link.offloads.gathers.max(1));
+            assert!(frame.segment_size == 0 && frame.len() <= self.link.mtu + 14, "longer than the link carries");
             line.send(now, frame.to_vec());
         }
     }
@@ -175,6 +176,8 @@ pub struct Options {
     pub faults: [Faults; 2],
     pub mtu: usize,
     pub gathers: usize,
+    /// Whether each side's device cuts long segments up.
+    pub cuts_up: bool,
     pub keep: bool,
     pub settings: Box<SetUp>,
 }
@@ -186,6 +189,7 @@ impl Default for Options {
             faults: [Faults::default(); 2],
             mtu: 1500,
             gathers: 16,
+            cuts_up: false,
             keep: false,
             settings: Box::new(|_, _| {}),
         }
@@ -220,7 +224,9 @@ impl Pair {
                 ..NetSettings::default()
             };
             (options.settings)(side, &mut settings);
-            NetNetwork::new(Box::new(port), heaps[side].clone(), settings)
+            let device: Box<dyn Device> =
+                if options.cuts_up { Box::new(Cutting::new(port, heaps[side].clone())) } else { Box::new(port) };
+            NetNetwork::new(device, heaps[side].clone(), settings)
         });
         let now = Instant::from_nanos(1_000_000_000);
         let mut pair = Pair { now, nets, heaps, lines, done: Default::default(), next_op: 1 };

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use libos_net::ChecksumAt;
 use libos_net::wire::{
-    Checksum, ETHERNET_LEN, EtherType, EthernetHeader, Flags, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Protocol,
-    TcpHeader, UDP_LEN, pseudo_header,
+    Checksum, ETHERNET_LEN, EtherType, EthernetHeader, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Protocol, TcpHeader,
+    UDP_LEN, pseudo_header,
 };
+use libos_net::{ChecksumAt, Cut};
 use zerocopy::FromBytes;
 
 /// The field of a UDP checksum, from the start of the header: zero there means that there is none (RFC 768).
@@ -79,77 +79,22 @@ pub(super) fn is_right(bytes: &[u8]) -> bool {
 
 /// A long TCP segment as frames of at most `size` bytes of payload each, with all their checksums. What is none is nothing.
 pub(super) fn segments(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
-    let Some(whole) = Whole::find(bytes) else { return Vec::new() };
-    let parts = (bytes.len() - whole.payload).div_ceil(size);
-    (0..parts).map(|index| whole.part(index, size)).collect()
-}
-
-/// A segment to be cut up: where its TCP header and its payload begin.
-struct Whole<'a> {
-    bytes: &'a [u8],
-    tcp: usize,
-    payload: usize,
-}
-
-impl Whole<'_> {
-    /// Its lengths and sums may not fit their fields, so that only what every part repeats is read.
-    fn find(bytes: &[u8]) -> Option<Whole<'_>> {
-        let (ethernet, rest) = EthernetHeader::ref_from_prefix(bytes).ok()?;
-        let tcp = match ethernet.ethertype {
-            EtherType::IPV4 => ETHERNET_LEN + Ipv4Header::ref_from_prefix(rest).ok()?.0.header_len(),
-            EtherType::IPV6 => ETHERNET_LEN + IPV6_LEN,
-            _ => return None,
-        };
-        let (header, _) = TcpHeader::ref_from_prefix(bytes.get(tcp..)?).ok()?;
-        let payload = tcp + header.header_len();
-        (tcp >= ETHERNET_LEN + IPV4_LEN && payload <= bytes.len()).then_some(Whole { bytes, tcp, payload })
-    }
-
-    /// One of the frames: the headers, changed, and its part of the payload.
-    fn part(&self, index: usize, size: usize) -> Vec<u8> {
-        let offset = index * size;
-        let rest = &self.bytes[self.payload + offset..];
-        let (is_first, is_last) = (index == 0, rest.len() <= size);
-        let mut bytes = [&self.bytes[..self.payload], &rest[..rest.len().min(size)]].concat();
-        let [source, destination] = self.write_ip(&mut bytes, index as u16);
-        let (tcp, _) = TcpHeader::mut_from_prefix(&mut bytes[self.tcp..]).expect("its header was found");
-        tcp.sequence.set(tcp.sequence.get().wrapping_add(offset as u32));
-        if !is_last {
-            tcp.flags.0 &= !(Flags::FIN.0 | Flags::PSH.0);
-        }
-        if !is_first {
-            tcp.flags.0 &= !Flags::CWR.0; // RFC 3168 §6.1.2: it is said once
-        }
-        tcp.checksum.set(0);
-        let segment = &bytes[self.tcp..];
-        let sum = pseudo_header(source, destination, Protocol::TCP, segment.len()).add(segment).finish();
-        bytes[self.tcp + 16..self.tcp + 18].copy_from_slice(&sum.to_be_bytes());
-        bytes
-    }
-
-    /// The lengths, the number and the sum of the IP header. Gives its addresses.
-    fn write_ip(&self, bytes: &mut [u8], index: u16) -> [IpAddr; 2] {
-        let len = bytes.len();
-        let header = &mut bytes[ETHERNET_LEN..self.tcp];
-        if header[0] >> 4 == 4 {
-            let (ip, _) = Ipv4Header::mut_from_prefix(header).expect("its header was found");
-            ip.total_len.set((len - ETHERNET_LEN) as u16);
-            ip.identification.set(ip.identification.get().wrapping_add(index));
-            ip.checksum.set(0);
-            let addresses = [ip.source.into(), ip.destination.into()];
-            let sum = Checksum::new().add(header).finish();
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            addresses
-        } else {
-            let (ip, _) = Ipv6Header::mut_from_prefix(header).expect("its header was found");
-            ip.payload_len.set((len - self.tcp) as u16);
-            [ip.source.into(), ip.destination.into()]
-        }
-    }
+    let Some(cut) = Cut::new(bytes, bytes.len(), size) else { return Vec::new() };
+    let (head_len, payload) = (cut.head_len(), &bytes[cut.head_len()..]);
+    let part = |index| {
+        let mut frame = vec![0; head_len];
+        let checksum = cut.write_head(index, &mut frame);
+        frame.extend_from_slice(&payload[cut.payload(index)]);
+        fill_checksum(&mut frame, checksum);
+        frame
+    };
+    (0..cut.parts()).map(part).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use libos_net::wire::Flags;
+
     use super::*;
 
     /// A TCP segment with nothing right in it but its addresses and lengths.
