@@ -21,7 +21,7 @@ use pdpix::{Completion, Qd};
 use crate::configuration::{Configuration, StreamDefaults};
 use crate::errno::Errno;
 use crate::held::Held;
-use crate::here;
+use crate::here::{self, Here};
 use crate::wakers::Waker;
 
 /// How long the end of a thread goes on sending what was pushed.
@@ -144,22 +144,37 @@ thread_local! {
 /// Runs a call on this thread's library OS.
 #[inline(always)]
 pub(crate) fn enter(call: impl FnOnce(&mut Thread) -> Result<(), Errno>) -> c_int {
-    here::with(|here| {
-        let thread = here.replace(ptr::null_mut());
-        if thread.is_null() {
-            return refusal();
+    let here = Here::find();
+    let thread = here.take();
+    if thread.is_null() {
+        return refusal();
+    }
+    // SAFETY: it is the thread in `PLACE`, which has it in `here` while nobody else has it; it was taken from there.
+    let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
+    match ran {
+        Ok(result) => {
+            here.put(thread);
+            result.map_or_else(Errno::get, |()| 0)
         }
-        // SAFETY: it is the thread in `PLACE`, which has it in `here` while nobody else has it; it was taken from there.
-        let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
-        match ran {
-            Ok(result) => {
-                here.set(thread);
-                result.map_or_else(Errno::get, |()| 0)
-            }
-            // What a panic leaves half done is given up as a whole.
-            Err(_) => break_seat(),
-        }
-    })
+        // What a panic leaves half done is given up as a whole.
+        Err(_) => break_seat(),
+    }
+}
+
+/// Tries what mostly is all that a call has to do. Says whether it did it; if not, nothing has changed, and the call is to
+/// [`enter`]. What neither panics nor calls anything takes no frame of the stack that would have to be made and undone: so
+/// `attempt` does neither.
+#[inline(always)]
+pub(crate) fn at_once(attempt: impl FnOnce(&mut Thread) -> bool) -> bool {
+    let here = Here::find();
+    let thread = here.take();
+    if thread.is_null() {
+        return false;
+    }
+    // SAFETY: as in `enter`.
+    let is_done = attempt(unsafe { &mut *thread });
+    here.put(thread);
+    is_done
 }
 
 /// Why there is no library OS to be called.
