@@ -206,7 +206,7 @@ const PART_LEN: usize = 512;
 /// Keys, and elements of a collection that is written in parts, that are looked at in one go.
 const STEP_KEYS: usize = 32;
 /// A step is over when it has written so many bytes.
-const STEP_BYTES: usize = 256 << 10;
+const STEP_BYTES: usize = 64 << 10;
 
 impl Engine {
     /// Begins a snapshot: the data as it is now. The file says this of itself. A snapshot that was being written is given

@@ -626,7 +626,7 @@ impl Shard {
         let is_patient = self.persistence.durability == Durability::EverySecond;
         let notes = open("kv.notes", true, Duration::ZERO);
         let commands = open("kv.commands", false, if is_patient { PATIENCE } else { Duration::ZERO });
-        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false, Duration::ZERO));
+        let snapshots = ["kv.snapshots.0", "kv.snapshots.1"].map(|name| open(name, false, PATIENCE));
         self.persistence.logs = Some(Logs { commands, snapshots, notes });
     }
 }

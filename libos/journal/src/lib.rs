@@ -25,6 +25,7 @@ mod log;
 pub mod memory;
 mod mount;
 mod placing;
+mod preparing;
 mod reader;
 mod recovery;
 mod settings;

@@ -32,8 +32,9 @@ pub(crate) struct Shared {
     pub(crate) align: usize,
     /// Bytes of the longest transfer.
     pub(crate) transfer_max: u64,
-    /// Extents that no log has.
+    /// Extents that no log has; and those that nobody has written so far, which logs get last.
     pub(crate) pool: VecDeque<u32>,
+    pub(crate) fresh: VecDeque<u32>,
     /// Some log's descriptor is lost: its extents are not known, and so none is given away.
     pub(crate) is_frozen: bool,
     pub(crate) counters: Counters,
@@ -329,7 +330,7 @@ impl Log {
         let missing = end.saturating_sub(self.extents_end(&shared.layout));
         if missing > 0 {
             self.grow(missing.div_ceil(size) as usize, shared)?;
-        } else if self.extents_end(&shared.layout) - end < size / 2 && shared.pool.len() > 1 {
+        } else if self.extents_end(&shared.layout) - end < size / 2 && shared.free_extents() > 1 {
             // Before it is needed, as its descriptor takes two flushes.
             let _ = self.grow(1, shared);
         }
@@ -339,10 +340,15 @@ impl Log {
 
     #[cold]
     pub(crate) fn grow(&mut self, count: usize, shared: &mut Shared) -> Result<(), Error> {
-        if shared.is_frozen || shared.pool.len() < count {
+        if shared.is_frozen || shared.free_extents() < count {
             return Err(Error::NoSpace);
         }
-        let taken = shared.pool.drain(..count).map(|number| Extent { number, first_sequence: 0 });
+        let ready = count.min(shared.pool.len());
+        let taken = shared
+            .pool
+            .drain(..ready)
+            .chain(shared.fresh.drain(..count - ready))
+            .map(|number| Extent { number, first_sequence: 0 });
         self.descriptor.extents.extend(taken);
         self.is_dirty = true;
         Ok(())

@@ -94,6 +94,7 @@ impl Shared {
             align: (geometry.align as usize).max(1).next_power_of_two(),
             transfer_max: (geometry.transfer_max as u64).saturating_mul(geometry.block_size as u64),
             pool: VecDeque::new(),
+            fresh: VecDeque::new(),
             is_frozen: false,
             counters: Counters::default(),
         }
@@ -309,6 +310,7 @@ impl Store {
         }
         let free = owners.iter().enumerate().filter(|(_, owner)| owner.is_none());
         self.shared.pool = free.map(|(number, _)| number as u32).collect();
+        self.find_fresh();
         self.mount = Mount::Ready;
         self.name_handles();
     }

@@ -24,6 +24,7 @@ use crate::cursor::{Cursor, CursorOp};
 use crate::format::NAME_MAX;
 use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
 use crate::mount::Mount;
+use crate::preparing::Preparing;
 use crate::reader::Reader;
 use crate::settings::Settings;
 use crate::transfers::{Io, Transfer};
@@ -53,12 +54,18 @@ pub struct Store {
     pub(crate) logs: Vec<Log>,
     pub(crate) handles: Slab<Cursor>,
     pub(crate) chases: Slab<Chase>,
+    pub(crate) preparing: Preparing,
     ends: VecDeque<End>,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
 }
 
 impl Shared {
+    /// Extents that no log has.
+    pub(crate) fn free_extents(&self) -> usize {
+        self.pool.len() + self.fresh.len()
+    }
+
     pub(crate) fn reader(&self) -> Reader {
         let chunk = (self.settings.read_ahead as u64).min(self.transfer_max);
         let chunk = 1 << chunk.max(512).ilog2();
@@ -84,6 +91,7 @@ impl Store {
             logs: Vec::new(),
             handles: Slab::new(),
             chases: Slab::new(),
+            preparing: Preparing::default(),
             ends: VecDeque::new(),
             now: Instant::ZERO,
             came_back: Vec::new(),
@@ -108,7 +116,7 @@ impl Store {
             self.logs.iter().for_each(|log| log.check(&self.shared.layout));
             let owned: usize = self.logs.iter().map(|log| log.descriptor.extents.len()).sum();
             assert!(
-                owned + self.shared.pool.len() <= self.shared.layout.extent_count as usize,
+                owned + self.shared.free_extents() <= self.shared.layout.extent_count as usize,
                 "an extent is twice there"
             );
         }
@@ -207,6 +215,7 @@ impl Store {
                 // Whether it worked or not: nobody needs what is there.
                 self.shared.pool.push_back(extent);
             }
+            Transfer::Zeros { len } => self.on_zeros(len, result),
             Transfer::Cursor { handle, fetch } => {
                 if let Some(cursor) = self.handles.get_mut(handle as usize) {
                     cursor.reader.on_data(fetch, result, read);
@@ -373,6 +382,7 @@ impl Store {
             self.keep_descriptor(index);
             self.look_for_failure(index);
         }
+        self.prepare();
         if self.io.flush_if_due() {
             self.logs.iter_mut().filter(|log| log.opened_at.is_some()).for_each(|log| log.passed_over += 1);
         }
@@ -383,7 +393,7 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Io { writes_in_flight, flush_wanted, flushes_submitted, flushes_done, backlog, transfers, .. } = &self.io;
         let mut shown = f.debug_struct("Store");
-        shown.field("mount", &self.mount).field("free", &self.shared.pool.len());
+        shown.field("mount", &self.mount).field("free", &self.shared.free_extents());
         shown.field("transfers", &transfers.len()).field("writes", writes_in_flight).field("backlog", &backlog.len());
         shown.field("flushes", &(flush_wanted, flushes_submitted, flushes_done)).field("logs", &self.logs).finish()
     }

@@ -30,6 +30,10 @@ pub(crate) enum Transfer {
     Discard {
         extent: u32,
     },
+    /// Of an extent that no log has: so many.
+    Zeros {
+        len: u64,
+    },
     /// For a handle's reader.
     Cursor {
         handle: u32,
@@ -86,7 +90,8 @@ impl Io {
     }
 
     pub(crate) fn submit(&mut self, transfer: Transfer, what: BlockOp) {
-        if matches!(what, BlockOp::Write { .. }) {
+        // Nobody waits for zeros.
+        if matches!(what, BlockOp::Write { .. }) && !matches!(transfer, Transfer::Zeros { .. }) {
             self.writes_in_flight += 1;
         }
         let op = OpId(self.transfers.insert(transfer) as u64);

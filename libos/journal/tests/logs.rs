@@ -4,10 +4,10 @@ mod rig;
 
 use std::time::Duration;
 
-use libos_journal::{Format, Settings};
 use libos_journal::memory::{Contents, MemoryDevice};
+use libos_journal::{Format, Settings};
 use libos_mem::CopyPath;
-use pdpix::{BlockDevice, Error, Geometry, LogOp, OpenMode, Outcome, Storage};
+use pdpix::{BlockDevice, BlockDone, BlockOp, Error, Geometry, Instant, LogOp, OpId, OpenMode, Outcome, Storage, Wake};
 use rig::{Rig, record, small};
 
 const MIB: usize = 1 << 20;
@@ -550,4 +550,79 @@ fn a_patient_log_is_flushed_when_it_is_time() {
     rig.store.close(log);
     rig.settle();
     assert!(many.iter().skip(ended).all(|&op| rig.ended(op).is_some()));
+}
+
+/// A device that says that nobody has written it.
+struct Fresh(MemoryDevice);
+
+impl BlockDevice for Fresh {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn unwritten(&self) -> Vec<std::ops::Range<u64>> {
+        vec![0..self.geometry().block_count]
+    }
+
+    fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)> {
+        self.0.submit(op, what)
+    }
+
+    fn poll(&mut self, now: Instant, room: usize, done: &mut Vec<BlockDone>) {
+        self.0.poll(now, room, done);
+    }
+
+    fn flush_submissions(&mut self, now: Instant) {
+        self.0.flush_submissions(now);
+    }
+
+    fn arm(&mut self, now: Instant) -> Wake {
+        self.0.arm(now)
+    }
+}
+
+/// Zeros are written to what a log will get, a little ahead, and to nothing else.
+#[test]
+fn extents_that_nobody_has_written_are_written_before_a_log_gets_them() {
+    let contents = Contents::new(64 * MIB);
+    let (before, extent_size) = (0xEE, 256 << 10);
+    contents.change(|bytes| bytes[32 * MIB..].fill(before));
+    let unprepared =
+        |contents: &Contents| contents.bytes()[32 * MIB..60 * MIB].iter().filter(|&&b| b == before).count();
+    let format = Format { extent_size: Some(extent_size as u64), ..Format::new(7) };
+    let over = |contents: &Contents| {
+        let device = Fresh(MemoryDevice::new(contents.clone()));
+        Rig::over(Box::new(device), Settings { format: Some(format), ..small() })
+    };
+    let mut rig = over(&contents);
+    let log = rig.log("orders");
+    // A little ahead: nothing of the second half yet.
+    assert_eq!(rig.put(log, &record(1)), Ok(1));
+    rig.settle();
+    assert_eq!(unprepared(&contents), 28 * MIB);
+    for number in 2..=200_000 {
+        rig.append(log, &record(number)).unwrap();
+        if number % 500 == 0 {
+            rig.settle();
+        }
+    }
+    let (left, used) = (unprepared(&contents), rig.store.store_counters().bytes as usize);
+    println!("{used} bytes used, {left} unprepared");
+    assert!(used > 28 * MIB && left > 16 * MIB && left < 27 * MIB, "{left} of the second half are left, {used} used");
+    assert_eq!(rig.seek(log, 0), Ok(1));
+    for number in 1..=200_000 {
+        assert_eq!(rig.read(log).unwrap(), record(number), "{number}");
+    }
+    // Who comes later finds everything, though the device says again that nothing is there.
+    let mut again = over(&contents);
+    let log = again.log("orders");
+    assert_eq!(again.read_all(log).len(), 200_000);
+    // And the last extent can be had.
+    let mut count = 0;
+    while again.append(log, &[7; 100_000]).is_ok() {
+        count += 1;
+        again.settle();
+    }
+    // Two to an extent, of about 113 that were left.
+    assert!(count > 210, "{count} fit");
 }

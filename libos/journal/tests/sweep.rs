@@ -64,6 +64,7 @@ impl Run {
         disk.geometry.discards = rng.chance(0.5);
         disk.geometry.volatile_cache = rng.chance(0.9);
         disk.depth = [4, 64][rng.below(2) as usize];
+        disk.fresh = rng.chance(0.5);
         disk.slow = if rng.chance(0.3) { 0.05 } else { 0.0 };
         let format = Format { store_id: seed as u128 + 1, extent_size: Some(64 << 10), logs_max: 4 };
         let settings = Settings {

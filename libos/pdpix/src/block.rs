@@ -3,6 +3,8 @@
 //! There is no cancel: no device can be relied on to forget an operation. There is no order between operations in
 //! flight; `Flush` covers the writes whose `Done` came before it was submitted.
 
+use std::ops::Range;
+
 use libos_mem::BufMut;
 
 use crate::error::Error;
@@ -119,6 +121,12 @@ pub struct BlockDone {
 pub trait BlockDevice {
     /// What it is like. Does not change.
     fn geometry(&self) -> Geometry;
+
+    /// Blocks that nobody had written when it was opened, so that the first write to each takes longer than others: what a
+    /// file system has set aside for a file. Empty, if there are none or it is not known.
+    fn unwritten(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
 
     /// Begins an operation; exactly one `BlockDone` follows.
     ///

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct DiskSettings {
     pub slow: f64,
     /// See [`DiskSettings::slow`].
     pub stall: Duration,
+    /// It says of all its blocks that nobody has written them: whoever prepares them may, where nobody else does.
+    pub fresh: bool,
     /// Operations that it holds; it refuses more with `NoBuffers`.
     pub depth: usize,
     /// A read fails.
@@ -64,6 +66,7 @@ impl DiskSettings {
             latency: micros(10, 120),
             flush_latency: micros(50, 500),
             slow: 0.0,
+            fresh: false,
             stall: Duration::from_millis(20),
             depth: 64,
             read_errors: 0.0,
@@ -420,6 +423,11 @@ impl SimBlockDevice {
 impl BlockDevice for SimBlockDevice {
     fn geometry(&self) -> Geometry {
         self.disk.borrow().settings.geometry
+    }
+
+    fn unwritten(&self) -> Vec<Range<u64>> {
+        let disk = self.disk.borrow();
+        if disk.settings.fresh { vec![0..disk.settings.geometry.block_count] } else { Vec::new() }
     }
 
     fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)> {

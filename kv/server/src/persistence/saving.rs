@@ -16,11 +16,17 @@ use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
 use crate::task::Work;
 
-/// Elements that are written in one go.
-const STEP: usize = 1000;
-/// Bytes of a piece, and how many pieces may be under way.
+/// Elements that are written in one go, with whatever the clients do: as many as commands were carried out since the one
+/// before, within these bounds. An element costs about a sixth of what a command does that comes alone, and as much as one of
+/// many that come together: a snapshot takes its share of the core, and a request waits for one step at most.
+const STEP_MIN: usize = 8;
+const STEP_MAX: usize = 100;
+/// While nobody asks for anything, a step is twice as long as the one before it, up to so many.
+const STEP_IDLE_MAX: usize = 400;
+/// Bytes of a piece, and how many pieces may be under way. Their log is patient: fewer than it flushes of its own accord would
+/// wait for its patience each time.
 const BATCH: usize = PIECE;
-const PIECES_MAX: usize = 4;
+const PIECES_MAX: usize = 56;
 /// The log is made short by a snapshot when it is as long as the last one, and at least so long.
 pub(super) const LOG_LEN_MIN: u64 = 64 << 20;
 
@@ -61,6 +67,9 @@ pub(crate) struct Saving {
     /// It could not be written, and its leader was told so.
     has_failed: bool,
     is_timer_set: bool,
+    /// How long the last step was, and the commands up to then.
+    step: usize,
+    commands: u64,
     note: Option<Ticket>,
     noted: u64,
     pub(super) len: u64,
@@ -292,6 +301,8 @@ impl Shard {
             is_written: false,
             has_failed: false,
             is_timer_set: false,
+            step: STEP_MIN,
+            commands: 0,
             note: None,
             noted: 0,
             len: 0,
@@ -349,6 +360,9 @@ impl Shard {
             let Ok(piece) = saving.unsent.split_to(len) else { return self.fail_saving(out) };
             saving.pieces.push(out.append(logs.snapshots[saving.place], piece));
         }
+        if saving.is_written && saving.unsent.is_empty() {
+            out.hurry_log(logs.snapshots[saving.place]);
+        }
         if !saving.is_written && saving.pieces.len() < PIECES_MAX {
             self.set_save_timer(Duration::ZERO, out);
         }
@@ -356,7 +370,14 @@ impl Shard {
 
     /// Takes out what the engine writes next, once it is worth it. Whether there is some.
     fn take_some(&mut self, out: &mut Outbox<'_, Shard>) -> bool {
-        let progress = self.engine.snapshot_step(STEP);
+        let commands = self.commands + self.engine.stats().commands;
+        let Some(saving) = &mut self.persistence.saving else { return false };
+        let since = commands - std::mem::replace(&mut saving.commands, commands).min(commands);
+        saving.step = match since {
+            0 => (saving.step * 2).min(STEP_IDLE_MAX),
+            since => (since as usize).clamp(STEP_MIN, STEP_MAX),
+        };
+        let progress = self.engine.snapshot_step(saving.step);
         if !progress.is_written && progress.waiting < BATCH {
             self.set_save_timer(Duration::ZERO, out);
             return false;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,6 +161,8 @@ pub(super) struct Disk {
     pub(super) fd: OwnedFd,
     pub(super) geometry: Geometry,
     pub(super) read_only: bool,
+    /// Blocks that nobody has written.
+    pub(super) unwritten: Vec<Range<u64>>,
     /// Each write is to be durable when it is done.
     pub(super) dsync: bool,
     pub(super) depth: usize,
@@ -210,10 +213,12 @@ pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, Dis
     if geometry.block_count == 0 {
         return Err(DiskError::TooSmall(path.into()));
     }
+    let unwritten = if read_only { Vec::new() } else { holes(&fd, size, u64::from(block_size)) };
     let disk = Disk {
         fd,
         geometry,
         read_only,
+        unwritten,
         dsync: settings.durable == Durable::Dsync,
         depth: settings.depth.clamp(1, 4096) as usize,
     };
@@ -359,15 +364,38 @@ fn take_space(fd: &OwnedFd, settings: &DiskSettings) -> Result<bool, DiskError> 
         Err(Errno::OPNOTSUPP) => false,
         Err(errno) => return Err(os("take the space for")(errno.into())),
     };
-    if settings.prepare || !allocated {
+    // What a log begins with is wanted at once; what follows is for whoever uses it (`BlockDevice::unwritten`).
+    let first = if settings.prepare || !allocated { size } else { (size / 16).min(PREPARED_MAX) };
+    if there < first && !settings.discard {
         let file = File::from(fd.try_clone().map_err(os("open"))?);
-        write_zeros(&file, there, size).map_err(os("write the space of"))?;
+        write_zeros(&file, there, first).map_err(os("write the space of"))?;
     }
     let grown = there < size;
     if grown {
         rustix::fs::fsync(fd).map_err(|errno| os("flush")(errno.into()))?;
     }
     Ok(grown)
+}
+
+/// Zeros are written to so much of a new file when it is made.
+const PREPARED_MAX: u64 = 32 << 20;
+/// The most pieces that are told apart.
+const HOLES_MAX: usize = 1024;
+
+/// Blocks of a file that nobody has written: what is set aside and was never written counts as a hole. A disk has none.
+fn holes(fd: &OwnedFd, size: u64, block_size: u64) -> Vec<Range<u64>> {
+    use rustix::fs::{SeekFrom, seek};
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < size && found.len() < HOLES_MAX {
+        let Ok(start) = seek(fd, SeekFrom::Hole(at)) else { break };
+        // None behind it: the hole reaches to the end.
+        let end = seek(fd, SeekFrom::Data(start)).unwrap_or(size);
+        if start < end {
+            found.push(start / block_size..end.div_ceil(block_size));
+        }
+        at = end.max(at + 1);
+    }
+    found
 }
 
 fn write_zeros(mut file: &File, from: u64, to: u64) -> io::Result<()> {

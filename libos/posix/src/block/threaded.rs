@@ -5,6 +5,7 @@
 //! thread switches an operation.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -24,6 +25,7 @@ use super::uring::Armed;
 pub(super) struct ThreadedDisk {
     geometry: Geometry,
     read_only: bool,
+    unwritten: Vec<Range<u64>>,
     dsync: bool,
     depth: usize,
     transfers: Slab<Transfer>,
@@ -66,6 +68,7 @@ impl ThreadedDisk {
         Ok(ThreadedDisk {
             geometry: disk.geometry,
             read_only: disk.read_only,
+            unwritten: disk.unwritten,
             dsync: disk.dsync,
             depth: disk.depth,
             transfers: Slab::new(),
@@ -93,6 +96,10 @@ impl ThreadedDisk {
 impl BlockDevice for ThreadedDisk {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn unwritten(&self) -> Vec<Range<u64>> {
+        self.unwritten.clone()
     }
 
     fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)> {

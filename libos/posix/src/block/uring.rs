@@ -7,6 +7,7 @@
 //! The ring belongs to the thread that made it; how it wakes a core that sleeps is as in `crate::uring`.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
@@ -143,6 +144,10 @@ impl UringDisk {
 impl BlockDevice for UringDisk {
     fn geometry(&self) -> Geometry {
         self.disk.geometry
+    }
+
+    fn unwritten(&self) -> Vec<Range<u64>> {
+        self.disk.unwritten.clone()
     }
 
     fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)> {
