@@ -61,6 +61,8 @@ pub struct ServerArgs {
     pub log_len_max: u64,
     /// Bytes of each core's storage: what lets data grow is refused before it is full.
     pub storage_len: u64,
+    /// Bytes that the storage writes at least: what a record takes is a multiple of it.
+    pub storage_unit: u64,
     /// Files of Redis's kind to be loaded if there is no data: opened by each core for itself.
     pub load: Option<Load>,
     /// Somebody has asked for that, and is to hear if there is data.
@@ -114,6 +116,7 @@ impl ServerArgs {
             is_read_only: false,
             log_len_max: u64::MAX,
             storage_len: u64::MAX,
+            storage_unit: 512,
             load: None,
             load_is_asked_for: false,
             on_trouble: |_| {},

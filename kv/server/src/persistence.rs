@@ -379,7 +379,7 @@ impl Shard {
         };
         self.persistence.appended = record;
         self.persistence.told.log_size += data.len() as u64;
-        self.persistence.log_space += space_of(data.len());
+        self.persistence.log_space += space_of(data.len(), self.args.storage_unit);
         self.look_at_room(out);
         if self.persistence.log_space > self.args.log_len_max && self.persistence.saving.is_none() {
             // Soon, and not only when there is nothing better to do.

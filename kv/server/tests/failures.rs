@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
+use framework::pdpix::block::Geometry;
 use framework::pdpix::{Heap, Output, Rng, Seed, Sga, Storage, WallTime};
 use kv_client::Value;
 use kv_engine::command::find;
@@ -444,6 +445,39 @@ fn a_full_disk_is_no_dead_end() {
         assert_eq!(stage.ask("DBSIZE"), Value::Integer(size));
         stage.end();
     }
+}
+
+/// A disk of 4096 B blocks: each lone record takes one, and the log is made short before it has taken the disk.
+#[test]
+fn a_disk_of_large_blocks_is_not_filled_by_small_records() {
+    let size = 4 << 20;
+    let usual = DiskSettings::new(size);
+    let geometry = Geometry { block_size: 4096, block_count: size / 4096, align: 4096, ..usual.geometry };
+    let mut stage = Stage::new(1, DiskSettings { geometry, ..usual }, |args| {
+        args.log_len_max = size / 4;
+        (args.storage_len, args.storage_unit) = (size, 4096);
+    });
+    // Three times what the disk has room for, one after the other.
+    let to = stage.world.endpoint(stage.server, PORT);
+    let replies: Rc<RefCell<Vec<Option<Value>>>> = Rc::default();
+    let place = replies.clone();
+    converse(&mut stage.world, "setter", move |task| async move {
+        let mut kv = connected(&task, to).await;
+        for number in 0..3000 {
+            let reply = kv.call(&[b"SET", b"key", format!("value-{number}").as_bytes()]).await.ok();
+            place.borrow_mut().push(reply);
+        }
+    });
+    let begun = stage.world.now();
+    while replies.borrow().len() < 3000 {
+        stage.run(10);
+        let refused = replies.borrow().iter().position(|reply| !matches!(reply, Some(Value::Simple(_))));
+        assert_eq!(refused, None, "{:?}", replies.borrow().last());
+        assert!(stage.world.now().since(begun) < Duration::from_secs(60), "no answer");
+    }
+    stage.restart();
+    assert_eq!(stage.ask("GET key").as_bytes(), Some(&b"value-2999"[..]));
+    stage.end();
 }
 
 /// Nobody has told the cache how large the disk is: a snapshot takes all there is, fails, and gives it back. So does one in

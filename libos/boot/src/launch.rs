@@ -6,6 +6,7 @@ use std::thread;
 
 use libos_mem::{Heap, Plan, Reservation, ReserveError, Reserves, Source};
 use libos_runtime::{BufRings, Core, CoreParts, KernelClock, MeshKind, Ports, Stopper, Trace, buf_rings, mesh};
+use pdpix::block::Geometry;
 use rustix::thread::CpuSet;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -51,6 +52,8 @@ pub struct Launched {
     pub network: String,
     /// How its storage is reached (`io_uring, O_DIRECT`); `None`: it has none.
     pub storage: Option<String>,
+    /// What its storage lies on: how many bytes there are, and of how many it writes at least.
+    pub geometry: Option<Geometry>,
 }
 
 /// What each thread needs to begin.
@@ -174,10 +177,10 @@ pub(crate) fn make_core(
     let (name, network) = network.map_err(|why| LaunchError::Network(settings.network.backend.name(), why))?;
     let opened = settings.storage.open(settings, kit.heap_index, random_number(), heap);
     let opened = opened.map_err(LaunchError::Storage)?;
-    let (mut storages, mut storage) = (Vec::new(), None);
+    let (mut storages, mut storage, mut geometry) = (Vec::new(), None, None);
     if let Some(opened) = opened {
         storages.push((opened.name, opened.storage));
-        storage = Some(opened.how);
+        (storage, geometry) = (Some(opened.how), Some(opened.geometry));
         // The other cores' are the same.
         kit.notices.extend(opened.notices.into_iter().filter(|_| kit.heap_index == 0));
     }
@@ -198,7 +201,7 @@ pub(crate) fn make_core(
         trace,
         ..CoreParts::new(heap.clone(), Box::new(KernelClock), kit.ports)
     };
-    Ok(Launched { core: Core::new(parts), cores, notices: kit.notices, network: name, storage })
+    Ok(Launched { core: Core::new(parts), cores, notices: kit.notices, network: name, storage, geometry })
 }
 
 /// A seed that nobody can guess: from the addresses and the time that std's hasher is seeded with, which is the system's

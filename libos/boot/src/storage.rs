@@ -1,14 +1,12 @@
 //! The storage of each core: a file of its own in a directory, a disk, or memory, with a log store on it.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libos_journal::{Format, Settings as StoreSettings, Store};
 use libos_mem::Heap;
 use libos_posix::block::{DiskEngine, DiskSettings, Durable, MemoryDisk, open_disk};
+use pdpix::block::Geometry;
 use pdpix::{BlockDevice, Storage};
 use serde::Deserialize;
 
@@ -126,8 +124,9 @@ impl StorageSettings {
             commit_delay: Duration::from_micros(self.commit_delay_us),
             ..StoreSettings::default()
         };
+        let geometry = device.geometry();
         let store = Store::new(device, heap.clone(), settings);
-        Ok(Some(Opened { name: NAME.into(), storage: Box::new(store), how, notices }))
+        Ok(Some(Opened { name: NAME.into(), storage: Box::new(store), geometry, how, notices }))
     }
 
     fn file_in(&self, dir: &Path, core: usize, cores: usize, notices: &mut Vec<String>) -> Result<PathBuf, String> {
@@ -144,15 +143,6 @@ impl StorageSettings {
     /// Bytes of each file.
     pub fn size(&self) -> usize {
         parse_bytes(&self.size).unwrap_or(SIZE_MIN)
-    }
-
-    /// Bytes that the logs of a core can have: those of the disk, where one is named, whatever `size` says.
-    pub fn capacity(&self) -> usize {
-        let Some(device) = self.device.as_ref().filter(|device| !is_memory(device)) else { return self.size() };
-        let length = File::open(device).and_then(|mut disk| disk.seek(SeekFrom::End(0))).unwrap_or(0) as usize;
-        // A file is made longer, if it is shorter than was asked for.
-        let is_disk = std::fs::metadata(device).is_ok_and(|disk| disk.file_type().is_block_device());
-        if is_disk { length } else { length.max(self.size()) }
     }
 
     fn disk(&self, path: PathBuf) -> DiskSettings {
@@ -185,6 +175,7 @@ fn is_spdk(device: &Path) -> bool {
 pub(crate) struct Opened {
     pub(crate) name: String,
     pub(crate) storage: Box<dyn Storage>,
+    pub(crate) geometry: Geometry,
     pub(crate) how: String,
     pub(crate) notices: Vec<String>,
 }

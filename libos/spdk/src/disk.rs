@@ -81,6 +81,8 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
         free: (0..DEPTH).rev().collect(),
         timeout: settings.timeout,
         read_only: settings.read_only,
+        polled: None,
+        watched: Duration::ZERO,
         looked: None,
         is_submitted: false,
         state: State::Alive,
@@ -172,8 +174,13 @@ pub struct SpdkDisk {
     free: Vec<usize>,
     timeout: Duration,
     read_only: bool,
-    /// When it was last looked for what takes too long.
-    looked: Option<Instant>,
+    /// When it was polled last.
+    polled: Option<Instant>,
+    /// How long it has been polled: of the time between two polls only a part counts, so that a core that was stopped does not
+    /// take what it has not looked at for late.
+    watched: Duration,
+    /// When it was last looked for what takes too long, in that time.
+    looked: Option<Duration>,
     /// Something was submitted since the last poll.
     is_submitted: bool,
     state: State,
@@ -297,18 +304,30 @@ impl SpdkDisk {
 
     /// What has been under way too long: the device does not answer.
     fn look_for_late(&mut self, now: Instant) {
-        let due = self.looked.is_none_or(|looked| now.since(looked) >= self.timeout / 16);
+        let (step, polled) = (self.timeout / 16, self.polled.replace(now).unwrap_or(now));
+        self.watched += now.since(polled).min(step);
+        let due = self.looked.is_none_or(|looked| self.watched - looked >= step);
         if !due || self.state != State::Alive {
             return;
         }
-        self.looked = Some(now);
-        let timeout = self.timeout;
-        let is_late = |transfer: &mut Transfer| now.since(*transfer.begun.get_or_insert(now)) > timeout;
-        let mut is_any_late = false;
-        self.transfers.iter_mut().flatten().for_each(|transfer| is_any_late |= is_late(transfer));
-        if is_any_late {
-            self.fail(true);
+        self.looked = Some(self.watched);
+        if self.is_any_late() {
+            // There may have been no room for its end.
+            let _ = self.process(DEPTH);
+            if self.is_any_late() {
+                self.fail(true);
+            }
         }
+    }
+
+    fn is_any_late(&mut self) -> bool {
+        let (watched, timeout, ended) = (self.watched, self.timeout, &self.ended);
+        let under_way = self.transfers.iter_mut().enumerate().filter_map(|(index, it)| Some((index, it.as_mut()?)));
+        let mut is_any_late = false;
+        for (index, transfer) in under_way {
+            is_any_late |= watched - *transfer.begun.get_or_insert(watched) > timeout && !ended.holds(index);
+        }
+        is_any_late
     }
 
     /// Gives at most so many ends.
@@ -369,8 +388,10 @@ impl BlockDevice for SpdkDisk {
         }
         // A loss is told by what ends.
         let _ = self.process(room.saturating_sub(self.ended.len()));
-        self.look_for_late(now);
+        let before = done.len();
         self.give(room, done);
+        self.look_for_late(now);
+        self.give(room - (done.len() - before), done);
     }
 
     /// Commands of a controller on the bus are there when they are submitted; over TCP they are sent here.
@@ -396,11 +417,11 @@ impl Drop for SpdkDisk {
         let begun = std::time::Instant::now();
         let mut done = Vec::new();
         while self.transfers.iter().any(Option::is_some) {
-            if begun.elapsed() > self.timeout {
-                self.fail(true);
-            }
             let _ = self.process(DEPTH);
             self.give(DEPTH, &mut done);
+            if done.is_empty() && begun.elapsed() > self.timeout {
+                self.fail(true);
+            }
             done.clear();
         }
     }

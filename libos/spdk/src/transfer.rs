@@ -1,7 +1,9 @@
 //! An operation that is under way: what it holds, and how it ends.
 
+use std::time::Duration;
+
 use pdpix::block::{BlockDone, BlockOp, Geometry};
-use pdpix::{BufMut, Error, Heap, Instant, OpId, Sga};
+use pdpix::{BufMut, Error, Heap, OpId, Sga};
 
 use crate::ffi;
 
@@ -22,8 +24,8 @@ pub(crate) struct Transfer {
     pub(crate) kind: Kind,
     pub(crate) lba: u64,
     pub(crate) block_count: u64,
-    /// When it was first seen under way.
-    pub(crate) begun: Option<Instant>,
+    /// When it was first seen under way, in the time that its device was polled for.
+    pub(crate) begun: Option<Duration>,
 }
 
 impl Transfer {

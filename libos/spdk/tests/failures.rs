@@ -114,6 +114,31 @@ fn a_target_that_does_not_answer_is_an_error_in_time() {
 }
 
 #[test]
+fn a_core_that_was_stopped_does_not_give_its_device_up() {
+    let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_stopped: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    let mut disk = open(env, &target.target(1), &settings(), &heap).unwrap().device;
+    let (begun, mut done) = (KernelClock.now(), Vec::new());
+    for number in 0..8 {
+        disk.submit(OpId(number), if number % 2 == 0 { write(&heap, number) } else { read(&heap, number) }).unwrap();
+    }
+    // They were seen under way, and then the core, or the machine, stood still for an hour; the target has answered meanwhile.
+    disk.flush_submissions(begun);
+    disk.poll(begun, 0, &mut done);
+    std::thread::sleep(Duration::from_millis(200));
+    let later = begun + Duration::from_secs(3600);
+    let waited = Time::now();
+    while done.len() < 8 {
+        disk.poll(later, 1, &mut done);
+        assert!(waited.elapsed() < 5 * TIMEOUT, "{disk:?}");
+    }
+    assert!(done.iter().all(|end| end.result == Ok(())), "{done:?}");
+}
+
+#[test]
 fn what_is_not_there_is_refused_with_a_sentence() {
     let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
         Err(why) => return println!("SKIP spdk_refusals: {why}"),

@@ -65,8 +65,12 @@ pub fn run(mut arguments: Arguments) -> anyhow::Result<i32> {
             )
         })?;
     }
-    serve(&arguments.cores, move |system, _| {
+    serve(&arguments.cores, move |system, launched| {
         let mut args = args.clone();
+        if let Some(disk) = launched.geometry {
+            (args.storage_len, args.log_len_max) = (disk.size(), disk.size() / 4);
+            args.storage_unit = u64::from(disk.block_size) * u64::from(disk.write_unit);
+        }
         args.on_listening = if system.libos().core() == 0 { say_listening } else { |_| {} };
         kv_server::run(system, args);
     })
@@ -89,8 +93,6 @@ fn keep(arguments: &Arguments, args: &mut ServerArgs) -> anyhow::Result<()> {
     };
     args.durability = durability;
     args.is_read_only = storage.read_only;
-    args.log_len_max = storage.capacity() as u64 / 4;
-    args.storage_len = storage.capacity() as u64;
     let dir = storage.dir.as_ref().map_or_else(|| ".".into(), |dir| dir.display().to_string());
     for (name, value) in [("appendonly", only), ("appendfsync", sync), ("dir", dir.as_str())] {
         let _ = args.config.set_at_start(name, value);

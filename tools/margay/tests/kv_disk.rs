@@ -127,3 +127,37 @@ fn a_disk_that_is_too_small_is_refused() {
     assert!(says.contains("space") || says.contains("small"), "{says}");
     assert!(disk.content().iter().all(|byte| *byte == 0), "something was written");
 }
+
+/// A device of SPDK's block layer is as long as it is, too.
+#[test]
+fn a_device_of_spdk_is_as_long_as_it_is() {
+    let Some(library) = std::env::var_os("MARGAY_SPDK_LIBRARY") else {
+        return println!("SKIP spdk_kv: MARGAY_SPDK_LIBRARY names no SPDK");
+    };
+    let configuration = std::env::temp_dir().join(format!("margay-spdk-kv-{}.json", std::process::id()));
+    let calls = r#"{"subsystems":[
+        {"subsystem":"iobuf","config":[{"method":"iobuf_set_options","params":{"small_pool_count":1024,"large_pool_count":64}}]},
+        {"subsystem":"bdev","config":[{"method":"bdev_malloc_create","params":{"name":"Log","num_blocks":49152,"block_size":512}}]}]}"#;
+    std::fs::write(&configuration, calls).expect("a file");
+    let keys = [
+        "storage.device=spdk:bdev:Log".to_string(),
+        format!("spdk.library={}", library.display()),
+        format!("spdk.config={}", configuration.display()),
+        "memory.size=128MiB".to_string(),
+    ];
+    let mut arguments = vec!["--durability", "always"];
+    arguments.extend(keys.iter().flat_map(|key| ["--set", key]));
+    let kv = Kv::start(&Form { backend: "epoll", cores: 1 }, &arguments);
+    while kv.connect().ask(&words("PING")).is_none_or(|reply| reply.bytes() != b"PONG") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut peer = kv.connect();
+    let value = "v".repeat(50_000);
+    // Nearly twice what fits into its 24 MiB.
+    for number in 0..900 {
+        let reply = peer.ask(&words(&format!("SET key:{} {number}:{value}", number % 10))).expect("a reply");
+        assert_eq!(reply.bytes(), b"OK", "write {number}: {reply:?}");
+    }
+    kv.stop();
+    let _ = std::fs::remove_file(configuration);
+}

@@ -340,7 +340,9 @@ impl Shard {
             Stage::Snapshot => self.persistence.saved_len += bytes,
             Stage::Commands => {
                 self.persistence.told.log_size += bytes;
-                self.persistence.log_space += records.iter().map(|record| space_of(record.data.len())).sum::<u64>();
+                let unit = self.args.storage_unit;
+                let space = records.iter().map(|record| space_of(record.data.len(), unit)).sum::<u64>();
+                self.persistence.log_space += space;
             }
             _ => {}
         }

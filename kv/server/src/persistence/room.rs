@@ -9,9 +9,9 @@ use super::saving::LOG_LEN_MIN;
 use crate::peer::Peer;
 use crate::shard::Shard;
 
-/// The space that a record or a piece takes in a journal, if it is flushed for itself.
-pub(super) fn space_of(len: usize) -> u64 {
-    (len as u64 + 32).next_multiple_of(512)
+/// The space that a record or a piece takes in a journal that writes these units, if it is flushed for itself.
+pub(super) fn space_of(len: usize, unit: u64) -> u64 {
+    (len as u64 + 32).next_multiple_of(unit.max(1))
 }
 
 impl Persistence {
