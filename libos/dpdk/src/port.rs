@@ -404,9 +404,11 @@ impl Port {
     #[inline]
     pub(crate) fn enter(&self, queue: usize) -> bool {
         if let Some(busy) = self.busy.get(queue) {
-            // Sequentially consistent with `close` and `gate::pause`: one of the two sees the other.
+            // Sequentially consistent with `close` and `gate::pause`: one of the two sees the other. After a pause the link may
+            // be another: with the caller's look at it a core that has lost the processor would come into a driver that greets.
             busy.store(true, Ordering::SeqCst);
-            if self.is_stopping.load(Ordering::SeqCst) || self.manners.unmaps_while_polled && gate::is_paused() {
+            let is_shut = || self.manners.unmaps_while_polled && (gate::is_paused() || self.carrier() != Carrier::Up);
+            if self.is_stopping.load(Ordering::SeqCst) || is_shut() {
                 busy.store(false, Ordering::Release);
                 return false;
             }
@@ -500,3 +502,6 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         free_threshold: manners.free_threshold(manners.ring_size.unwrap_or(settings.ring_size)),
     })
 }
+
+#[cfg(test)]
+mod tests;
