@@ -193,6 +193,11 @@ pub trait Subject {
     fn kept(&self) -> usize {
         0
     }
+    /// Whether the link of who dies goes as well, with what was sent last and nobody had taken yet: then what the others are
+    /// told may be that.
+    fn link_dies(&self) -> bool {
+        false
+    }
     /// The side dies, in the middle of everything. Its queues and tokens are gone; its memory is not asked for again, and
     /// its books can still be read.
     fn kill(&mut self, side: Side);

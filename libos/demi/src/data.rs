@@ -50,10 +50,11 @@ unsafe fn message(thread: &Thread, sga: *const SgArray) -> Result<Sga, Errno> {
     if numsegs != 1 {
         return Err(Errno::INVALID);
     }
-    if { seg.len } == 0 {
-        return Ok(Sga::new()); // which is refused, after the queue
+    match thread.held.part(sga_buf, seg) {
+        Ok(part) => Ok(Sga::from(part)),
+        Err(_) if { seg.len } == 0 => Ok(Sga::new()), // which is refused, after the queue
+        Err(refused) => Err(refused),
     }
-    Ok(Sga::from(thread.held.part(sga_buf, seg)?))
 }
 
 /// `demi_push(3)`.

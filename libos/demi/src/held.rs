@@ -3,8 +3,8 @@
 //!
 //! Always: a buffer is counted here once while the program holds it, so a device or a push that still needs it keeps it
 //! alive when it is freed. A name (`sga_buf`) is the thread's number, a generation and an index, and no address: a wild
-//! one, one that was freed, and one of another thread are refused. Index 0 is the empty buffer, which an end of stream
-//! has; it may be freed and costs nothing.
+//! one, one that was freed, and one of another thread are refused. Each place has the name of its buffer, so that one
+//! comparison tells. Index 0 is the empty buffer, which an end of stream has; it may be freed and costs nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -16,16 +16,19 @@ use crate::abi::{NO_ADDRESS, SgArray, SgaSeg};
 use crate::errno::Errno;
 
 const INDEX_BITS: u32 = 24;
-const GENERATION_BITS: u32 = 24;
+const THREAD_BITS: u32 = 15;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+/// Counted above index and thread, in 24 bits.
+const GENERATION: u64 = 1 << (INDEX_BITS + THREAD_BITS);
+/// No name has this bit: a generation that gets here begins anew.
+const IS_FREE: u64 = 1 << 63;
 const NIL: u32 = 0;
 
 struct Slot {
     buf: Option<Buf>,
-    generation: u32,
-    /// Of a free slot: the next one.
-    next: u32,
+    /// The name of `buf`. Of a free place: that of the next buffer that it will have, with `IS_FREE`, and for its own index
+    /// that of the next free place; so no index leads to a place of the same name that is free.
+    name: u64,
 }
 
 /// See the module's head.
@@ -35,7 +38,6 @@ pub(crate) struct Held {
     /// The first is never used.
     slots: Vec<Slot>,
     free: u32,
-    used: usize,
     allocations: BTreeMap<usize, Buf>,
     /// Who sent a datagram, by its buffer's name, where an array has no room for that.
     senders: BTreeMap<usize, Endpoint>,
@@ -47,16 +49,37 @@ fn array(sga_buf: *mut c_void, buf: *mut c_void, len: u32) -> SgArray {
     SgArray { sga_buf, numsegs: 1, segs: [SgaSeg { buf, len }], addr: NO_ADDRESS }
 }
 
+/// A place that is free.
+pub(crate) struct Room<'a> {
+    index: u32,
+    slot: &'a mut Slot,
+    free: &'a mut u32,
+}
+
+impl Room<'_> {
+    /// The program holds `buf` from now on, under this name.
+    #[inline(always)]
+    pub(crate) fn take(self, buf: Buf) -> *mut c_void {
+        let Room { index, slot, free } = self;
+        let next = slot.name & INDEX_MASK;
+        *free = next as u32;
+        slot.name = (slot.name ^ IS_FREE ^ next) | u64::from(index);
+        // Nothing is there that would have to be dropped.
+        std::mem::forget(slot.buf.replace(buf));
+        std::ptr::without_provenance_mut(slot.name as usize)
+    }
+}
+
 /// Where the segment of an empty array is.
 static NOTHING: u8 = 0;
 
 impl Held {
     pub(crate) fn new() -> Held {
         // Numbers come again after 2^15 threads; a name of the first is unlikely to be around by then.
-        let number = THREADS.fetch_add(1, Ordering::Relaxed) % (1 << 15) + 1;
-        let never = Slot { buf: None, generation: 0, next: NIL };
-        let slots = vec![never];
-        Held { thread: number << 48, slots, free: NIL, used: 0, allocations: BTreeMap::new(), senders: BTreeMap::new() }
+        let number = THREADS.fetch_add(1, Ordering::Relaxed) % ((1 << THREAD_BITS) - 1) + 1;
+        let thread = number << INDEX_BITS;
+        let never = Slot { buf: None, name: u64::MAX };
+        Held { thread, slots: vec![never], free: NIL, allocations: BTreeMap::new(), senders: BTreeMap::new() }
     }
 
     /// The program holds `buf` from now on, under this name.
@@ -68,13 +91,19 @@ impl Held {
         if self.free == NIL && !self.grow() {
             return Err(buf);
         }
-        let index = self.free;
-        let slot = &mut self.slots[index as usize];
-        self.free = slot.next;
-        slot.buf = Some(buf);
-        self.used += 1;
-        let name = u64::from(slot.generation) << INDEX_BITS | u64::from(index);
-        Ok(std::ptr::without_provenance_mut((self.thread | name) as usize))
+        match self.room() {
+            Some(room) => Ok(room.take(buf)),
+            None => Err(buf),
+        }
+    }
+
+    /// A place for a buffer, without making one.
+    #[inline(always)]
+    pub(crate) fn room(&mut self) -> Option<Room<'_>> {
+        if self.free == NIL {
+            return None;
+        }
+        Some(Room { index: self.free, slot: self.slots.get_mut(self.free as usize)?, free: &mut self.free })
     }
 
     /// The array of the end of a stream.
@@ -88,23 +117,17 @@ impl Held {
         if index > INDEX_MASK {
             return false;
         }
-        self.slots.push(Slot { buf: None, generation: 0, next: NIL });
+        self.slots.push(Slot { buf: None, name: IS_FREE | self.thread });
         self.free = index as u32;
         true
-    }
-
-    /// Whether another buffer has a place, without making one.
-    #[inline(always)]
-    pub(crate) fn has_room(&self) -> bool {
-        self.free != NIL
     }
 
     /// The buffer that a name means.
     #[inline(always)]
     fn named(&self, name: *mut c_void) -> Option<&Buf> {
-        let name = name as u64 ^ self.thread;
+        let name = name as u64;
         let slot = self.slots.get((name & INDEX_MASK) as usize)?;
-        slot.buf.as_ref().filter(|_| u64::from(slot.generation) == name >> INDEX_BITS)
+        if slot.name == name { slot.buf.as_ref() } else { None }
     }
 
     /// The program gives a buffer back.
@@ -113,16 +136,14 @@ impl Held {
     /// EINVAL: it does not hold it.
     #[inline(always)]
     pub(crate) fn release(&mut self, name: *mut c_void) -> Result<(), Errno> {
-        let within = name as u64 ^ self.thread;
-        let index = within & INDEX_MASK;
+        let named = name as u64;
+        let index = named & INDEX_MASK;
         let Some(slot) = self.slots.get_mut(index as usize) else { return Err(Errno::INVALID) };
-        if u64::from(slot.generation) != within >> INDEX_BITS || slot.buf.is_none() {
-            return if within == 0 { Ok(()) } else { Err(Errno::INVALID) };
+        if slot.name != named {
+            return if named == self.thread { Ok(()) } else { Err(Errno::INVALID) };
         }
-        slot.generation = (slot.generation + 1) & GENERATION_MASK;
-        slot.next = self.free;
+        slot.name = (named - index + u64::from(self.free) + GENERATION) | IS_FREE;
         self.free = index as u32;
-        self.used -= 1;
         slot.buf = None;
         if !self.senders.is_empty() {
             self.forget_sender(name);
@@ -166,6 +187,18 @@ impl Held {
     #[inline(always)]
     pub(crate) fn part(&self, name: *mut c_void, seg: SgaSeg) -> Result<Buf, Errno> {
         let (at, len) = (seg.buf as usize, seg.len as usize);
+        if let Some(whole) = self.named(name)
+            && (at, len) == (whole.as_ptr() as usize, whole.len())
+            && len > 0
+        {
+            return Ok(whole.clone());
+        }
+        self.some_part(name, at, len)
+    }
+
+    /// The same of what is not a whole buffer, or is to be refused.
+    #[inline(never)]
+    fn some_part(&self, name: *mut c_void, at: usize, len: usize) -> Result<Buf, Errno> {
         if at == 0 || len == 0 {
             return Err(Errno::INVALID);
         }
@@ -179,10 +212,8 @@ impl Held {
             return Err(Errno::FAULT);
         }
         let mut part = whole.clone();
-        if len != part.len() {
-            part.advance(offset);
-            part.truncate(len);
-        }
+        part.advance(offset);
+        part.truncate(len);
         Ok(part)
     }
 
@@ -192,9 +223,9 @@ impl Held {
         self.allocations.range(..=at).next_back().map(|(_, buf)| buf)
     }
 
-    /// How many buffers the program holds.
+    /// How many buffers the program holds, for tests.
     pub(crate) fn count(&self) -> usize {
-        self.used + self.allocations.len()
+        self.slots.iter().filter(|slot| slot.buf.is_some()).count() + self.allocations.len()
     }
 
     /// The thread ends. What the program still holds stays where it is: others may be reading it.
@@ -235,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn generations_begin_anew() {
+        let (mut held, heap) = held();
+        let first = hold(&mut held, &heap, b"first").sga_buf;
+        assert_eq!(held.release(first), Ok(()));
+        held.slots[1].name |= IS_FREE - GENERATION; // its last generation
+        let last = hold(&mut held, &heap, b"last").sga_buf;
+        assert_eq!(last as u64 & (IS_FREE - GENERATION), IS_FREE - GENERATION);
+        assert_eq!(held.release(last), Ok(()));
+        let again = hold(&mut held, &heap, b"again");
+        assert_eq!({ again.sga_buf }, first, "the first generation of the same place and thread");
+        assert_eq!(&held.part(again.sga_buf, again.segs[0]).unwrap()[..], b"again");
+        assert_eq!((held.release(last), held.release(first)), (Err(Errno::INVALID), Ok(())));
+    }
+
+    #[test]
     fn wild_and_foreign_names_are_refused() {
         let (mut held, heap) = held();
         let mut theirs = Held::new();
@@ -242,6 +288,11 @@ mod tests {
         let _own = hold(&mut held, &heap, b"own");
         for wild in [0_usize, 1, 0x1234_5678, usize::MAX, foreign.sga_buf as usize] {
             assert_eq!(held.release(std::ptr::without_provenance_mut(wild)), Err(Errno::INVALID), "{wild:x}");
+        }
+        let free = hold(&mut held, &heap, b"freed");
+        assert_eq!(held.release(free.sga_buf), Ok(()));
+        for name in held.slots.iter().map(|slot| slot.name).filter(|name| name & IS_FREE != 0).collect::<Vec<_>>() {
+            assert_eq!(held.release(std::ptr::without_provenance_mut(name as usize)), Err(Errno::INVALID), "{name:x}");
         }
         assert_eq!(held.count(), 1);
         let empty = held.empty();

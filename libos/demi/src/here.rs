@@ -5,14 +5,11 @@
 //! the program's own variables (the initial-exec model), in two instructions. A library that is loaded late may have few
 //! such words (glibc keeps some 1,600 bytes); this is eight bytes.
 
-use std::cell::Cell;
-
 use crate::thread::Thread;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
 mod word {
     use std::arch::{asm, global_asm};
-    use std::cell::Cell;
 
     use crate::thread::Thread;
 
@@ -27,22 +24,55 @@ mod word {
         ".popsection",
     );
 
-    #[inline(always)]
-    pub(super) fn with<R>(look: impl FnOnce(&Cell<*mut Thread>) -> R) -> R {
-        let at: *const Cell<*mut Thread>;
-        // SAFETY: it reads the word's offset, which the dynamic linker has filled in, and the thread's own address, which
-        // the x86-64 ABI has at fs:0. (System V ABI, thread-local storage, §4.4.6.)
-        unsafe {
-            asm!(
-                "mov {at}, qword ptr [rip + demi_here@GOTTPOFF]",
-                "add {at}, qword ptr fs:[0]",
-                at = out(reg) at,
-                options(pure, nomem, nostack),
-            );
+    /// Where the calling thread's word is, seen from what the x86-64 ABI has at fs:0. (System V ABI, thread-local storage,
+    /// §4.4.6.)
+    #[derive(Clone, Copy)]
+    pub(crate) struct Here(usize);
+
+    impl Here {
+        #[inline(always)]
+        pub(crate) fn find() -> Here {
+            let offset;
+            // SAFETY: it reads the word's offset, which the dynamic linker has filled in.
+            unsafe {
+                asm!(
+                    "mov {offset}, qword ptr [rip + demi_here@GOTTPOFF]",
+                    offset = out(reg) offset,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            Here(offset)
         }
-        // SAFETY: a word of this thread's, zero-filled when the thread began, which nothing else names, and which is
-        // there as long as the thread runs.
-        look(unsafe { &*at })
+
+        #[inline(always)]
+        pub(crate) fn take(self) -> *mut Thread {
+            let taken;
+            // SAFETY: a word of this thread's, zero-filled when the thread began, which nothing else names, and which is
+            // there as long as the thread runs. A signal handler comes before, in between or after; it leaves it as it was.
+            unsafe {
+                asm!(
+                    "mov {taken}, qword ptr fs:[{offset}]",
+                    "mov qword ptr fs:[{offset}], 0",
+                    offset = in(reg) self.0,
+                    taken = out(reg) taken,
+                    options(nostack, preserves_flags),
+                );
+            }
+            taken
+        }
+
+        #[inline(always)]
+        pub(crate) fn put(self, thread: *mut Thread) {
+            // SAFETY: as above.
+            unsafe {
+                asm!(
+                    "mov qword ptr fs:[{offset}], {thread}",
+                    offset = in(reg) self.0,
+                    thread = in(reg) thread,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
     }
 }
 
@@ -57,21 +87,36 @@ mod word {
         static HERE: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
     }
 
-    #[inline(always)]
-    pub(super) fn with<R>(look: impl FnOnce(&Cell<*mut Thread>) -> R) -> R {
-        HERE.with(look)
+    #[derive(Clone, Copy)]
+    pub(crate) struct Here;
+
+    impl Here {
+        #[inline(always)]
+        pub(crate) fn find() -> Here {
+            Here
+        }
+
+        #[inline(always)]
+        pub(crate) fn take(self) -> *mut Thread {
+            HERE.replace(ptr::null_mut())
+        }
+
+        #[inline(always)]
+        pub(crate) fn put(self, thread: *mut Thread) {
+            HERE.set(thread);
+        }
     }
 }
 
-/// Looks at the calling thread's word.
-#[inline(always)]
-pub(crate) fn with<R>(look: impl FnOnce(&Cell<*mut Thread>) -> R) -> R {
-    word::with(look)
-}
+/// The calling thread's word: found, it can be taken (null is left), and put.
+pub(crate) use word::Here;
 
 /// Exchanges it.
 pub(crate) fn replace(thread: *mut Thread) -> *mut Thread {
-    with(|here| here.replace(thread))
+    let here = Here::find();
+    let was = here.take();
+    here.put(thread);
+    was
 }
 
 #[cfg(test)]

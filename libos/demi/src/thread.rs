@@ -14,14 +14,14 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use libos_boot::core_here;
+use libos_boot::{BackendKind, core_here};
 use libos_runtime::{Core, LibOs};
 use pdpix::{Completion, Qd};
 
 use crate::configuration::{Configuration, StreamDefaults};
 use crate::errno::Errno;
 use crate::held::Held;
-use crate::here;
+use crate::here::{self, Here};
 use crate::wakers::Waker;
 
 /// How long the end of a thread goes on sending what was pushed.
@@ -55,6 +55,9 @@ impl Thread {
                 (Errno::new(libc::EBUSY), format!("another thread of this process has the interface {name}"))
             })?),
         };
+        if configuration.settings.network.backend == BackendKind::Dpdk {
+            outlive_pipes();
+        }
         let launched = core_here(&configuration.settings).map_err(|error| (errno_of(&error), error.to_string()))?;
         let libos = launched.core.libos().clone();
         Ok(Thread {
@@ -67,6 +70,23 @@ impl Thread {
             core: ManuallyDrop::new(launched.core),
             _claim: claim,
         })
+    }
+}
+
+/// Sees to it that a peer which goes does not end the program: DPDK's virtio-user writes to a socket that its vhost has
+/// closed, which raises SIGPIPE. A program that has said what it wants of that signal keeps it; for others it does nothing
+/// from now on. (A handler, and not SIG_IGN, which programs that this one executes would inherit.)
+fn outlive_pipes() {
+    extern "C" fn nothing(_: c_int) {}
+    // SAFETY: zero-filled memory is a value of it.
+    let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it is told where to write.
+    let asked = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), &mut present) };
+    if asked == 0 && present.sa_sigaction == libc::SIG_DFL {
+        let nothing: extern "C" fn(c_int) = nothing;
+        (present.sa_sigaction, present.sa_flags) = (nothing as libc::sighandler_t, libc::SA_RESTART);
+        // SAFETY: a handler that does nothing may run at any time.
+        unsafe { libc::sigaction(libc::SIGPIPE, &present, ptr::null_mut()) };
     }
 }
 
@@ -144,22 +164,37 @@ thread_local! {
 /// Runs a call on this thread's library OS.
 #[inline(always)]
 pub(crate) fn enter(call: impl FnOnce(&mut Thread) -> Result<(), Errno>) -> c_int {
-    here::with(|here| {
-        let thread = here.replace(ptr::null_mut());
-        if thread.is_null() {
-            return refusal();
+    let here = Here::find();
+    let thread = here.take();
+    if thread.is_null() {
+        return refusal();
+    }
+    // SAFETY: it is the thread in `PLACE`, which has it in `here` while nobody else has it; it was taken from there.
+    let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
+    match ran {
+        Ok(result) => {
+            here.put(thread);
+            result.map_or_else(Errno::get, |()| 0)
         }
-        // SAFETY: it is the thread in `PLACE`, which has it in `here` while nobody else has it; it was taken from there.
-        let ran = catch_unwind(AssertUnwindSafe(|| call(unsafe { &mut *thread })));
-        match ran {
-            Ok(result) => {
-                here.set(thread);
-                result.map_or_else(Errno::get, |()| 0)
-            }
-            // What a panic leaves half done is given up as a whole.
-            Err(_) => break_seat(),
-        }
-    })
+        // What a panic leaves half done is given up as a whole.
+        Err(_) => break_seat(),
+    }
+}
+
+/// Tries what mostly is all that a call has to do. Says whether it did it; if not, nothing has changed, and the call is to
+/// [`enter`]. What neither panics nor calls anything takes no frame of the stack that would have to be made and undone: so
+/// `attempt` does neither.
+#[inline(always)]
+pub(crate) fn at_once(attempt: impl FnOnce(&mut Thread) -> bool) -> bool {
+    let here = Here::find();
+    let thread = here.take();
+    if thread.is_null() {
+        return false;
+    }
+    // SAFETY: as in `enter`.
+    let is_done = attempt(unsafe { &mut *thread });
+    here.put(thread);
+    is_done
 }
 
 /// Why there is no library OS to be called.

@@ -1,5 +1,6 @@
 //! The calls of `demi/wait.h`, and what a completion is in C.
 
+use std::borrow::Cow;
 use std::ffi::c_int;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, Sga
 use crate::address;
 use crate::errno::Errno;
 use crate::held::Held;
-use crate::thread::{Thread, enter};
+use crate::thread::{Thread, at_once, enter};
 
 /// The most tokens of one wait: as many as can be in use.
 const TOKENS_MAX: c_int = 1 << QToken::INDEX_BITS;
@@ -43,6 +44,27 @@ unsafe fn duration(timeout: *const timespec) -> Result<Option<Duration>, Errno> 
 /// `qr_out` is null, or can be written to; `timeout` is null, or can be read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -> c_int {
+    // SAFETY: by the caller's promise.
+    let is_good = !qr_out.is_null() && unsafe { duration(timeout) }.is_ok();
+    let tell = |thread: &mut Thread| {
+        let (qt, Thread { libos, held, .. }) = (QToken::from_raw(qt), thread);
+        // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *qr_out };
+        libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into))
+    };
+    if is_good && at_once(tell) {
+        return 0;
+    }
+    // SAFETY: by the caller's promise.
+    unsafe { wait_slowly(qr_out, qt, timeout) }
+}
+
+/// The same where it is not over yet, or rare, or refused.
+///
+/// # Safety
+/// As [`demi_wait`].
+#[inline(never)]
+unsafe fn wait_slowly(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -> c_int {
     if qr_out.is_null() {
         return libc::EINVAL;
     }
@@ -50,19 +72,20 @@ pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *cons
         // SAFETY: by the caller's promise.
         let timeout = unsafe { duration(timeout)? };
         let qt = QToken::from_raw(qt);
-        let Thread { libos, held, .. } = thread;
-        // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
-        let into = unsafe { &mut *qr_out };
-        if libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into)) {
-            return Ok(());
+        if thread.unfit.is_empty() {
+            thread.libos.wait_until_complete(qt, timeout)?;
+            // SAFETY: not null, and so writable by the caller's promise.
+            if unsafe { thread.tell_at_once(qt, qr_out) } {
+                return Ok(());
+            }
         }
         // SAFETY: as above.
         unsafe { thread.wait_and_tell(qt, timeout, qr_out) }
     })
 }
 
-/// Tells what most operations end with straight from where it lies. Says whether it did: rarer things are told by
-/// [`Thread::tell`].
+/// Tells what most operations end with straight from where it lies, and leaves nothing there that would have to be dropped.
+/// Says whether it did: rarer things are told by [`Thread::tell`].
 #[inline(always)]
 fn tell_in_place(
     held: &mut Held,
@@ -76,16 +99,16 @@ fn tell_in_place(
             into.value = QValue::NONE;
             into.set(Opcode::Push, 0);
         }
-        Ok(Outcome::Popped(popped)) if popped.sga.segments().len() == 1 && !popped.cut && held.has_room() => {
+        Ok(Outcome::Popped(popped)) if !popped.cut => {
             let addr = match popped.from {
                 None => NO_ADDRESS,
                 Some(from) if !from.is_ipv6() => address::to_v4(from),
                 Some(_) => return false,
             };
-            let Some(buf) = popped.sga.pop_front() else { return false };
+            let Some(room) = held.room() else { return false };
+            let Some(buf) = popped.sga.take_only() else { return false };
             let seg = SgaSeg { buf: buf.as_ptr().cast_mut().cast(), len: buf.len() as u32 };
-            let Ok(sga_buf) = held.take(buf) else { return false };
-            into.value = QValue { sga: SgArray { sga_buf, numsegs: 1, segs: [seg], addr } };
+            into.value = QValue { sga: SgArray { sga_buf: room.take(buf), numsegs: 1, segs: [seg], addr } };
             into.set(Opcode::Pop, 0);
         }
         _ => return false,
@@ -112,6 +135,15 @@ pub unsafe extern "C" fn demi_wait_any(
     enter(|thread| {
         // SAFETY: by the caller's promise.
         let (timeout, tokens) = unsafe { (duration(timeout)?, tokens(qts, num_qts)?) };
+        if thread.unfit.is_empty()
+            && let Some(place) = thread.libos.first_complete(&tokens)?
+            // SAFETY: not null, and so writable by the caller's promise.
+            && unsafe { thread.tell_at_once(tokens[place], qr_out) }
+        {
+            // SAFETY: as above.
+            unsafe { ready_offset.write_unaligned(place as c_int) };
+            return Ok(());
+        }
         let (place, completion) = match thread.take_unfit(&tokens) {
             Some(found) => found,
             None => thread.libos.wait_any(&tokens, timeout)?,
@@ -208,11 +240,17 @@ pub unsafe extern "C" fn demi_wait_all(
     })
 }
 
+/// The tokens of a list, where they are; copied if they are not where a number may be.
+///
 /// # Safety
-/// `qts` is null, or `num_qts` tokens can be read there.
-unsafe fn tokens(qts: *const u64, num_qts: c_int) -> Result<Vec<QToken>, Errno> {
+/// `qts` is null, or `num_qts` tokens can be read there, and nobody writes to them while the result is used.
+unsafe fn tokens<'a>(qts: *const u64, num_qts: c_int) -> Result<Cow<'a, [QToken]>, Errno> {
     if qts.is_null() || !(1..=TOKENS_MAX).contains(&num_qts) {
         return Err(Errno::INVALID);
+    }
+    if qts.is_aligned() {
+        // SAFETY: `num_qts` of them can be read, and a token is its number in memory.
+        return Ok(Cow::Borrowed(unsafe { std::slice::from_raw_parts(qts.cast(), num_qts as usize) }));
     }
     // SAFETY: `num_qts` of them can be read, aligned or not.
     let raw = (0..num_qts as usize).map(|i| unsafe { qts.add(i).read_unaligned() });
@@ -220,6 +258,19 @@ unsafe fn tokens(qts: *const u64, num_qts: c_int) -> Result<Vec<QToken>, Errno> 
 }
 
 impl Thread {
+    /// Tells how an operation has ended, if it has, and if that is one of the usual ends. As [`demi_wait`] does, which has
+    /// this once more, where a call would be too much.
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    #[inline(never)]
+    unsafe fn tell_at_once(&mut self, qt: QToken, into: *mut QResult) -> bool {
+        let Thread { libos, held, .. } = self;
+        // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *into };
+        libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into))
+    }
+
     /// A completion that was redeemed before, when there was no room for what it brought.
     #[inline]
     fn take_unfit(&mut self, tokens: &[QToken]) -> Option<(usize, Completion)> {

@@ -202,6 +202,23 @@ fn catnip_speaks() {
     speak_over("catnip", [device("client"), device("server")], Some(&socket));
 }
 
+/// The same by virtio-user, whose port takes along what vhost has not fetched when it is closed: the end of the stream is
+/// told all the same.
+#[test]
+fn catnip_speaks_over_virtio() {
+    if let Some(why) = missing("dpdk").or((!is_there("gcc")).then(|| "there is no gcc in the path".into())) {
+        return say(&format!("SKIP programs_catnip_virtio: {why}"));
+    }
+    let scratch = Scratch::new();
+    let socket = scratch.0.join("socket");
+    let devices = [
+        format!("net_virtio_user0,path={},queue_size=1024", socket.display()),
+        format!("net_vhost0,iface={}", socket.display()),
+    ];
+    let eal = devices.map(|device| format!("dpdk:\n  eal_init: [\"\", \"-c\", \"0xff\", \"--vdev={device}\"]"));
+    speak_over("catnip", eal, Some(&socket));
+}
+
 /// Each header has what it needs.
 #[test]
 fn a_header_stands_alone() {

@@ -83,6 +83,18 @@ impl BufList {
         Some(buf)
     }
 
+    /// Takes the only element of a list that lies inside: such a list owns nothing any more.
+    #[inline(always)]
+    pub fn take_only(&mut self) -> Option<Buf> {
+        if (self.first, self.end) != (0, 1) || self.capacity as usize > BufList::INSIDE {
+            return None;
+        }
+        // SAFETY: the first slot is inside and holds an element, which is the caller's from now on.
+        let buf = unsafe { (&raw mut self.slots).cast::<Buf>().read() };
+        self.end = 0;
+        Some(buf)
+    }
+
     /// Keeps the first `count` elements, if there are more.
     pub fn truncate(&mut self, count: usize) {
         while self.deref().len() > count {

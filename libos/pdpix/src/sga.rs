@@ -95,6 +95,12 @@ impl Sga {
         self.0.pop_front()
     }
 
+    /// Takes the only buffer, where the array has no chunk besides: it owns nothing any more.
+    #[inline(always)]
+    pub fn take_only(&mut self) -> Option<Buf> {
+        self.0.take_only()
+    }
+
     /// Forgets the first `count` bytes.
     ///
     /// # Panics

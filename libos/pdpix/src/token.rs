@@ -42,8 +42,9 @@ impl std::fmt::Debug for Qd {
     }
 }
 
-/// A ticket for one pending operation of one core.
+/// A ticket for one pending operation of one core. In memory it is its number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
 pub struct QToken(u64);
 
 /// The part of a token that differs from use to use of a slot.

@@ -58,8 +58,8 @@ struct Slot {
     /// Its user asked for its end.
     cancel_asked: bool,
     qd: Qd,
-    /// Of a pop: how much it wants.
-    len_max: usize,
+    /// Of a pop: how much it wants, as far as 32 bits can say.
+    len_max: u32,
     /// Which operation of the core this is, to tell older from younger.
     sequence: u64,
     /// Of a free slot: the next one.
@@ -67,6 +67,23 @@ struct Slot {
     waiter: Waiter,
     result: Option<OpResult>,
 }
+
+impl Slot {
+    /// It is free, and will be known by the next token. Its result is gone or on its way.
+    #[inline(always)]
+    fn vacate(&mut self, generation_bits: u32) {
+        (self.state, self.next_free) = (State::Free, NIL);
+        self.token = self.token.next_use(generation_bits);
+    }
+}
+
+#[inline(always)]
+fn short(len_max: usize) -> u32 {
+    len_max.min(u32::MAX as usize) as u32
+}
+
+// A place in the table is found by a shift.
+const _: () = assert!(size_of::<Slot>() == 128);
 
 const NIL: u32 = u32::MAX;
 const SLOTS_MAX: usize = 1 << QToken::INDEX_BITS;
@@ -125,7 +142,7 @@ impl TokenTable {
         let slot = self.take_free()?;
         slot.state = State::Pending;
         slot.cancel_asked = false;
-        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, len_max, sequence);
+        (slot.qd, slot.kind, slot.len_max, slot.sequence) = (qd, kind, short(len_max), sequence);
         Ok(slot.token)
     }
 
@@ -145,7 +162,7 @@ impl TokenTable {
         let slot = self.take_free()?;
         (slot.qd, slot.kind) = (qd, kind);
         if ordered {
-            (slot.len_max, slot.sequence) = (len_max, sequence);
+            (slot.len_max, slot.sequence) = (short(len_max), sequence);
         }
         slot.result = Some(result);
         slot.state = State::Complete;
@@ -237,17 +254,22 @@ impl TokenTable {
     /// Puts a slot at the end of the list of free ones.
     #[inline(always)]
     fn free(&mut self, index: usize) -> &mut Slot {
-        if self.free_first == NIL {
-            self.free_first = index as u32;
-        } else {
-            self.slots[self.free_last as usize].next_free = index as u32;
+        self.link(index);
+        let bits = self.generation_bits;
+        let slot = &mut self.slots[index];
+        slot.vacate(bits);
+        slot
+    }
+
+    /// The list of free ones goes on with this one.
+    #[inline(always)]
+    fn link(&mut self, index: usize) {
+        match self.slots.get_mut(self.free_last as usize) {
+            Some(last) if self.free_first != NIL => last.next_free = index as u32,
+            _ => self.free_first = index as u32,
         }
         self.free_last = index as u32;
         self.used -= 1;
-        let slot = &mut self.slots[index];
-        (slot.state, slot.next_free) = (State::Free, NIL);
-        slot.token = slot.token.next_use(self.generation_bits);
-        slot
     }
 
     /// The slot of a token that somebody holds.
@@ -311,18 +333,35 @@ impl TokenTable {
     }
 
     /// Shows the result of a complete token where it lies, and redeems the token if `take` says that it has taken what it
-    /// wants. Says whether it was redeemed: not if it is not complete, either.
+    /// wants: what it leaves is forgotten. Says whether it was redeemed: not if it is not complete, either. Does not panic.
     #[inline(always)]
     pub(crate) fn redeem_in_place(&mut self, qt: QToken, take: impl FnOnce(Qd, &mut OpResult) -> bool) -> bool {
-        let Some(slot) = self.slots.get_mut(qt.index()) else { return false };
+        let (index, bits) = (qt.index(), self.generation_bits);
+        let Some(slot) = self.slots.get_mut(index) else { return false };
         if slot.token != qt || slot.state != State::Complete {
             return false;
         }
         if !slot.result.as_mut().is_some_and(|result| take(slot.qd, result)) {
             return false;
         }
-        self.free(qt.index()).result = None;
+        std::mem::forget(slot.result.take());
+        slot.vacate(bits);
+        self.link(index);
         true
+    }
+
+    /// Which of these tokens is the first that is complete, if any is.
+    ///
+    /// # Errors
+    /// One of them is none that could be waited for.
+    pub(crate) fn first_complete(&mut self, tokens: &[QToken]) -> Result<Option<usize>, Error> {
+        let mut first = None;
+        for (i, &qt) in tokens.iter().enumerate() {
+            if self.is_complete(qt)? && first.is_none() {
+                first = Some(i);
+            }
+        }
+        Ok(first)
     }
 
     /// Whether a token can be waited for, and whether it is complete.
@@ -413,7 +452,7 @@ impl TokenTable {
 
     /// How much the pop `op` wants.
     pub(crate) fn len_max(&self, op: OpId) -> usize {
-        self.of(op).len_max
+        self.of(op).len_max as usize
     }
 
     /// What the operation `op` is, and on which queue, though its token may have been given up.

@@ -28,7 +28,50 @@ impl LibOs {
 
     #[cold]
     fn wait_slowly(&self, qt: QToken, timeout: Option<Duration>) -> Result<Completion, Error> {
-        self.wait_any(&[qt], timeout).map(|(_, completion)| completion)
+        self.wait_until_complete(qt, timeout)?;
+        Ok(self.0.tokens.borrow_mut().redeem(qt))
+    }
+
+    /// The same without redeeming the token, which stays valid.
+    ///
+    /// # Errors
+    /// As [`LibOs::wait`].
+    pub fn wait_until_complete(&self, qt: QToken, timeout: Option<Duration>) -> Result<(), Error> {
+        if self.0.in_pass.get() {
+            return Err(Error::WouldDeadlock);
+        }
+        let mut tokens = self.0.tokens.borrow_mut();
+        if tokens.is_complete(qt)? {
+            return Ok(());
+        }
+        tokens.wait(qt, Waiter::Caller)?;
+        drop(tokens);
+        let result = self.turn_until_complete(qt, timeout);
+        self.0.tokens.borrow_mut().unwait(qt);
+        result
+    }
+
+    fn turn_until_complete(&self, qt: QToken, timeout: Option<Duration>) -> Result<(), Error> {
+        let deadline = timeout.map(|timeout| self.0.clock.now() + timeout);
+        loop {
+            self.check_interrupt()?;
+            self.0.caller_woken.set(false);
+            self.turn(deadline, || self.0.caller_woken.get() || self.is_interrupted())?;
+            if self.0.tokens.borrow_mut().is_complete(qt)? {
+                return Ok(());
+            }
+            if deadline.is_some_and(|deadline| self.now() >= deadline) {
+                return Err(Error::TimedOut);
+            }
+        }
+    }
+
+    /// Which of these tokens is the first whose operation has ended, if any has. Runs nothing.
+    ///
+    /// # Errors
+    /// `BadToken`, `StaleToken`, of any of them.
+    pub fn first_complete(&self, tokens: &[QToken]) -> Result<Option<usize>, Error> {
+        self.0.tokens.borrow_mut().first_complete(tokens)
     }
 
     /// Runs the core until one of the operations has ended: gives its place in the list and its completion. The others
@@ -124,11 +167,15 @@ impl LibOs {
     }
 
     /// Shows the result of an operation that has ended where it lies, for who wants it somewhere else than in a
-    /// [`Completion`]. The token is redeemed if `take` says that it has taken what it wants, and stays as it is otherwise;
-    /// also if it is no token that has ended. `take` calls nothing of this core.
+    /// [`Completion`]. The token is redeemed if `take` says that it has taken all that is of use: the rest is forgotten, and
+    /// not dropped. Otherwise it stays as it is; also if it is no token that has ended. `take` calls nothing of this core, and
+    /// if it does not panic, this does not.
     #[inline(always)]
     pub fn redeem_in_place(&self, qt: QToken, take: impl FnOnce(Qd, &mut Result<Outcome<Qd>, Error>) -> bool) -> bool {
-        !self.0.in_pass.get() && self.0.tokens.borrow_mut().redeem_in_place(qt, take)
+        match self.0.tokens.try_borrow_mut() {
+            Ok(mut tokens) if !self.0.in_pass.get() => tokens.redeem_in_place(qt, take),
+            _ => false,
+        }
     }
 
     /// Asks for the end of an operation. Its token completes with `Canceled`, or with its true result if that was first:

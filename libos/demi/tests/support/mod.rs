@@ -38,6 +38,7 @@ pub struct Abi {
     can: Can,
     addresses: Addresses,
     kept: usize,
+    link_dies: bool,
     /// Held as long as the seats are.
     _alone: Option<ports::Alone>,
 }
@@ -144,6 +145,7 @@ impl Abi {
         let ends = [end(0), end(1), Abi::idle_variables()];
         let mut subject = Abi::make_in(order, Abi::CAN_ON_A_LINK, Abi::addresses_on_a_link(), ends, |_| Ok(()))?;
         subject.kept = ports.kept;
+        subject.link_dies = ports.link_dies;
         subject._alone = Some(ports.alone);
         subject.settle();
         subject.introduce();
@@ -232,7 +234,7 @@ impl Abi {
             assert_eq!(made, (0, 0));
             seats[side.0] = Some(RefCell::new(Seat { parked, never }));
         }
-        Ok(Abi { seats, pinned_at_death: [0; 3], can, addresses, kept: 0, _alone: None })
+        Ok(Abi { seats, pinned_at_death: [0; 3], can, addresses, kept: 0, link_dies: false, _alone: None })
     }
 
     /// The two hosts have heard of each other: only a few packets wait for somebody who is not known yet.
@@ -558,6 +560,10 @@ impl Subject for Abi {
 
     fn kept(&self) -> usize {
         self.kept
+    }
+
+    fn link_dies(&self) -> bool {
+        self.link_dies
     }
 
     fn kill(&mut self, side: Side) {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use libos_dpdk::{Eal, EalSettings, OpenError, ring_pair};
+
 use super::links;
 
 /// For all library OSes that a case has at a time.
@@ -29,6 +31,9 @@ pub struct Ports {
     pub order: [usize; 3],
     /// Bytes that the drivers keep of what was sent last.
     pub kept: usize,
+    /// What the client sent last goes with its port, if the server has not taken it; and here nobody but the client runs while
+    /// it leaves.
+    pub link_dies: bool,
     pub alone: Alone,
 }
 
@@ -53,15 +58,33 @@ pub fn memif() -> Result<Ports, String> {
     let (socket, other) = (alone.folder.join("socket"), alone.folder.join(".").join("socket"));
     let client = format!("net_memif{name}c,role=client,socket={},socket-abstract=no", socket.display());
     let server = format!("net_memif{name}s,role=server,socket={},socket-abstract=no", other.display());
-    Ok(Ports { devices: [client, server], order: [1, 0, 2], kept: 0, alone })
+    Ok(Ports { devices: [client, server], order: [1, 0, 2], kept: 0, link_dies: false, alone })
 }
 
-/// vhost at the client's side, which listens, and virtio-user at the server's.
-pub fn virtio() -> Result<Ports, String> {
+/// vhost at one end, which listens and so is there first, and virtio-user at the side `user`.
+pub fn virtio(user: usize) -> Result<Ports, String> {
     let (alone, name) = link()?;
     let socket = alone.folder.join("socket");
-    let client = format!("net_vhost{name},iface={}", socket.display());
-    let server = format!("net_virtio_user{name},path={},queue_size=1024,mac={}", socket.display(), links::MACS[1]);
+    let devices = [0, 1].map(|side| match side == user {
+        true => format!("net_virtio_user{name},path={},queue_size=1024,mac={}", socket.display(), links::MACS[side]),
+        false => format!("net_vhost{name},iface={}", socket.display()),
+    });
     // Of the longest frames, in pieces of their own (docs/dpdk.md).
-    Ok(Ports { devices: [client, server], order: [0, 1, 2], kept: 5 * 4096, alone })
+    Ok(Ports { devices, order: [1 - user, user, 2], kept: 5 * 4096, link_dies: user == 0, alone })
+}
+
+/// Two ports that rings join. Whoever opens one finds it by its name: no string of DPDK's makes such a pair.
+pub fn ring() -> Result<Ports, String> {
+    let (alone, name) = link()?;
+    let arguments = EAL.split(' ').map(String::from).collect();
+    let eal = Eal::start(&EalSettings { arguments, ..EalSettings::default() }).map_err(|error| error.to_string())?;
+    let names = ["c", "s"].map(|end| format!("{name}{end}"));
+    match ring_pair(eal, [&names[0], &names[1]], 1024) {
+        Ok(()) => {}
+        Err(OpenError::Unsupported(why)) => return Err(why),
+        Err(error) => panic!("{error}"),
+    }
+    // What the driver puts before the names of such ports.
+    let devices = names.map(|name| format!("net_ring_{name}"));
+    Ok(Ports { devices, order: [0, 1, 2], kept: 0, link_dies: false, alone })
 }
