@@ -76,6 +76,7 @@ fn generate(flags: &[String]) -> Result<(), String> {
         .allowlist_function(
             "rte_(thread_register|thread_unregister|dev_probe|dev_remove|log_set_global_level|log_set_level_pattern)",
         )
+        .allowlist_function("rte_log_(get|set)_level")
         .allowlist_type("margay_.*|rte_iova_mode|rte_eth_(conf|dev_info|rxconf|txconf|link|stats)|rte_ether_addr")
         .allowlist_var("MARGAY_.*|RTE_ETH_MQ_RX_.*|RTE_MEMZONE_.*|RTE_ETHER_ADDR_LEN|SOCKET_ID_ANY")
         .opaque_type("rte_mbuf|rte_mempool|rte_device")

@@ -14,7 +14,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use libos_boot::core_here;
+use libos_boot::{BackendKind, core_here};
 use libos_runtime::{Core, LibOs};
 use pdpix::{Completion, Qd};
 
@@ -55,6 +55,9 @@ impl Thread {
                 (Errno::new(libc::EBUSY), format!("another thread of this process has the interface {name}"))
             })?),
         };
+        if configuration.settings.network.backend == BackendKind::Dpdk {
+            outlive_pipes();
+        }
         let launched = core_here(&configuration.settings).map_err(|error| (errno_of(&error), error.to_string()))?;
         let libos = launched.core.libos().clone();
         Ok(Thread {
@@ -67,6 +70,23 @@ impl Thread {
             core: ManuallyDrop::new(launched.core),
             _claim: claim,
         })
+    }
+}
+
+/// Sees to it that a peer which goes does not end the program: DPDK's virtio-user writes to a socket that its vhost has
+/// closed, which raises SIGPIPE. A program that has said what it wants of that signal keeps it; for others it does nothing
+/// from now on. (A handler, and not SIG_IGN, which programs that this one executes would inherit.)
+fn outlive_pipes() {
+    extern "C" fn nothing(_: c_int) {}
+    // SAFETY: zero-filled memory is a value of it.
+    let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it is told where to write.
+    let asked = unsafe { libc::sigaction(libc::SIGPIPE, ptr::null(), &mut present) };
+    if asked == 0 && present.sa_sigaction == libc::SIG_DFL {
+        let nothing: extern "C" fn(c_int) = nothing;
+        (present.sa_sigaction, present.sa_flags) = (nothing as libc::sighandler_t, libc::SA_RESTART);
+        // SAFETY: a handler that does nothing may run at any time.
+        unsafe { libc::sigaction(libc::SIGPIPE, &present, ptr::null_mut()) };
     }
 }
 

@@ -46,8 +46,13 @@ unsafe fn duration(timeout: *const timespec) -> Result<Option<Duration>, Errno> 
 pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -> c_int {
     // SAFETY: by the caller's promise.
     let is_good = !qr_out.is_null() && unsafe { duration(timeout) }.is_ok();
-    // SAFETY: not null, and so writable by the caller's promise.
-    if is_good && at_once(|thread| unsafe { thread.tell_at_once(QToken::from_raw(qt), qr_out) }) {
+    let tell = |thread: &mut Thread| {
+        let (qt, Thread { libos, held, .. }) = (QToken::from_raw(qt), thread);
+        // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+        let into = unsafe { &mut *qr_out };
+        libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into))
+    };
+    if is_good && at_once(tell) {
         return 0;
     }
     // SAFETY: by the caller's promise.
@@ -253,11 +258,12 @@ unsafe fn tokens<'a>(qts: *const u64, num_qts: c_int) -> Result<Cow<'a, [QToken]
 }
 
 impl Thread {
-    /// Tells how an operation has ended, if it has, and if that is one of the usual ends. Does not panic.
+    /// Tells how an operation has ended, if it has, and if that is one of the usual ends. As [`demi_wait`] does, which has
+    /// this once more, where a call would be too much.
     ///
     /// # Safety
     /// `into` can be written to.
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn tell_at_once(&mut self, qt: QToken, into: *mut QResult) -> bool {
         let Thread { libos, held, .. } = self;
         // SAFETY: by the caller's promise. (It is packed: any address is aligned.)

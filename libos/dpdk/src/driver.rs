@@ -61,7 +61,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
                 ring_size: Some(1 << number("rsize").unwrap_or(10).min(14)),
                 loses: true,
                 comes_back: !is_zero_copy,
-                looks_once: !matches!(settings.argument("role"), Some("server" | "master")),
+                looks_once: !settings.is_memif_server(),
                 takes_along: true,
                 unmaps_while_polled: true,
                 ..USUAL

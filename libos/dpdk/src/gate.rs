@@ -6,7 +6,8 @@
 //! do (the port's control socket is readable) or a second has passed, no core is let into such a driver any more, those inside
 //! come out, the thread goes round twice (once to fetch what is ready, once to serve it), and is held again.
 //!
-//! Always: the thread runs, or cores are in calls to such drivers; never both. Bounds: a pause is a few switches of threads.
+//! Always: the thread runs, or cores are in calls to such drivers; never both. And none is in one that is stopped and started
+//! to look for its peer again. Bounds: a pause is a few switches of threads.
 
 use std::ffi::c_void;
 use std::os::fd::OwnedFd;
@@ -93,11 +94,7 @@ pub(crate) fn release() {
     }
 }
 
-fn is_held() -> bool {
-    lock(&GATE.state).holders > 0
-}
-
-/// Twice round; it is held before and after.
+/// Twice round; it is held before and after. If nobody holds it, it goes round by itself.
 fn let_round() {
     for _ in 0..2 {
         let mut state = lock(&GATE.state);
@@ -142,9 +139,7 @@ pub(crate) fn pause() {
     // Dropped after the lock: with the last count of a port it is closed, and that pauses, too.
     let ports: Vec<_> = lock(&GUARDED).iter().filter_map(Weak::upgrade).collect();
     let _one = lock(&ONE_PAUSE);
-    if !is_held() {
-        return ports.iter().for_each(|port| port.look_guarded());
-    }
+    // Whether it is held or not: a port whose link was lost is stopped and started, and a core may be on its way in still.
     IS_PAUSED.store(true, Ordering::SeqCst);
     ports.iter().for_each(|port| port.wait_until_idle());
     let_round();

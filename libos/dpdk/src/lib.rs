@@ -32,6 +32,8 @@ mod ffi;
 #[cfg(has_dpdk)]
 mod gate;
 #[cfg(has_dpdk)]
+mod left_behind;
+#[cfg(has_dpdk)]
 mod port;
 #[cfg(has_dpdk)]
 mod queue;

@@ -6,7 +6,6 @@
 //! one ([`Port::enter`]), where there are several.
 
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,7 @@ use libos_net::{Link, Offloads};
 use crate::driver::{Manners, SendRoom, manners};
 use crate::ffi::{self, About, Configuration, PortId};
 use crate::queue::Queue;
-use crate::{Eal, OpenError, PortSettings, gate};
+use crate::{Eal, OpenError, PortSettings, gate, left_behind};
 
 /// The longest IP packet, if nobody says.
 const MTU_USUAL: usize = 1500;
@@ -102,6 +101,7 @@ impl Port {
             let why = format!("{name} has rings of {size} (rsize), and takes {least} or more to send without copies");
             OpenError::BadSettings(why)
         };
+        let _locked = settings.socket_file().and_then(|path| left_behind::remove(Path::new(path)));
         let _one = one_at_a_time();
         if settings.name().starts_with("net_memif") && settings.argument("zero-copy") == Some("yes") {
             // Before it is made, too: a port that is not as it should be cannot be had again.
@@ -118,9 +118,6 @@ impl Port {
                     "memif's driver closes the descriptor of DPDK's memory in zero-copy mode: one such port in the life of a process".into(),
                 ));
             }
-        }
-        if settings.name().starts_with("net_memif") && settings.argument("role") == Some("server") {
-            settings.argument("socket").into_iter().for_each(|path| remove_if_nobody_listens(Path::new(path)));
         }
         let id = PortId::find(&name).map_or_else(|| PortId::probe(&settings.device, &name), Ok).map_err(refused)?;
         let about = id.about().map_err(refused)?;
@@ -404,9 +401,11 @@ impl Port {
     #[inline]
     pub(crate) fn enter(&self, queue: usize) -> bool {
         if let Some(busy) = self.busy.get(queue) {
-            // Sequentially consistent with `close` and `gate::pause`: one of the two sees the other.
+            // Sequentially consistent with `close` and `gate::pause`: one of the two sees the other. After a pause the link may
+            // be another: with the caller's look at it a core that has lost the processor would come into a driver that greets.
             busy.store(true, Ordering::SeqCst);
-            if self.is_stopping.load(Ordering::SeqCst) || self.manners.unmaps_while_polled && gate::is_paused() {
+            let is_shut = || self.manners.unmaps_while_polled && (gate::is_paused() || self.carrier() != Carrier::Up);
+            if self.is_stopping.load(Ordering::SeqCst) || is_shut() {
                 busy.store(false, Ordering::Release);
                 return false;
             }
@@ -471,17 +470,6 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server that was killed leaves its socket in the file system, where the next one cannot make its own.
-fn remove_if_nobody_listens(path: &Path) {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let (Ok(address), true) = (SocketAddrUnix::new(path), is_socket) else { return };
-    let refused = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).map(|socket| connect(&socket, &address));
-    if refused == Ok(Err(rustix::io::Errno::CONNREFUSED)) {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
 fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> Result<Configuration, OpenError> {
     let mtu = settings.mtu.unwrap_or(MTU_USUAL.min(about.mtu_max));
     if mtu > about.mtu_max || !(576..=65_000).contains(&mtu) {
@@ -500,3 +488,6 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         free_threshold: manners.free_threshold(manners.ring_size.unwrap_or(settings.ring_size)),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,15 +66,28 @@ impl PortSettings {
             .map(|it| it.1)
     }
 
+    /// Whether it is a card, and no port made of software.
+    pub fn is_card(&self) -> bool {
+        self.name().contains(':')
+    }
+}
+
+#[cfg(has_dpdk)]
+impl PortSettings {
     /// The socket over which memif's two sides greet each other: a path, or a name without a file.
     pub(crate) fn control_socket(&self) -> Option<&str> {
         const USUAL: &str = "/run/memif.sock";
         self.name().starts_with("net_memif").then(|| self.argument("socket").unwrap_or(USUAL))
     }
 
-    /// Whether it is a card, and no port made of software.
-    pub fn is_card(&self) -> bool {
-        self.name().contains(':')
+    /// Whether it is memif's server, by either of its names.
+    pub(crate) fn is_memif_server(&self) -> bool {
+        self.name().starts_with("net_memif") && matches!(self.argument("role"), Some("server" | "master"))
+    }
+
+    /// The file that memif's server makes of its socket, if it is to make one.
+    pub(crate) fn socket_file(&self) -> Option<&str> {
+        self.control_socket().filter(|_| self.is_memif_server() && self.argument("socket-abstract") == Some("no"))
     }
 }
 
@@ -89,8 +102,21 @@ mod tests {
             (memif.name(), memif.argument("role"), memif.argument("rsize")),
             ("net_memif0", Some("client"), None)
         );
+        assert!(!memif.is_card() && PortSettings::new("0000:03:00.0").is_card());
+    }
+
+    #[cfg(has_dpdk)]
+    #[test]
+    fn memif_has_its_own_ideas_of_sockets() {
+        let memif = PortSettings::new("net_memif0,role=client,socket=/run/x.sock,zero-copy=yes");
         assert_eq!(memif.control_socket(), Some("/run/x.sock"));
         assert_eq!(PortSettings::new("net_memif1").control_socket(), Some("/run/memif.sock"));
-        assert!(!memif.is_card() && PortSettings::new("0000:03:00.0").is_card());
+        let file = |device: &str| PortSettings::new(device).socket_file().map(str::to_string);
+        assert_eq!(
+            file("net_memif0,role=master,socket=/run/y.sock,socket-abstract=no").as_deref(),
+            Some("/run/y.sock")
+        );
+        assert_eq!(file("net_memif0,role=server,socket=/run/y.sock"), None, "by default it has a name without a file");
+        assert_eq!(file("net_memif0,role=client,socket-abstract=no"), None);
     }
 }

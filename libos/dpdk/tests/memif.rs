@@ -1,4 +1,5 @@
-//! How a client of memif's looks for its server, and that small rings give back what they were sent.
+//! What memif's driver does beside carrying frames: how its client looks for a server, how a server comes by its socket, and
+//! that small rings give back what they were sent.
 
 #[allow(dead_code, reason = "links of one kind are made here, and by hand")]
 mod ports;
@@ -152,6 +153,99 @@ fn unanswered() -> Opened<()> {
     Ok(())
 }
 
+/// A server that has no time is a server: its socket stays, and whoever comes to be one as well hears so at once.
+fn busy_server(server: impl FnOnce(&Path) -> Opened<OwnedFd>) -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let server = server(&folder.socket())?;
+    // As many as its queue takes.
+    let waiting: Vec<OwnedFd> = std::iter::from_fn(|| {
+        let socket = unix_socket();
+        rustix::net::connect(&socket, &address(&folder.socket())).is_ok().then_some(socket)
+    })
+    .collect();
+    assert!((1..8).contains(&waiting.len()), "{} wait", waiting.len());
+    let rescue = || while accepted(&server).is_some() {};
+    let mut outcome = None;
+    within(Duration::from_secs(8), "opening a second server", rescue, || {
+        outcome = Some(open(&folder.socket(), "role=server"));
+    });
+    let refused = outcome.expect("it has ended")?;
+    assert!(matches!(refused, Err(OpenError::Refused { .. })), "{refused:?}");
+    assert!(folder.socket().exists(), "the first one's socket is where it was");
+    Ok(())
+}
+
+/// A server in a network namespace of its own, where nobody else sees it in the kernel's list.
+fn elsewhere(path: &Path) -> Opened<OwnedFd> {
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            ports::enter_new_namespace()?;
+            Ok(silent_server(path))
+        });
+        made.join().expect("it does not fail")
+    })
+}
+
+/// Who comes to be a second server does no harm to the first, which would abort if it greeted somebody who is gone.
+fn second_server() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let (_server, _) = opened(open(&folder.socket(), "role=server")?)?;
+    for _ in 0..20 {
+        let refused = open(&folder.0.join(".").join("socket"), "role=server")?;
+        assert!(matches!(refused, Err(OpenError::Refused { .. })), "{refused:?}");
+    }
+    assert!(folder.socket().exists(), "the first one's socket is where it was");
+    Ok(())
+}
+
+/// So is one that has taken the name, and does not listen yet.
+fn early_server() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    drop(reserve(1, HEAP_SIZE)?); // what is slow once
+    let server = unix_socket();
+    rustix::net::bind(&server, &address(&folder.socket())).expect("the path is free");
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            rustix::net::listen(&server, 1).expect("bound");
+        });
+        open(&folder.socket(), "role=server")
+    })?;
+    assert!(matches!(refused, Err(OpenError::Refused { .. })), "{refused:?}");
+    let client = unix_socket();
+    assert_eq!(rustix::net::connect(&client, &address(&folder.socket())), Ok(()), "the first one's socket is there");
+    Ok(())
+}
+
+/// What a server has left that is gone is no hindrance, whatever its role is called; but only where the driver would make a
+/// file of that name.
+fn left_behind() -> Opened<()> {
+    let _alone = alone();
+    for role in ["server", "master"] {
+        let folder = Folder::make();
+        drop(silent_server(&folder.socket()));
+        assert!(folder.socket().exists(), "it is left");
+        let (_port, _) = opened(open(&folder.socket(), &format!("role={role}"))?)?;
+        // Until it greets: see `second_server`.
+        let client = unix_socket();
+        assert_eq!(rustix::net::connect(&client, &address(&folder.socket())), Ok(()), "{role} listens");
+        let (start, mut hello) = (Clock::now(), [0; 256]);
+        while rustix::io::read(&client, &mut hello).is_err() {
+            assert!(start.elapsed() < LIMIT, "{role} greets");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let folder = Folder::make();
+    drop(silent_server(&folder.socket()));
+    let device = format!("net_memif{}z,role=server,socket={}", std::process::id(), folder.socket().display());
+    let _port = opened(Port::open(eal()?, PortSettings::new(&device), &reserve(1, HEAP_SIZE)?))?;
+    assert!(folder.socket().exists(), "a name without a file needs no file removed");
+    Ok(())
+}
+
 const PIECE_LEN: usize = 500;
 
 /// A frame of its own Ethernet type with its number: one that is copied, or one of three pieces.
@@ -232,6 +326,31 @@ fn tiny_ring() -> Opened<()> {
 #[test]
 fn a_server_that_does_not_answer_holds_nobody_up() {
     with("a_server_that_does_not_answer_holds_nobody_up", unanswered());
+}
+
+#[test]
+fn a_server_without_time_keeps_its_socket() {
+    with("a_server_without_time_keeps_its_socket", busy_server(|path| Ok(silent_server(path))));
+}
+
+#[test]
+fn so_does_one_in_another_namespace() {
+    with("so_does_one_in_another_namespace", busy_server(elsewhere));
+}
+
+#[test]
+fn a_second_server_does_the_first_no_harm() {
+    with("a_second_server_does_the_first_no_harm", second_server());
+}
+
+#[test]
+fn a_server_that_does_not_listen_yet_keeps_its_socket() {
+    with("a_server_that_does_not_listen_yet_keeps_its_socket", early_server());
+}
+
+#[test]
+fn what_a_dead_server_left_is_no_hindrance() {
+    with("what_a_dead_server_left_is_no_hindrance", left_behind());
 }
 
 #[test]

@@ -163,15 +163,20 @@ impl PortId {
     /// not to be read again and again.
     pub(crate) fn start_quietly(self, driver: &str) -> bool {
         const CRITICAL: u32 = 3;
-        const ERROR: u32 = 4;
         let Ok(pattern) = text(&format!("*{}*", driver.trim_start_matches("net_"))) else { return false };
-        // SAFETY: a text; then as `start`, then the text again.
-        unsafe {
-            sys::rte_log_set_level_pattern(pattern.as_ptr(), CRITICAL);
-            let is_started = sys::rte_eth_dev_start(self.0) == 0;
-            sys::rte_log_set_level_pattern(pattern.as_ptr(), ERROR);
-            is_started
+        let before = log_levels();
+        // SAFETY: a text.
+        unsafe { sys::rte_log_set_level_pattern(pattern.as_ptr(), CRITICAL) };
+        let quietened = log_levels();
+        // SAFETY: as `start`.
+        let is_started = unsafe { sys::rte_eth_dev_start(self.0) } == 0;
+        for (part, (&before, &quietened)) in before.iter().zip(&quietened).enumerate() {
+            if before != quietened {
+                // SAFETY: numbers that were read just now.
+                unsafe { sys::rte_log_set_level(part as u32, before as u32) };
+            }
         }
+        is_started
     }
 
     /// Stops it; it can be started again. Nobody may be in a call about it.
@@ -212,5 +217,35 @@ impl PortId {
     pub(crate) fn clean_up(self, queue: u16) -> bool {
         // SAFETY: a queue of a port that is started, of this core.
         (unsafe { sys::rte_eth_tx_done_cleanup(self.0, queue, 0) }) >= 0
+    }
+}
+
+/// How much each part of DPDK may say, by the part's number.
+fn log_levels() -> Vec<i32> {
+    // SAFETY: it reads a number; of a part that is not there it says so.
+    (0..).map(|part| unsafe { sys::rte_log_get_level(part) }).take_while(|&level| level >= 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Eal, EalSettings};
+
+    #[test]
+    fn what_a_driver_may_say_is_as_before() {
+        const DEBUG: u32 = 8;
+        if let Err(why) = Eal::start(&EalSettings { memory: 64 << 20, ..EalSettings::default() }) {
+            return println!("SKIP dpdk/control: {why}");
+        }
+        let name = format!("net_memif{}q", std::process::id());
+        let socket = std::env::temp_dir().join(format!("margay-dpdk-{}xnobody", std::process::id()));
+        let device = format!("{name},role=client,socket={},socket-abstract=no", socket.display());
+        let port = PortId::probe(&device, &name).unwrap();
+        // SAFETY: a text.
+        unsafe { sys::rte_log_set_level_pattern(c"*memif*".as_ptr(), DEBUG) };
+        let before = log_levels();
+        assert!(before.contains(&(DEBUG as i32)), "{before:?}");
+        assert!(!port.start_quietly("net_memif"), "nobody is there");
+        assert_eq!(log_levels(), before);
     }
 }

@@ -187,7 +187,7 @@ const ENDS: [&str; 2] = ["client0", "server0"];
 const TAPS: [&str; 2] = ["client-tap", "server-tap"];
 
 /// Moves this thread into a network namespace of its own.
-fn enter_new_namespace() -> Opened<()> {
+pub fn enter_new_namespace() -> Opened<()> {
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces take root".into());
     }
