@@ -25,7 +25,7 @@ struct Long {
     passed_on: &'static [&'static str],
 }
 
-const PARTS: [Long; 9] = [
+const PARTS: [Long; 10] = [
     Long {
         name: "tests",
         about: "all tests in their long forms (a gibibyte through each stream, 10,000 connections)",
@@ -57,6 +57,14 @@ const PARTS: [Long; 9] = [
         environment: &[("MARGAY_TEST_KERNEL", "long")],
         target: None,
         passed_on: &["--show-output", "--test-threads=1"],
+    },
+    Long {
+        name: "memif",
+        about: "100 million echoes over memif, or `MARGAY_ECHOES`: what is in use at the end is what was in use at the start",
+        words: "test --locked --release -p libos-dpdk --test soak",
+        environment: &[],
+        target: None,
+        passed_on: &["--show-output"],
     },
     Long {
         name: "power",
@@ -116,6 +124,9 @@ pub fn run(options: &Options) -> Result<bool> {
     for long in PARTS.iter().filter(is_chosen) {
         let mut command = cargo(&long.words.replace("SIMULATED", &simulated.join(" ")));
         command.envs(long.environment.iter().copied());
+        if long.name == "memif" {
+            command.env("MARGAY_ECHOES", std::env::var("MARGAY_ECHOES").unwrap_or("100000000".into()));
+        }
         // Without the folder of this machine's.
         let command_shown = shown(&command);
         if let Some(folder) = long.target {

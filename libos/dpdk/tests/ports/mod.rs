@@ -173,6 +173,7 @@ fn remove_stale() {
 }
 
 /// Until both ends say that there is a link.
+#[allow(dead_code, reason = "as above")]
 pub fn wait_until_up(ports: &[&Arc<Port>]) {
     let end = Instant::now() + Duration::from_secs(10);
     while !ports.iter().all(|port| port.is_up()) {
