@@ -178,6 +178,8 @@ pub const BENCHMARKS: &[Benchmark] = &[
     stream("net_stream_kernel_to_xsk", "the kernel to ours"),
     stream("net_stream_packet_to_kernel", "over AF_PACKET, ours to the kernel"),
     stream("net_stream_kernel_to_packet", "the kernel to ours"),
+    stream("net_stream_packet_offload_to_kernel", "over AF_PACKET with `offload`, ours to the kernel"),
+    stream("net_stream_kernel_to_packet_offload", "the kernel to ours"),
     Benchmark {
         peer: Some("net_stream_kernel_to_xsk"),
         ..row(

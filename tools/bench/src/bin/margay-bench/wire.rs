@@ -56,13 +56,15 @@ const TRIPS_OF: [Subject; 7] = [
     ("net_echo_udp_xsk_to_kernel", ours_to_kernel),
 ];
 
-const STREAMS: [Subject; 7] = [
+const STREAMS: [Subject; 9] = [
     ("net_stream_kernel", |link| stream(link, Through::Kernel, Through::Kernel)),
     ("net_stream_xsk_to_kernel", |link| stream(link, Through::Xsk(true), Through::Kernel)),
     ("net_stream_kernel_to_xsk", |link| stream(link, Through::Kernel, Through::Xsk(true))),
     ("net_stream_kernel_to_xsk_always_64", |link| stream(link, Through::Kernel, Through::Xsk(false))),
-    ("net_stream_packet_to_kernel", |link| stream(link, Through::Packet, Through::Kernel)),
-    ("net_stream_kernel_to_packet", |link| stream(link, Through::Kernel, Through::Packet)),
+    ("net_stream_packet_to_kernel", |link| stream(link, Through::Packet(false), Through::Kernel)),
+    ("net_stream_kernel_to_packet", |link| stream(link, Through::Kernel, Through::Packet(false))),
+    ("net_stream_packet_offload_to_kernel", |link| stream(link, Through::Packet(true), Through::Kernel)),
+    ("net_stream_kernel_to_packet_offload", |link| stream(link, Through::Kernel, Through::Packet(true))),
     ("net_stream_xsk", |link| stream(link, Through::Xsk(true), Through::Xsk(true))),
 ];
 
@@ -220,7 +222,10 @@ impl End {
     fn core(&self, through: Through) -> Result<Core> {
         let heap = heap()?;
         let device: Box<dyn Device> = match through {
-            Through::Packet => Box::new(PacketSocket::open(PacketSettings::new(&self.interface), heap.clone())?),
+            Through::Packet(offload) => {
+                let settings = PacketSettings { offload, ..PacketSettings::new(&self.interface) };
+                Box::new(PacketSocket::open(settings, heap.clone())?)
+            }
             _ => Box::new(self.xsk(&heap)?),
         };
         let addresses = vec![Cidr::new(self.ours.into(), 24).context("a prefix")?];
@@ -253,7 +258,8 @@ enum Through {
     Kernel,
     /// Our stack; whether bursts adapt.
     Xsk(bool),
-    Packet,
+    /// Our stack; whether the kernel cuts its long segments up, as it does with its own.
+    Packet(bool),
 }
 
 /// The middle of the round trips, in microseconds, without the first ones.

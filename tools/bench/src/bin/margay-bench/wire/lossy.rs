@@ -28,8 +28,8 @@ const NAP: Duration = Duration::from_micros(50);
 
 const SUBJECTS: [(&str, Through, Through); 3] = [
     ("net_lossy_kernel", Through::Kernel, Through::Kernel),
-    ("net_lossy_to_kernel", Through::Packet, Through::Kernel),
-    ("net_lossy_from_kernel", Through::Kernel, Through::Packet),
+    ("net_lossy_to_kernel", Through::Packet(false), Through::Kernel),
+    ("net_lossy_from_kernel", Through::Kernel, Through::Packet(false)),
 ];
 
 pub fn run() {
