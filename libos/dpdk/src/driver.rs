@@ -27,8 +27,6 @@ pub(crate) struct Manners {
     pub comes_back: bool,
     /// It looks for its peer once, when it is started: while there is no link, it is to be started again.
     pub looks_once: bool,
-    /// What its peer has not taken yet is lost when it is closed: it lies in memory of ours, or goes with the link.
-    pub takes_along: bool,
     /// It unmaps memory on DPDK's own thread when its peer goes, whoever polls it then.
     pub unmaps_while_polled: bool,
 }
@@ -44,7 +42,6 @@ const USUAL: Manners = Manners {
     loses: false,
     comes_back: true,
     looks_once: false,
-    takes_along: false,
     unmaps_while_polled: false,
 };
 
@@ -62,7 +59,6 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
                 loses: true,
                 comes_back: !is_zero_copy,
                 looks_once: !settings.is_memif_server(),
-                takes_along: true,
                 unmaps_while_polled: true,
                 ..USUAL
             }
@@ -71,8 +67,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
             let size = number("queue_size").unwrap_or(256);
             // As a client it connects once.
             let comes_back = driver == "net_virtio" || settings.argument("server") == Some("1");
-            let takes_along = driver == "net_virtio_user";
-            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, takes_along, ..USUAL }
+            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
         }
         // What is in the ring that the kernel fills is never given back; its socket and its memory are gone by then.
         "net_af_xdp" => Manners { plain_pool: true, loses: true, ..USUAL },

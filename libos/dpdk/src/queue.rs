@@ -19,9 +19,6 @@ use crate::port::{Carrier, Port};
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often DPDK's interrupt thread is let round, where it is held, though nothing is known of that it has to do.
 const SERVE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a port whose driver takes along what its peer has not taken stays open for that. A peer that naps does it for a
-/// millisecond.
-const PARTING: Duration = Duration::from_millis(5);
 /// Frames built before they are handed to the ring.
 const BURST: usize = dpdk_sys::MARGAY_BURST_MAX as usize;
 
@@ -270,10 +267,6 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.receiver().drop_arrived();
         self.send_built();
-        if self.port.manners.takes_along && self.counters.tx_frames > 0 && self.port.is_up() {
-            // The last words of its connections: without them the peer hears of a link that is lost.
-            std::thread::sleep(PARTING);
-        }
         self.port.close();
         let loses = self.port.manners.loses;
         if let Some((receiver, sender)) = self.ends.take() {

@@ -29,7 +29,7 @@ pub struct Ports {
     pub devices: [String; 2],
     /// Who is there first: sides.
     pub order: [usize; 3],
-    /// Bytes that the drivers keep of what was sent last.
+    /// Bytes that the drivers keep of what was sent last, or to nobody.
     pub kept: usize,
     /// What the client sent last goes with its port, if the server has not taken it; and here nobody but the client runs while
     /// it leaves.
@@ -86,5 +86,6 @@ pub fn ring() -> Result<Ports, String> {
     }
     // What the driver puts before the names of such ports.
     let devices = names.map(|name| format!("net_ring_{name}"));
-    Ok(Ports { devices, order: [0, 1, 2], kept: 0, link_dies: false, alone })
+    // A frame or two that were sent to one who is dead: they lie in its ring for ever.
+    Ok(Ports { devices, order: [0, 1, 2], kept: 4096, link_dies: false, alone })
 }

@@ -174,17 +174,19 @@ impl Callgrind {
         self.each_with(&[&format!("--toggle-collect=*{function}*")], kernel)
     }
 
-    /// What one more of `counts` takes `program`, which is told the count behind `arguments`.
+    /// What one more of `counts` takes `program`, which is told the count behind `arguments`; in functions of such names only,
+    /// if `options` say so.
     pub fn each_of(
         &self,
         counts: [u64; 2],
+        options: &[&str],
         program: &Path,
         arguments: &[&str],
         set: impl Fn(&mut Command),
     ) -> Result<f64> {
         let mut totals = [0.0; 2];
         for (total, count) in totals.iter_mut().zip(counts) {
-            let mut command = self.command(program);
+            let mut command = self.command_with(options, program);
             set(command.args(arguments).arg(count.to_string()));
             ensure!(command.output()?.status.success(), "callgrind fails");
             *total = self.total()?;
