@@ -11,10 +11,10 @@
 //!
 //! Each case ends with a look at the books: heap, tokens, queues and zombies are what they were before.
 //! What a kind of subject has not ([`Can`]) is skipped, and said: `SKIP name: reason`. README.md says how a new backend
-//! uses this. [`block`] is the suite of block devices, `storage_suite!` that of storage queues; [`corpus`] runs what fuzzing keeps. Not
-//! here: remote memory queues, which come with their backends.
+//! uses this. [`block`] is the suite of block devices, `storage_suite!` that of storage queues; [`corpus`] runs what fuzzing keeps, and
+//! [`namespace`] makes links of the kernel's for those that need some. Not here: remote memory queues, which come with their backends.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod block;
 #[allow(missing_docs, reason = "a case is named by the fact that it states")]
@@ -23,6 +23,7 @@ pub mod corpus;
 
 mod cores;
 mod flow;
+pub mod namespace;
 mod pattern;
 mod real_time;
 mod run;

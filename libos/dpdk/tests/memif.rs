@@ -180,7 +180,7 @@ fn busy_server(server: impl FnOnce(&Path) -> Opened<OwnedFd>) -> Opened<()> {
 fn elsewhere(path: &Path) -> Opened<OwnedFd> {
     std::thread::scope(|scope| {
         let made = scope.spawn(|| {
-            ports::enter_new_namespace()?;
+            libos_conformance::namespace::enter_new_namespace()?;
             Ok(silent_server(path))
         });
         made.join().expect("it does not fail")

@@ -5,13 +5,12 @@
 //! has the device and the second sends through it; over AF_XDP each has a queue.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::BufWriter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use libos_conformance::namespace::{enter_new_namespace, ip, make_bridge, make_veth};
 use libos_conformance::sleeping::hosts_that_sleep_are_woken_for_everything;
 use libos_conformance::{Addresses, Can, End, LIMIT, Made, RealTime, Seat, Side, Subject, say, suite};
 use libos_mem::Heap;
@@ -156,46 +155,6 @@ fn introduce(s: &mut dyn Subject) {
     }
 }
 
-// Namespaces.
-
-/// Moves this thread into a network namespace of its own.
-fn enter_new_namespace() -> Opened<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("network namespaces take root".into());
-    }
-    // SAFETY: a network namespace is no resource that other code of this process relies on.
-    let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
-    entered.map_err(|errno| format!("network namespaces cannot be made here: {errno}"))?;
-    // The kernel has nothing to say on our links.
-    for kind in ["all", "default"] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{kind}/disable_ipv6"), "1");
-    }
-    Ok(())
-}
-
-/// Commands of `ip`, in the namespace of this thread.
-fn ip(commands: &str) -> Opened<()> {
-    let mut command = Command::new("ip");
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|_| "there is no ip in the path (Debian: iproute2)")?;
-    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("it reads them");
-    let output = child.wait_with_output().expect("our child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("ip fails: {}", said.trim())) }
-}
-
-/// A pair of interfaces, each with so many queues.
-fn make_veth(queues: usize) -> Opened<()> {
-    let mut commands = String::new();
-    let end = |i: usize| {
-        let (name, mac) = (ENDS[i], MACS[i]);
-        format!("name {name} address {mac} numrxqueues {queues} numtxqueues {queues}")
-    };
-    let _ = writeln!(commands, "link add {} type veth peer {}", end(0), end(1));
-    ENDS.iter().for_each(|name| _ = writeln!(commands, "link set {name} up"));
-    ip(&commands)
-}
-
 /// What this machine has not is a reason to skip; anything else is a fault.
 fn opened<T>(result: Result<T, OpenError>) -> Opened<T> {
     match result {
@@ -213,7 +172,7 @@ struct Packet;
 
 impl Devices for Packet {
     fn make_link() -> Opened<()> {
-        make_veth(1)
+        make_veth(ENDS, MACS, 1)
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -234,7 +193,7 @@ const TAPS: [&str; 2] = ["client-tap", "server-tap"];
 
 impl Devices for Taps {
     fn make_link() -> Opened<()> {
-        ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")
+        make_bridge("bridge0")
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -261,7 +220,7 @@ impl Devices for Queues {
 
     fn make_link() -> Opened<()> {
         libos_xdp::is_built()?;
-        make_veth(2)
+        make_veth(ENDS, MACS, 2)
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {
@@ -337,7 +296,7 @@ struct Queue;
 impl Devices for Queue {
     fn make_link() -> Opened<()> {
         libos_xdp::is_built()?;
-        make_veth(1)
+        make_veth(ENDS, MACS, 1)
     }
 
     fn open(&mut self, side: Side, heap: &Heap) -> Opened<Option<Box<dyn Device>>> {

@@ -1,8 +1,8 @@
 //! Links between a client and a server, each test's in a network namespace of its own, which is gone with its thread.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, Stdio};
+
+use libos_conformance::namespace::{enter_new_namespace, ip, make_bridge, make_veth};
 
 /// The client's and the server's.
 pub const MACS: [&str; 2] = ["02:00:00:00:0d:01", "02:00:00:00:0d:02"];
@@ -28,39 +28,12 @@ impl Ends {
     }
 }
 
-/// Moves this thread into a network namespace of its own.
-fn enter_new_namespace() -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("network namespaces take root".into());
-    }
-    // SAFETY: a network namespace is no resource that other code of this process relies on.
-    let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
-    entered.map_err(|errno| format!("network namespaces cannot be made here: {errno}"))?;
-    // The kernel has nothing to say on our links.
-    for kind in ["all", "default"] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{kind}/disable_ipv6"), "1");
-    }
-    Ok(())
-}
-
-/// Commands of `ip`, in the namespace of this thread.
-fn ip(commands: &str) -> Result<(), String> {
-    let mut command = Command::new("ip");
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|_| "there is no ip in the path (Debian: iproute2)")?;
-    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("it reads them");
-    let output = child.wait_with_output().expect("our child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("ip fails: {}", said.trim())) }
-}
-
 /// A pair of interfaces.
 pub fn veth() -> Result<Ends, String> {
     enter_new_namespace()?;
     let ends = Ends::new();
     let [client, server] = &ends.names;
-    let link = format!("link add name {client} address {} type veth peer name {server} address {}\n", MACS[0], MACS[1]);
-    ip(&format!("{link}link set {client} up\nlink set {server} up\n"))?;
+    make_veth([client, server], MACS, 1)?;
     Ok(ends)
 }
 
@@ -68,7 +41,7 @@ pub fn veth() -> Result<Ends, String> {
 #[allow(dead_code, reason = "not every test has one")]
 pub fn bridge() -> Result<Ends, String> {
     enter_new_namespace()?;
-    ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")?;
+    make_bridge("bridge0")?;
     Ok(Ends::new())
 }
 

@@ -1,13 +1,11 @@
 //! Two ports of this process with a link between them, of every kind that DPDK has in software.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use libos_conformance::namespace::{enter_new_namespace, ip, make_bridge, make_veth};
 use libos_dpdk::{Eal, EalSettings, OpenError, Port, PortSettings, ring_pair};
 use libos_mem::{Plan, Reservation, Reserves, Source};
 use libos_net::wire::Mac;
@@ -17,6 +15,10 @@ pub type Opened<T> = Result<T, String>;
 
 /// The two ends' addresses.
 pub const MACS: [Mac; 2] = [Mac([2, 0, 0, 0, 0x79, 1]), Mac([2, 0, 0, 0, 0x79, 2])];
+
+/// The interfaces of the kernel's, where there are some.
+const ENDS: [&str; 2] = ["client0", "server0"];
+const TAPS: [&str; 2] = ["client-tap", "server-tap"];
 
 /// Kinds of links.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,14 +101,14 @@ impl Wire {
             }
             Kind::AfPacket | Kind::AfXdp => {
                 enter_new_namespace()?;
-                make_veth(queues)?;
+                make_veth(ENDS, MACS, queues)?;
             }
             Kind::Tap => {
                 enter_new_namespace()?;
                 if !std::path::Path::new("/dev/net/tun").exists() {
                     return Err("there is no /dev/net/tun".into());
                 }
-                ip("link add bridge0 type bridge forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")?;
+                make_bridge("bridge0")?;
             }
             _ => {}
         }
@@ -180,47 +182,4 @@ pub fn wait_until_up(ports: &[&Arc<Port>]) {
         assert!(Instant::now() < end, "no link after ten seconds: {ports:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-// Namespaces.
-
-const ENDS: [&str; 2] = ["client0", "server0"];
-const TAPS: [&str; 2] = ["client-tap", "server-tap"];
-
-/// Moves this thread into a network namespace of its own.
-pub fn enter_new_namespace() -> Opened<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("network namespaces take root".into());
-    }
-    // SAFETY: a network namespace is no resource that other code of this process relies on.
-    let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
-    entered.map_err(|errno| format!("network namespaces cannot be made here: {errno}"))?;
-    // The kernel has nothing to say on our links.
-    for kind in ["all", "default"] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{kind}/disable_ipv6"), "1");
-    }
-    Ok(())
-}
-
-/// Commands of `ip`, in the namespace of this thread.
-pub fn ip(commands: &str) -> Opened<()> {
-    let mut command = Command::new("ip");
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|_| "there is no ip in the path (Debian: iproute2)")?;
-    child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("it reads them");
-    let output = child.wait_with_output().expect("our child");
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("ip fails: {}", said.trim())) }
-}
-
-/// A pair of interfaces, each with so many queues.
-fn make_veth(queues: usize) -> Opened<()> {
-    let mut commands = String::new();
-    let end = |i: usize| {
-        let (name, mac) = (ENDS[i], MACS[i]);
-        format!("name {name} address {mac} numrxqueues {queues} numtxqueues {queues}")
-    };
-    let _ = writeln!(commands, "link add {} type veth peer {}", end(0), end(1));
-    ENDS.iter().for_each(|name| _ = writeln!(commands, "link set {name} up"));
-    ip(&commands)
 }
