@@ -179,6 +179,8 @@ pub const UNSAFE: &[&str] = &[
     "libos/spdk-sys/src",
     "libos/spdk/src/ffi",
     "libos/demi/src",
+    "libos/demi/examples",
+    "libos/conformance/src/namespace.rs",
 ];
 
 /// Licences of dependencies: permissive ones.
