@@ -143,7 +143,7 @@ pub(crate) struct Persistence {
     waiting: VecDeque<(u64, Waiter)>,
     /// Why this shard's log cannot be written to.
     pub failed: Option<Error>,
-    log_version: u64,
+    log_version: u32,
     /// The last record that was given up since it failed. A snapshot without it is no substitute for the log.
     dropped: u64,
     /// What was last heard of that of each shard; and why that of any cannot: writes are refused.
