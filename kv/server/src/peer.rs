@@ -11,7 +11,7 @@ use kv_engine::resp::Request;
 use kv_engine::shard::{Answer, Part};
 
 use crate::codec::{Incoming, Resp};
-use crate::persistence::Found;
+use crate::persistence::{Found, Room};
 use crate::survey::{Finding, Question};
 
 /// What a shard is told.
@@ -178,10 +178,10 @@ pub enum Peer {
     },
     /// Whether a shard's log can be written to.
     LogState(LogState),
-    /// Whether a shard's disk has so little room left that nothing may grow.
+    /// How much room a shard's disk has left.
     Room {
         of: u8,
-        is_short: bool,
+        room: Room,
     },
     /// What the sender has found on its disk.
     Recovers {

@@ -34,6 +34,8 @@ struct Stage {
     server: HostId,
     cores: usize,
     is_read_only: Rc<Cell<bool>>,
+    /// Of each core, since it was started last.
+    systems: Rc<RefCell<Vec<System>>>,
     asked: usize,
 }
 
@@ -52,6 +54,8 @@ impl Stage {
         change(&mut args);
         let is_read_only = Rc::new(Cell::new(false));
         let theirs = is_read_only.clone();
+        let systems = Rc::<RefCell<Vec<System>>>::default();
+        let place = systems.clone();
         let storages = Box::new(|attached: AttachedDisks| {
             let device = attached.disks[attached.core.index].device();
             let settings =
@@ -62,9 +66,11 @@ impl Stage {
         let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
             let mut args = args.clone();
             args.is_read_only = theirs.get();
-            kv_server::run(&System::new(libos), args);
+            let system = System::new(libos);
+            kv_server::run(&system, args);
+            place.borrow_mut().push(system);
         });
-        Stage { world, server, cores, is_read_only, asked: 0 }
+        Stage { world, server, cores, is_read_only, systems, asked: 0 }
     }
 
     /// Begins to ask, on a connection of its own, until there is an answer that does not say that data is loaded; `None`: the
@@ -160,6 +166,7 @@ impl Stage {
 
     fn restart(&mut self) {
         self.world.crash(self.server);
+        self.systems.borrow_mut().clear();
         self.run(3);
         self.world.restart(self.server);
     }
@@ -171,6 +178,7 @@ impl Stage {
     }
 
     fn end(mut self) {
+        self.systems.borrow_mut().clear();
         self.world.crash(self.server);
         self.run(1000);
     }
@@ -534,6 +542,80 @@ fn snapshots_asked_for_in_one_moment_do_not_spoil_each_other() {
         }
         stage.restart();
         assert_eq!(stage.ask("DBSIZE"), Value::Integer(cores as i64));
+        stage.end();
+    }
+}
+
+/// Asks the same again and again on one connection, with other words in the place of `{}`; how often it was taken before it was
+/// refused for want of room.
+fn repeat(stage: &mut Stage, line: &'static str, most: usize) -> usize {
+    let to = stage.world.endpoint(stage.server, PORT);
+    let taken: Rc<Cell<Option<usize>>> = Rc::default();
+    let place = taken.clone();
+    stage.asked += 1;
+    converse(&mut stage.world, &format!("repeater {}", stage.asked), move |task| async move {
+        let mut kv = connected(&task, to).await;
+        for number in 0..most {
+            let line = line.replace("{}", &number.to_string());
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            match kv.call(&words).await.expect("an answer") {
+                Value::Error(text) if text.starts_with(b"MISCONF") => return place.set(Some(number)),
+                Value::Integer(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        place.set(Some(most));
+    });
+    for _ in 0..60_000 {
+        if let Some(taken) = taken.get() {
+            return taken;
+        }
+        stage.run(1);
+    }
+    panic!("no answer in a minute");
+}
+
+/// What does not let data grow is written down, too, and fills the disk as well: each kind of command stops while there is room
+/// for the next, and who deletes enough, or all, can write again; before and after a restart.
+#[test]
+fn a_disk_is_not_filled_by_what_does_not_grow() {
+    for restarts in [false, true] {
+        let size = 4 << 20;
+        let mut stage = Stage::new(1, DiskSettings::new(size), |args| {
+            (args.log_len_max, args.storage_len) = (size / 4, size);
+        });
+        for number in 0..15 {
+            let keys: Vec<String> = (0..100).map(|key| format!("small:{}", number * 100 + key)).collect();
+            let pairs = keys.iter().flat_map(|key| [key.as_bytes(), b"value"]);
+            let words: Vec<&[u8]> = std::iter::once(&b"MSET"[..]).chain(pairs).collect();
+            assert!(matches!(stage.try_ask(&words), Some(Value::Simple(_))));
+        }
+        let mut number = 0;
+        while let Some(Value::Simple(_)) =
+            stage.try_ask(&[b"SET", format!("long:{number}").as_bytes(), &long(number, 50_000)])
+        {
+            number += 1;
+        }
+        stage.run(6000);
+        let prolonged = repeat(&mut stage, "EXPIRE long:0 10000{}", 10_000);
+        assert!((100..5000).contains(&prolonged), "{prolonged} were prolonged");
+        if restarts {
+            stage.restart();
+            stage.ask("GET long:0");
+        }
+        assert_eq!(repeat(&mut stage, "PERSIST long:0", 1), 0, "there is no room for that");
+        let deleted = repeat(&mut stage, "DEL small:{}", 10_000);
+        assert!((100..1500).contains(&deleted), "{deleted} were deleted");
+        if restarts {
+            stage.restart();
+        }
+        // No snapshot of what is left fits.
+        stage.run(11_000);
+        assert!(matches!(stage.ask("DEL long:0"), Value::Error(_)), "{}", stage.info());
+        assert!(matches!(stage.ask("FLUSHALL"), Value::Simple(_)));
+        stage.await_write("probe");
+        stage.restart();
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(1));
         stage.end();
     }
 }
