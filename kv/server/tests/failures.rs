@@ -619,3 +619,60 @@ fn a_disk_is_not_filled_by_what_does_not_grow() {
         stage.end();
     }
 }
+
+/// Without a log nothing is short, however long the last snapshot is: nothing is refused, and nobody asks for another one.
+#[test]
+fn a_long_snapshot_without_a_log_refuses_nothing() {
+    let size = 4 << 20;
+    let mut stage = Stage::new(1, DiskSettings::new(size), |args| {
+        (args.log_len_max, args.storage_len, args.durability) = (size / 4, size, Durability::None);
+    });
+    for number in 0..50 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    assert!(matches!(stage.ask("SAVE"), Value::Simple(_)));
+    for _ in 0..2 {
+        stage.set_long("more", 1, 1000);
+        stage.run(12_000);
+        let info = stage.info();
+        assert!(info.contains("bgsave_status:ok") && info.contains("write_status:ok"), "{info}");
+        stage.set_long("more", 2, 1000);
+        stage.restart();
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(50));
+    }
+    assert!(matches!(stage.ask("SAVE"), Value::Error(_)), "there is no room beside the other");
+    stage.end();
+}
+
+/// A file of which no second snapshot fits is refused with a sentence, and not taken in to be stuck with.
+#[test]
+fn an_import_too_long_for_its_disk_is_refused() {
+    let file = {
+        let heap = Heap::alone(16 << 20).unwrap();
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
+        for number in 0..30 {
+            let request = Request::of([b"SET", format!("key:{number}").as_bytes(), &long(number, 50_000)], &heap);
+            let (request, mut out) = (request.unwrap(), Output::new(heap.clone()));
+            engine.execute(find(&request).unwrap(), &request, Session::default(), WallTime::from_nanos(1), &mut out);
+        }
+        engine.save().unwrap().to_vec()
+    };
+    for (size, fits) in [(4 << 20, false), (6 << 20, true)] {
+        let file = file.clone();
+        let mut stage = Stage::new(1, DiskSettings::new(size), move |args| {
+            let file = file.clone();
+            (args.log_len_max, args.storage_len) = (size / 4, size);
+            args.load =
+                Some(Load::new(move |index| Ok((index == 0).then(|| Box::new(Cursor::new(file.clone())) as Box<_>))));
+        });
+        if fits {
+            assert_eq!(stage.ask("DBSIZE"), Value::Integer(30));
+            stage.await_write("probe");
+        } else {
+            stage.run(2000);
+            let trouble = TROUBLE.with(|trouble| std::mem::take(&mut *trouble.borrow_mut()));
+            assert!(trouble.iter().any(|why| why.contains("no second snapshot fits")), "{trouble:?}");
+        }
+        stage.end();
+    }
+}

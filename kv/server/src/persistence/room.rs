@@ -7,7 +7,7 @@ use framework::pdpix::Error;
 use kv_engine::command::{Command, Flags};
 
 use super::saving::LOG_LEN_MIN;
-use super::Persistence;
+use super::{Durability, Persistence};
 use crate::peer::Peer;
 use crate::shard::Shard;
 
@@ -51,11 +51,11 @@ impl Persistence {
     }
 
     /// The snapshot that is being written would take what the log needs. That is less when there is little to be logged, and
-    /// nothing where the log cannot be written to.
+    /// nothing where there is no log, or one that cannot be written to.
     pub(super) fn is_over_room(&self) -> bool {
         let saving = self.saving.as_ref().map_or(0, |saving| saving.len);
         let kept = match self.room() {
-            _ if self.failed.is_some() => 0,
+            _ if self.failed.is_some() || self.durability == Durability::None => 0,
             Room::Enough => self.reserve(),
             Room::Little | Room::Scarce => self.reserve() / 2,
             Room::Last => 0,
@@ -63,11 +63,12 @@ impl Persistence {
         self.log_space + self.saved_len + saving > self.storage_len - kept
     }
 
-    /// What is left of this shard's disk.
+    /// What is left of this shard's disk. Without a log nothing needs any.
     pub(super) fn room(&self) -> Room {
         let free = self.storage_len.saturating_sub(self.log_space + self.saved_len);
         let eighths = |count: u64| count * self.reserve();
         match free {
+            _ if self.durability == Durability::None => Room::Enough,
             free if free < eighths(1) => Room::Last,
             free if free < eighths(2) => Room::Scarce,
             free if free < eighths(3) => Room::Little,
@@ -83,6 +84,11 @@ impl Persistence {
     pub(super) fn refusal_for_room(&self, command: &Command) -> Option<Error> {
         let least = self.short_of_room.values().copied().max().unwrap_or_default();
         least.refuses(command).then_some(Error::NoSpace)
+    }
+
+    /// Whether a snapshot of so many bytes would be the last one, as no second one fits beside it.
+    pub(super) fn is_too_long_for_two(&self, len: u64) -> bool {
+        self.durability != Durability::None && 2 * len > self.storage_len - self.reserve()
     }
 
     /// A log that takes more is made short by a snapshot: as long as the last one, and while there is room for the next.

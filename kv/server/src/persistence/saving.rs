@@ -370,6 +370,15 @@ impl Shard {
         saving.is_written = progress.is_written;
         saving.len += data.len() as u64;
         saving.unsent = data;
+        let len = saving.len;
+        if self.persistence.is_importing && self.persistence.is_too_long_for_two(len) {
+            self.give_up(
+                "the file was loaded, and takes so much of the disk that no second snapshot fits beside the first: \
+                 storage.size should be about four times the data of a core",
+                out,
+            );
+            return false;
+        }
         if self.persistence.is_over_room() {
             self.fail_saving(out);
             return false;
