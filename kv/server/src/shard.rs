@@ -254,6 +254,7 @@ impl Shard {
 
     fn on_stopping(&mut self, out: &mut Outbox<'_, Shard>) {
         self.stopping = true;
+        self.stop_saving(out);
         self.write_at_the_end(out);
         self.unpause_clients(out);
         // Their sessions wait for the answers that are still to come.

@@ -676,3 +676,26 @@ fn an_import_too_long_for_its_disk_is_refused() {
         stage.end();
     }
 }
+
+/// The service is being stopped in the middle of a long snapshot: it does not wait for that.
+#[test]
+fn a_stop_does_not_wait_for_a_snapshot() {
+    let mut stage = Stage::new(2, DiskSettings::new(16 << 20), |_| {});
+    for number in 0..120 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    stage.change_disks(slow);
+    assert!(matches!(stage.ask("BGSAVE"), Value::Simple(_)));
+    let ended = Rc::new(Cell::new(0));
+    for core in 0..2 {
+        let system = stage.systems.borrow()[core].clone();
+        let ended = ended.clone();
+        stage.world.spawn(stage.server.core(core), "stop", move |_| async move {
+            system.drain(Duration::from_secs(5)).await;
+            ended.set(ended.get() + 1);
+        });
+    }
+    stage.run(1500);
+    assert_eq!(ended.get(), 2, "both cores have come to their end");
+    stage.end();
+}

@@ -45,6 +45,8 @@ pub enum Way {
 pub(crate) struct Saving {
     generation: u64,
     leader: usize,
+    /// SHUTDOWN waits for it.
+    is_for_the_end: bool,
     /// Which log of snapshots it comes into.
     place: usize,
     /// The first record that is not in it, and a piece of the log that is not behind it: the nearest, if that is known.
@@ -158,7 +160,8 @@ impl Shard {
 
     /// Holds all shards, and begins a snapshot on each.
     pub(crate) fn begin_saving(&mut self, id: Option<SessionId>, way: Way, out: &mut Outbox<'_, Shard>) {
-        let question = Question::Save { generation: 0, leader: self.index };
+        let is_for_the_end = way == Way::Shutdown;
+        let question = Question::Save { generation: 0, leader: self.index, is_for_the_end };
         let ending = Ending::Saving { generation: 0, way };
         let work = Work::Survey { question, ending, findings: Vec::new(), awaited: 0 };
         self.begin(id, (0..self.shards).collect(), work, out);
@@ -265,7 +268,7 @@ impl Shard {
     pub(crate) fn begin_snapshot(
         &mut self,
         generation: u64,
-        leader: usize,
+        (leader, is_for_the_end): (usize, bool),
         out: &mut Outbox<'_, Shard>,
     ) -> Result<(), Refusal> {
         debug_assert!(generation > self.persistence.generation, "the numbers of snapshots go up");
@@ -280,6 +283,7 @@ impl Shard {
         self.persistence.saving = Some(Box::new(Saving {
             generation,
             leader,
+            is_for_the_end,
             place: 1 - self.persistence.kept,
             next,
             from: self.persistence.durable_sequence + 1,
@@ -490,6 +494,13 @@ impl Shard {
         let end = self.persistence.snapshot_ends[place];
         if end > 1 {
             out.truncate_log(logs.snapshots[place], end);
+        }
+    }
+
+    /// The service is being stopped, which is not to wait for a snapshot; unless it is stopped when that is whole.
+    pub(crate) fn stop_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.persistence.saving.as_ref().is_some_and(|saving| !saving.is_for_the_end) {
+            self.fail_saving(out);
         }
     }
 
