@@ -38,7 +38,8 @@ struct Caller<N> {
     manner: Manner,
     notes: N,
     connection: Option<Client>,
-    process: Process,
+    /// Who does what the first key of a call is about, and who does what the second is.
+    processes: [Process; 2],
 }
 
 /// Asks until it is over.
@@ -67,8 +68,8 @@ pub async fn read_all(task: Task, manner: Manner, keys: Vec<String>, notes: impl
 
 impl<N: Notes> Caller<N> {
     fn new(task: Task, manner: Manner, notes: N) -> Caller<N> {
-        let process = notes.new_process();
-        Caller { task, manner, notes, connection: None, process }
+        let processes = new_processes(&notes);
+        Caller { task, manner, notes, connection: None, processes }
     }
 
     async fn rest(&self) {
@@ -88,23 +89,35 @@ impl<N: Notes> Caller<N> {
     /// Calls, and notes how it ended. Whether it ended well.
     async fn call(&mut self, request: &Request) -> bool {
         let Some(connection) = &mut self.connection else { return false };
-        let Request { f, key, argument, .. } = request;
-        self.notes.note(self.process, Kind::Invoke, f, (key.clone(), argument.clone()));
+        // Each key is judged for itself: there, a call of two keys is an operation of each, over the same time.
+        let (f, processes) = (request.f, self.processes);
+        let note = |notes: &N, kind_and_datum: &dyn Fn(usize) -> (Kind, Datum)| {
+            for (place, (key, process)) in request.keys().zip(processes).enumerate() {
+                let (kind, datum) = kind_and_datum(place);
+                notes.note(process, kind, f, (key.clone(), datum));
+            }
+        };
+        note(&self.notes, &|_| (Kind::Invoke, request.argument.clone()));
         let answered = self.task.timeout(self.manner.patience, connection.call(&request.words())).await;
         let is_late = answered.is_err();
         if let Ok(Ok(reply)) = &answered {
-            let (kind, result) = request.outcome(reply);
-            self.notes.note(self.process, kind, f, (key.clone(), result));
-            return kind == Kind::Ok;
+            note(&self.notes, &|place| request.outcome(reply, place));
+            return request.outcome(reply, 0).0 == Kind::Ok;
         }
-        self.notes.note(self.process, Kind::Info, f, (key.clone(), Datum::Nil));
-        self.process = self.notes.new_process();
+        note(&self.notes, &|_| (Kind::Info, Datum::Nil));
+        self.processes = new_processes(&self.notes);
         // Who only lost patience may ask on, behind what is still under way.
         if !is_late || self.task.below(2) == 0 {
             self.connection = None;
         }
         false
     }
+}
+
+/// The first comes last: if the client is lost, it is known by that one. (What the second has begun has no end then.)
+fn new_processes(notes: &impl Notes) -> [Process; 2] {
+    let second = notes.new_process();
+    [notes.new_process(), second]
 }
 
 /// The generator of a client: a function of the run's seed and of which client it is.

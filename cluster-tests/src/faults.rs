@@ -32,6 +32,8 @@ pub enum Kind {
     KillServer,
     /// The server dies, and comes back with what is on its disk.
     Crash,
+    /// A disk has no room for a while.
+    Full,
 }
 
 impl Kind {
@@ -40,6 +42,8 @@ impl Kind {
     /// All that befalls one that keeps its data: mostly that it dies.
     pub const WITH_CRASHES: &[Kind] =
         &[Kind::Crash, Kind::Cut, Kind::Crash, Kind::Pause, Kind::Crash, Kind::Kill, Kind::Crash, Kind::Loss];
+    /// What befalls one whose disks have no room now and then.
+    pub const WITH_FULL_DISKS: &[Kind] = &[Kind::Crash, Kind::Full, Kind::Crash, Kind::Kill, Kind::Crash, Kind::Full];
 }
 
 /// A fault.
@@ -59,6 +63,8 @@ pub enum Fault {
     Kill(usize),
     /// The server dies, and is started anew with what is on its disk.
     Crash(Death),
+    /// The disk of this core takes nothing more. That is over when the server is started anew, at the latest.
+    Full(usize),
     /// So many of a hundred frames to and from the server are lost. Where there are no frames but streams, connections
     /// break instead.
     Loss(u64),
@@ -114,6 +120,8 @@ pub struct Extent<'a> {
     pub kinds: &'a [Kind],
     /// To how many clients.
     pub clients: usize,
+    /// And cores of the server, each with a disk.
+    pub cores: usize,
     /// Until when.
     pub length: Duration,
     /// The longest that a fault lasts.
@@ -145,7 +153,7 @@ impl Schedule {
                 // While it is dead nothing is learnt of it.
                 end = begin + (end - begin) / DEAD_SHORTER;
             }
-            let fault = Fault::draw(rng, kind, extent.clients);
+            let fault = Fault::draw(rng, kind, extent);
             if windows.iter().all(|window| window.end < begin || !window.fault.excludes(&fault)) {
                 windows.push(Window { begin, end, fault });
             }
@@ -184,7 +192,7 @@ impl Death {
 }
 
 impl Fault {
-    fn draw(rng: &mut Rng, kind: Kind, clients: usize) -> Fault {
+    fn draw(rng: &mut Rng, kind: Kind, Extent { clients, cores, .. }: Extent<'_>) -> Fault {
         let client = rng.below(clients as u64) as usize;
         match kind {
             Kind::Cut => {
@@ -203,6 +211,7 @@ impl Fault {
             Kind::Pause => Fault::Pause(Node::Client(client)),
             Kind::Kill | Kind::KillServer => Fault::Kill(client),
             Kind::Crash => Fault::Crash(Death::draw(rng)),
+            Kind::Full => Fault::Full(rng.below(cores as u64) as usize),
             Kind::Loss => Fault::Loss(rng.range(1..=30)),
         }
     }
@@ -211,6 +220,7 @@ impl Fault {
     fn excludes(&self, other: &Fault) -> bool {
         match (self, other) {
             (Fault::Cut { .. }, Fault::Cut { .. }) | (Fault::Loss(_), Fault::Loss(_)) => true,
+            (Fault::Full(core), Fault::Full(other)) => core == other,
             _ => self.node().is_some() && self.node() == other.node(),
         }
     }
@@ -220,7 +230,7 @@ impl Fault {
             Fault::Pause(node) => Some(*node),
             Fault::Kill(client) => Some(Node::Client(*client)),
             Fault::Crash(_) => Some(Node::Server),
-            Fault::Cut { .. } | Fault::Loss(_) => None,
+            Fault::Cut { .. } | Fault::Loss(_) | Fault::Full(_) => None,
         }
     }
 
@@ -232,6 +242,7 @@ impl Fault {
             Fault::Kill(_) | Fault::Crash(Death::Kill) => "kill",
             Fault::Crash(Death::Power) => "power",
             Fault::Loss(_) => "loss",
+            Fault::Full(_) => "full",
         }
     }
 
@@ -252,6 +263,7 @@ impl Fault {
             Fault::Kill(client) => Node::Client(*client).to_string(),
             Fault::Crash(_) => Node::Server.to_string(),
             Fault::Loss(percent) => format!("server, {percent} %"),
+            Fault::Full(core) => format!("disk {core}"),
         }
     }
 }
@@ -275,7 +287,7 @@ mod tests {
 
     fn draw(seed: u64, kinds: &[Kind]) -> Schedule {
         let (length, longest) = (Duration::from_millis(400), Duration::from_millis(40));
-        Schedule::draw(&mut Rng::new(seed), Extent { kinds, clients: 4, length, longest })
+        Schedule::draw(&mut Rng::new(seed), Extent { kinds, clients: 4, cores: 2, length, longest })
     }
 
     #[test]
@@ -313,6 +325,7 @@ mod tests {
         assert_eq!(names(&[Kind::Cut]), ["cut"]);
         assert_eq!(names(&[Kind::Crash]), ["kill", "power"]);
         assert_eq!(names(Kind::WITH_CRASHES), ["cut", "kill", "loss", "pause", "power"]);
+        assert_eq!(names(Kind::WITH_FULL_DISKS), ["full", "kill", "power"]);
         let killed = (0..100).filter(|&seed| draw(seed, Kind::ALL).kills_server).count();
         assert!((10..40).contains(&killed), "{killed} of 100");
         let ways = |seeds: std::ops::Range<u64>| seeds.flat_map(|seed| draw(seed, &[Kind::Cut]).windows);

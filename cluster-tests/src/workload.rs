@@ -2,7 +2,7 @@
 //!
 //! Every value that is written is written once, so a read says which write it has seen. Keys called `n` hold numbers and are
 //! counted up, keys called `t` hold texts and are appended to: no call is refused for the type of what is there. Some reads and
-//! writes take another key along, which nobody looks at: on two cores they hold both shards, and the others wait.
+//! writes are of two keys: on several cores they hold both shards, and the others wait. They are one operation on each.
 
 use kv_client::Value;
 use pdpix::Rng;
@@ -18,7 +18,7 @@ pub struct Request {
     pub key: String,
     /// With what.
     pub argument: Datum,
-    /// The key that is taken along by `mget` and `mset`.
+    /// The other key of `mget` and `mset`.
     pub beside: Option<String>,
 }
 
@@ -38,14 +38,19 @@ impl Request {
         once.chain(self.beside.iter().flat_map(|key| [key.as_bytes()].into_iter().chain(argument))).collect()
     }
 
-    /// What a reply says of it: how it ended, and with what. A reply of a kind that this call never has is kept as a text,
-    /// which no model explains.
-    pub fn outcome(&self, reply: &Value) -> (Kind, Datum) {
+    /// The keys that it is about.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        [&self.key].into_iter().chain(&self.beside)
+    }
+
+    /// What a reply says of it, and of the key with this place among its keys: how it ended, and with what. A reply of a kind
+    /// that this call never has is kept as a text, which no model explains.
+    pub fn outcome(&self, reply: &Value, place: usize) -> (Kind, Datum) {
         let text = |bytes: &[u8]| Datum::Text(String::from_utf8_lossy(bytes).into_owned());
         match reply {
             Value::Error(why) => (Kind::Fail, text(why)),
             Value::Simple(ok) if matches!(self.f, "set" | "mset") && **ok == *b"OK" => (Kind::Ok, Datum::Nil),
-            Value::Array(values) if self.f == "mget" && values.len() == 2 => self.outcome(&values[0]),
+            Value::Array(values) if self.f == "mget" && values.len() == 2 => self.outcome(&values[place], place),
             Value::Integer(number) => (Kind::Ok, Datum::Integer(*number)),
             Value::Bulk(value) => (Kind::Ok, text(value)),
             Value::Null => (Kind::Ok, Datum::Nil),
@@ -67,19 +72,28 @@ pub struct Workload {
     /// Which of all clients that there are and were: what it writes nobody else does.
     writer: u64,
     written: u64,
+    /// Values are only learnt from what writes answer.
+    writes_only: bool,
 }
 
 impl Workload {
     /// The calls of a client.
     pub fn new(rng: Rng, keys: Vec<String>, writer: u64) -> Workload {
-        Workload { rng, keys, writer, written: 0 }
+        Workload { rng, keys, writer, written: 0, writes_only: false }
+    }
+
+    /// The same calls, but for those that only read.
+    #[must_use]
+    pub fn of_writes(self) -> Workload {
+        Workload { writes_only: true, ..self }
     }
 
     /// The next call.
     pub fn next_request(&mut self) -> Request {
         let key = self.keys[self.rng.below(self.keys.len() as u64) as usize].clone();
         let counts = key.starts_with('n');
-        let f = match self.rng.below(100) {
+        let first = if self.writes_only { 35 } else { 0 };
+        let f = match self.rng.range(first..=99) {
             0..28 => "get",
             28..35 => "mget",
             35..48 => "set",
@@ -90,11 +104,15 @@ impl Workload {
             83..92 => "setnx",
             _ => "del",
         };
+        let beside = f.starts_with('m').then(|| {
+            let others: Vec<&String> = self.keys.iter().filter(|other| **other != key).collect();
+            others[self.rng.below(others.len() as u64) as usize].clone()
+        });
         let argument = match f {
             "get" | "mget" | "incr" | "del" => Datum::Nil,
-            _ => Datum::Text(self.new_value(counts)),
+            // A text may be a number, too.
+            _ => Datum::Text(self.new_value(counts || beside.iter().any(|key| key.starts_with('n')))),
         };
-        let beside = f.starts_with('m').then(|| format!("beside{}", self.rng.below(4)));
         Request { f, key, argument, beside }
     }
 
@@ -126,6 +144,8 @@ mod tests {
             }
         }
         assert_eq!(commands.len(), 9, "{commands:?}");
+        let mut writes = Workload::new(Rng::new(5), keys(2), 0).of_writes();
+        assert!((0..1000).all(|_| !["get", "mget"].contains(&writes.next_request().f)));
     }
 
     #[test]
@@ -142,15 +162,17 @@ mod tests {
     fn replies_become_results() {
         let get = Request::get("n0");
         assert_eq!(get.words(), [&b"get"[..], b"n0"]);
-        assert_eq!(get.outcome(&Value::Null), (Kind::Ok, Datum::Nil));
-        assert_eq!(get.outcome(&Value::Integer(3)), (Kind::Ok, Datum::Integer(3)));
-        let beside = Some("beside0".to_string());
+        assert_eq!(get.outcome(&Value::Null, 0), (Kind::Ok, Datum::Nil));
+        assert_eq!(get.outcome(&Value::Integer(3), 0), (Kind::Ok, Datum::Integer(3)));
+        let beside = Some("t1".to_string());
         let both = |f, argument| Request { f, key: "n0".into(), argument, beside: beside.clone() };
-        assert_eq!(both("mset", "7".into()).words(), [&b"mset"[..], b"n0", b"7", b"beside0", b"7"]);
+        assert_eq!(both("mset", "7".into()).words(), [&b"mset"[..], b"n0", b"7", b"t1", b"7"]);
         let mget = both("mget", Datum::Nil);
-        assert_eq!(mget.words(), [&b"mget"[..], b"n0", b"beside0"]);
-        assert_eq!(mget.outcome(&Value::Array(vec![Value::Integer(1), Value::Null])), (Kind::Ok, 1.into()));
-        let (kind, strange) = get.outcome(&Value::Boolean(true));
+        assert_eq!(mget.words(), [&b"mget"[..], b"n0", b"t1"]);
+        let both = Value::Array(vec![Value::Integer(1), Value::Null]);
+        assert_eq!([0, 1].map(|place| mget.outcome(&both, place)), [(Kind::Ok, 1.into()), (Kind::Ok, Datum::Nil)]);
+        assert_eq!(mget.keys().collect::<Vec<_>>(), ["n0", "t1"]);
+        let (kind, strange) = get.outcome(&Value::Boolean(true), 0);
         assert!(kind == Kind::Ok && matches!(strange, Datum::Text(_)), "no model explains a boolean");
     }
 }

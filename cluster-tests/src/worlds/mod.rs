@@ -57,11 +57,21 @@ pub struct World {
     pub faults: &'static [Kind],
     /// The server answers what is durable, and comes back with its data when it has died.
     pub is_durable: bool,
+    /// Nobody only reads, until the end.
+    pub writes_only: bool,
 }
 
 /// Five clients that ask a simulated cache; `..SIMULATED` with what is different.
-const SIMULATED: World =
-    World { name: "", about: "", stage: Stage::Simulated, cores: 2, clients: 5, faults: Kind::ALL, is_durable: false };
+const SIMULATED: World = World {
+    name: "",
+    about: "",
+    stage: Stage::Simulated,
+    cores: 2,
+    clients: 5,
+    faults: Kind::ALL,
+    is_durable: false,
+    writes_only: false,
+};
 
 /// The same with our own TCP, over a switch.
 const FRAMES: World = World { stage: Stage::Frames, ..SIMULATED };
@@ -76,6 +86,14 @@ const WIRE: World = World { stage: Stage::Wire, ..NAMESPACES };
 const fn durable(world: World) -> World {
     World { faults: Kind::WITH_CRASHES, is_durable: true, ..world }
 }
+
+/// The same, with disks that have no room now and then. Nobody reads but at the end: a cache whose disk has failed serves what
+/// it could not write, and forgets it when it dies (docs/persistence.md). What a write answers is durable all the same.
+const fn full(world: World) -> World {
+    World { faults: Kind::WITH_FULL_DISKS, writes_only: true, ..durable(world) }
+}
+
+const ABOUT_FULL: &str = "disks without room, and a server that dies; `always`: no acknowledged write is lost";
 
 /// Of all durable worlds.
 const ABOUT_DURABLE: &str = "all faults; `always`: the server dies, loses its power, and comes back with its data";
@@ -92,6 +110,8 @@ pub const WORLDS: &[World] = &[
     World { name: "sim-durable-1", about: ABOUT_DURABLE, cores: 1, ..durable(SIMULATED) },
     World { name: "sim-durable-2", about: ABOUT_DURABLE, cores: 2, ..durable(SIMULATED) },
     World { name: "sim-durable-3", about: ABOUT_DURABLE, cores: 3, ..durable(SIMULATED) },
+    World { name: "sim-full-2", about: ABOUT_FULL, cores: 2, ..full(SIMULATED) },
+    World { name: "sim-full-3", about: ABOUT_FULL, cores: 3, ..full(SIMULATED) },
     World { name: "tcp-calm", about: "no faults", faults: &[], ..FRAMES },
     World { name: "tcp-cuts", about: "partitions: whole, one-way, asymmetric", faults: &[Kind::Cut], ..FRAMES },
     World { name: "tcp-pauses", about: "server and clients stand still", faults: &[Kind::Pause], ..FRAMES },
@@ -199,9 +219,13 @@ impl World {
     }
 
     /// The keys that all clients share: few, so that they meet. Where the server dies there are more of them, or so many
-    /// calls on one have an unknown end that the search through their orders has none.
+    /// calls on one have an unknown end that the search through their orders has none; and most where nobody reads.
     fn keys(&self) -> Vec<String> {
-        crate::workload::keys(if self.is_durable { 4 } else { 2 })
+        crate::workload::keys(match self {
+            World { writes_only: true, .. } => 8,
+            World { is_durable: true, .. } => 4,
+            _ => 2,
+        })
     }
 
     fn tempo(&self) -> Tempo {
@@ -239,7 +263,7 @@ impl World {
     /// What befalls it with this seed.
     pub fn schedule(&self, seed: u64) -> Schedule {
         let Tempo { length, longest, .. } = self.tempo();
-        let extent = Extent { kinds: self.faults, clients: self.clients, length, longest };
+        let extent = Extent { kinds: self.faults, clients: self.clients, cores: self.cores, length, longest };
         Schedule::draw(&mut Rng::new(seed), extent)
     }
 

@@ -181,8 +181,10 @@ fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World)
     let mut args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
     let mut disks_of_cores = Vec::new();
     if world.is_durable {
-        (args.durability, args.has_storage, args.log_len_max) = (Durability::Always, true, LOG_LEN_MAX);
-        args.on_trouble = |why| panic!("{why}");
+        (args.durability, args.has_storage) = (Durability::Always, true);
+        (args.log_len_max, args.storage_len) = (LOG_LEN_MAX, DISK);
+        // A disk without room may be met when it starts: it is started again after that.
+        args.on_trouble = if world.writes_only { |_| {} } else { |why| panic!("{why}") };
         disks_of_cores = disks(world);
     }
     let net = wires.map_or(NetKind::Messages, Wires::plug);
@@ -208,6 +210,8 @@ struct Stage<'a> {
     server: HostId,
     clients: Vec<HostId>,
     manner: Manner,
+    cores: usize,
+    is_durable: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -217,7 +221,8 @@ impl<'a> Stage<'a> {
         let shared = Rc::new(Shared::default());
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
-        let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner };
+        let World { cores, is_durable, .. } = *world;
+        let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner, cores, is_durable };
         (0..world.clients).for_each(|index| stage.add_client(world, index));
         stage
     }
@@ -225,9 +230,11 @@ impl<'a> Stage<'a> {
     fn add_client(&mut self, world: &World, index: usize) {
         let keys = world.keys();
         let (shared, manner, seed) = (self.shared.clone(), self.manner.clone(), self.simulation.seed());
+        let writes_only = world.writes_only;
         let host = add_host(self.simulation, self.wires.as_ref(), &format!("client {index}"), 1, move |libos| {
             let writer = shared.writers.replace(shared.writers.get() + 1);
             let workload = Workload::new(client::rng_of(seed, writer), keys.clone(), writer);
+            let workload = if writes_only { workload.of_writes() } else { workload };
             let (manner, notes) = (manner.clone(), ClientNotes::new(&shared, index));
             let _goes_on = System::new(libos).task(|task| client::converse(task, manner, workload, notes));
         });
@@ -301,6 +308,7 @@ impl<'a> Stage<'a> {
             }
             Fault::Crash(Death::Power) => self.simulation.crash(self.server),
             Fault::Crash(Death::Kill) => self.simulation.kill(self.server),
+            Fault::Full(core) => self.simulation.disk(self.server, *core).change(|disk| disk.full = 1.0),
             Fault::Loss(percent) if self.wires.is_some() => self.lose(*percent),
             Fault::Loss(_) => {
                 for &client in &self.clients {
@@ -318,9 +326,20 @@ impl<'a> Stage<'a> {
             }
             Fault::Pause(node) => self.simulation.resume(self.host(*node)),
             Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
-            Fault::Crash(_) => self.simulation.restart(self.server),
+            Fault::Crash(_) => {
+                // Without room for a note it would not start.
+                (0..self.cores).for_each(|core| self.make_room(core));
+                self.simulation.restart(self.server);
+            }
+            Fault::Full(core) => self.make_room(*core),
             Fault::Loss(_) if self.wires.is_some() => self.lose(0),
             Fault::Loss(_) => {}
+        }
+    }
+
+    fn make_room(&mut self, core: usize) {
+        if self.is_durable {
+            self.simulation.disk(self.server, core).change(|disk| disk.full = 0.0);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a shard is told: by its connections, and by the shards of other cores.
 
+use std::collections::BTreeMap;
+
 use framework::pdpix::{Error, Heap};
 use framework::runtime::CarriedBuf;
 use framework::{Carry, Session};
@@ -9,7 +11,7 @@ use kv_engine::resp::Request;
 use kv_engine::shard::{Answer, Part};
 
 use crate::codec::{Incoming, Resp};
-use crate::persistence::Found;
+use crate::persistence::{Found, Room};
 use crate::survey::{Finding, Question};
 
 /// What a shard is told.
@@ -19,7 +21,55 @@ pub struct Message(pub(crate) Told);
 #[derive(Debug)]
 pub(crate) enum Told {
     Request(Session<Resp>, Incoming),
-    Peer(Peer),
+    Peer(Letter),
+}
+
+/// What one shard says to another. What finds no room comes back and is sent again, when later ones may have arrived: so
+/// they are numbered, and read in that order.
+#[derive(Debug)]
+pub struct Letter {
+    pub(crate) from: u8,
+    pub(crate) number: u32,
+    pub(crate) peer: Peer,
+}
+
+/// The letters between this shard and another one.
+#[derive(Default, Debug)]
+pub(crate) struct Letters {
+    sent: u32,
+    read: u32,
+    /// Those that have overtaken others.
+    early: BTreeMap<u32, Peer>,
+}
+
+impl Letters {
+    /// The number of the next one to be sent.
+    pub fn number_next(&mut self) -> u32 {
+        self.sent = self.sent.wrapping_add(1);
+        self.sent
+    }
+
+    /// One has arrived; gives it back if it is its turn.
+    #[inline]
+    pub fn arrive(&mut self, number: u32, peer: Peer) -> Option<Peer> {
+        if number == self.read.wrapping_add(1) {
+            self.read = number;
+            return Some(peer);
+        }
+        self.early.insert(number, peer);
+        None
+    }
+
+    /// The next one of those that have waited for one before them.
+    #[inline]
+    pub fn next(&mut self) -> Option<Peer> {
+        if self.early.is_empty() {
+            return None;
+        }
+        let peer = self.early.remove(&self.read.wrapping_add(1))?;
+        self.read = self.read.wrapping_add(1);
+        Some(peer)
+    }
 }
 
 impl Message {
@@ -31,17 +81,17 @@ impl Message {
 
 /// Requests stay on their core; what shards say to each other travels as it is.
 impl Carry for Message {
-    type Carried = Peer;
+    type Carried = Letter;
 
-    fn carry(self) -> Result<Peer, Message> {
+    fn carry(self) -> Result<Letter, Message> {
         match self.0 {
-            Told::Peer(peer) => Ok(peer),
+            Told::Peer(letter) => Ok(letter),
             request => Err(Message(request)),
         }
     }
 
-    fn land(peer: Peer, _: &Heap) -> Result<Message, Peer> {
-        Ok(Message(Told::Peer(peer)))
+    fn land(letter: Letter, _: &Heap) -> Result<Message, Letter> {
+        Ok(Message(Told::Peer(letter)))
     }
 }
 
@@ -57,7 +107,7 @@ pub struct Claim {
 pub struct LogState {
     pub(crate) of: u8,
     /// Counts up with each change.
-    pub(crate) version: u64,
+    pub(crate) version: u32,
     /// Why it cannot be written to.
     pub(crate) error: Option<Error>,
 }
@@ -66,7 +116,7 @@ pub struct LogState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Failure {
     pub(crate) of: u8,
-    pub(crate) version: u64,
+    pub(crate) version: u32,
     pub(crate) error: Error,
 }
 
@@ -128,10 +178,10 @@ pub enum Peer {
     },
     /// Whether a shard's log can be written to.
     LogState(LogState),
-    /// Whether a shard's disk has so little room left that nothing may grow.
+    /// How much room a shard's disk has left.
     Room {
         of: u8,
-        is_short: bool,
+        room: Room,
     },
     /// What the sender has found on its disk.
     Recovers {
@@ -164,4 +214,28 @@ pub struct Run {
     pub(crate) claim: Claim,
     pub(crate) speaker: Speaker,
     pub(crate) requests: Vec<Request<CarriedBuf>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_read_in_the_order_in_which_they_were_written() {
+        let (mut mine, mut theirs) = (Letters::default(), Letters::default());
+        for letters in [&mut mine, &mut theirs] {
+            (letters.sent, letters.read) = (u32::MAX - 2, u32::MAX - 2);
+        }
+        let numbers: Vec<u32> = (0..6).map(|_| mine.number_next()).collect();
+        let mut read = Vec::new();
+        for place in [1, 2, 0, 5, 4, 3] {
+            let mut next = theirs.arrive(numbers[place], Peer::Reached { joint: place as u64 });
+            while let Some(peer) = next {
+                let Peer::Reached { joint } = peer else { unreachable!("only these were written") };
+                read.push(joint);
+                next = theirs.next();
+            }
+        }
+        assert_eq!(read, [0, 1, 2, 3, 4, 5]);
+    }
 }

@@ -20,7 +20,7 @@ mod recovery;
 mod room;
 mod saving;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use framework::pdpix::{Error, Instant, OpenMode, Sga, WallTime};
@@ -39,6 +39,7 @@ use crate::task::Waiting;
 pub(crate) use notes::Note;
 pub(crate) use recovery::Recovery;
 pub use recovery::{Found, Progress};
+pub use room::Room;
 use room::space_of;
 pub(crate) use saving::{Lead, Saving, Way};
 
@@ -146,7 +147,7 @@ pub(crate) struct Persistence {
     waiting: VecDeque<(u64, Waiter)>,
     /// Why this shard's log cannot be written to.
     pub failed: Option<Error>,
-    log_version: u64,
+    log_version: u32,
     /// The last record that was given up since it failed. A snapshot without it is no substitute for the log.
     dropped: u64,
     /// What was last heard of that of each shard; and why that of any cannot: writes are refused.
@@ -165,8 +166,8 @@ pub(crate) struct Persistence {
     /// The space that the log takes on the disk, about.
     log_space: u64,
     storage_len: u64,
-    /// Shards whose disk has little room left: nothing may grow.
-    short_of_room: BTreeSet<u8>,
+    /// Shards whose disk has little room left.
+    short_of_room: BTreeMap<u8, Room>,
     pub told: info::Persistence,
     /// The engine's changes when the last snapshot was begun.
     pub changes_saved: u64,
@@ -197,8 +198,7 @@ impl Persistence {
         if self.is_loading && !command.flags.contains(Flags::LOADING) {
             return Some(Refusal::Loading);
         }
-        let short =
-            (!self.short_of_room.is_empty() && command.flags.contains(Flags::DENYOOM)).then_some(Error::NoSpace);
+        let short = self.refusal_for_room(command);
         self.refuses.filter(|_| command.flags.contains(Flags::WRITE)).or(short).map(Refusal::NotWritable)
     }
 

@@ -19,7 +19,7 @@ use crate::ServerArgs;
 use crate::client::{Client, Clients, Pending};
 use crate::codec::{Gate, Resp};
 use crate::housekeeping::{Rates, TICK};
-use crate::peer::{Message, Peer, Told};
+use crate::peer::{Letter, Letters, Message, Peer, Told};
 use crate::persistence::{Persistence, TIMER_COMMIT, TIMER_CONSIDER, TIMER_LOAD, TIMER_SAVE};
 use crate::task::{Hold, Task};
 
@@ -73,8 +73,9 @@ pub struct Shard {
     pub(crate) pause: Option<Pause>,
     /// Those who wait for the end of it.
     pub(crate) paused: Vec<SessionId>,
+    letters: Vec<Letters>,
     /// What found no room, to be sent again.
-    refused: VecDeque<(usize, Peer)>,
+    refused: VecDeque<(usize, Letter)>,
     /// The service is being stopped.
     pub(crate) stopping: bool,
     pub(crate) started: Option<Instant>,
@@ -136,6 +137,7 @@ impl Shard {
             tasks: Slab::new(),
             pause: None,
             paused: Vec::new(),
+            letters: (0..shards).map(|_| Letters::default()).collect(),
             refused: VecDeque::new(),
             stopping: false,
             started: None,
@@ -162,11 +164,25 @@ impl Shard {
         Limits { memory, spans_left: self.spans_left, ..limits }
     }
 
-    /// Tells the shard of another core something.
+    /// Tells the shard of another core something: it hears it behind all that it was told before.
     pub(crate) fn tell(&mut self, shard: usize, peer: Peer, out: &mut Outbox<'_, Shard>) {
+        let number = self.letters[shard].number_next();
+        self.send_letter(shard, Letter { from: self.index as u8, number, peer }, out);
+    }
+
+    fn send_letter(&mut self, shard: usize, letter: Letter, out: &mut Outbox<'_, Shard>) {
         match self.peers[shard] {
-            Some(address) => out.send(address, Message(Told::Peer(peer))),
-            None => self.tell_again(shard, peer, out),
+            Some(address) => out.send(address, Message(Told::Peer(letter))),
+            None => self.send_later(shard, letter, out),
+        }
+    }
+
+    fn on_letter(&mut self, Letter { from, number, peer }: Letter, out: &mut Outbox<'_, Shard>) {
+        let from = usize::from(from);
+        let mut next = self.letters[from].arrive(number, peer);
+        while let Some(peer) = next {
+            self.on_peer(peer, out);
+            next = self.letters[from].next();
         }
     }
 
@@ -179,13 +195,12 @@ impl Shard {
         }
     }
 
-    /// Tells it a little later.
     #[cold]
-    fn tell_again(&mut self, shard: usize, peer: Peer, out: &mut Outbox<'_, Shard>) {
+    fn send_later(&mut self, shard: usize, letter: Letter, out: &mut Outbox<'_, Shard>) {
         if self.refused.is_empty() {
             out.set_timer(RETRY, TIMER_RETRY);
         }
-        self.refused.push_back((shard, peer));
+        self.refused.push_back((shard, letter));
     }
 
     fn on_up(&mut self, id: ActorId, out: &mut Outbox<'_, Shard>) {
@@ -239,6 +254,7 @@ impl Shard {
 
     fn on_stopping(&mut self, out: &mut Outbox<'_, Shard>) {
         self.stopping = true;
+        self.stop_saving(out);
         self.write_at_the_end(out);
         self.unpause_clients(out);
         // Their sessions wait for the answers that are still to come.
@@ -252,8 +268,8 @@ impl Shard {
         match name {
             TIMER_TICK => self.tick(out),
             TIMER_RETRY => {
-                for (shard, peer) in std::mem::take(&mut self.refused) {
-                    self.tell(shard, peer, out);
+                for (shard, letter) in std::mem::take(&mut self.refused) {
+                    self.send_letter(shard, letter, out);
                 }
             }
             TIMER_COMMIT => self.on_commit_timer(out),
@@ -294,7 +310,7 @@ impl Actor for Shard {
             Event::Message(Message(Told::Request(session, incoming))) => {
                 self.perform(session, Pending::from(incoming), out);
             }
-            Event::Message(Message(Told::Peer(peer))) => self.on_peer(peer, out),
+            Event::Message(Message(Told::Peer(letter))) => self.on_letter(letter, out),
             Event::Opened { session, peer } => self.on_opened(session, peer, out),
             Event::Closed { session, why } => self.on_closed(session, why),
             Event::PeerFinished(session) => self.on_finished(session, out),
@@ -308,8 +324,8 @@ impl Actor for Shard {
             Event::Timer(name) => self.on_timer(name, out),
             Event::Refused(refused) => {
                 let shard = usize::from(refused.to.core());
-                if let Ok(Message(Told::Peer(peer))) = refused.take() {
-                    self.tell_again(shard, peer, out);
+                if let Ok(Message(Told::Peer(letter))) = refused.take() {
+                    self.send_later(shard, letter, out);
                 }
             }
             Event::Listening { at, .. } => {

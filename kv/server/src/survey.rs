@@ -32,6 +32,8 @@ pub enum Question {
     Save {
         generation: u64,
         leader: usize,
+        /// The service ends when it is whole.
+        is_for_the_end: bool,
     },
     /// To make its data anew.
     Reload,
@@ -97,8 +99,8 @@ impl Shard {
             Question::ResetStats => self.reset_stats(),
             Question::Pause { until, writes_only } => self.pause_clients(*until, *writes_only, out),
             Question::Unpause => self.unpause_clients(out),
-            Question::Save { generation, leader } => {
-                if let Err(refusal) = self.begin_snapshot(*generation, *leader, out) {
+            Question::Save { generation, leader, is_for_the_end } => {
+                if let Err(refusal) = self.begin_snapshot(*generation, (*leader, *is_for_the_end), out) {
                     return Finding::Refused(refusal);
                 }
             }

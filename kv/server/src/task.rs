@@ -124,7 +124,7 @@ impl Shard {
             Peer::Log { claim, joint, answer } => self.log_for(claim, joint.as_deref(), answer, out),
             Peer::Logged { task, failure } => self.on_logged(task, failure, out),
             Peer::LogState(state) => self.persistence.on_log_state(state),
-            Peer::Room { of, is_short } => self.persistence.on_room(of, is_short),
+            Peer::Room { of, room } => self.persistence.on_room(of, room),
             Peer::Recovers { core, found } => self.on_found_data(usize::from(core), *found, out),
             Peer::Reached { joint } => self.on_reached(joint, out),
             Peer::Ended { core } => self.on_ended(usize::from(core), out),

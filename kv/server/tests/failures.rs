@@ -35,6 +35,8 @@ struct Stage {
     server: HostId,
     cores: usize,
     is_read_only: Rc<Cell<bool>>,
+    /// Of each core, since it was started last.
+    systems: Rc<RefCell<Vec<System>>>,
     asked: usize,
 }
 
@@ -53,6 +55,8 @@ impl Stage {
         change(&mut args);
         let is_read_only = Rc::new(Cell::new(false));
         let theirs = is_read_only.clone();
+        let systems = Rc::<RefCell<Vec<System>>>::default();
+        let place = systems.clone();
         let storages = Box::new(|attached: AttachedDisks| {
             let device = attached.disks[attached.core.index].device();
             let settings =
@@ -63,9 +67,11 @@ impl Stage {
         let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
             let mut args = args.clone();
             args.is_read_only = theirs.get();
-            kv_server::run(&System::new(libos), args);
+            let system = System::new(libos);
+            kv_server::run(&system, args);
+            place.borrow_mut().push(system);
         });
-        Stage { world, server, cores, is_read_only, asked: 0 }
+        Stage { world, server, cores, is_read_only, systems, asked: 0 }
     }
 
     /// Begins to ask, on a connection of its own, until there is an answer that does not say that data is loaded; `None`: the
@@ -161,6 +167,7 @@ impl Stage {
 
     fn restart(&mut self) {
         self.world.crash(self.server);
+        self.systems.borrow_mut().clear();
         self.run(3);
         self.world.restart(self.server);
     }
@@ -172,6 +179,7 @@ impl Stage {
     }
 
     fn end(mut self) {
+        self.systems.borrow_mut().clear();
         self.world.crash(self.server);
         self.run(1000);
     }
@@ -570,4 +578,158 @@ fn snapshots_asked_for_in_one_moment_do_not_spoil_each_other() {
         assert_eq!(stage.ask("DBSIZE"), Value::Integer(cores as i64));
         stage.end();
     }
+}
+
+/// Asks the same again and again on one connection, with other words in the place of `{}`; how often it was taken before it was
+/// refused for want of room.
+fn repeat(stage: &mut Stage, line: &'static str, most: usize) -> usize {
+    let to = stage.world.endpoint(stage.server, PORT);
+    let taken: Rc<Cell<Option<usize>>> = Rc::default();
+    let place = taken.clone();
+    stage.asked += 1;
+    converse(&mut stage.world, &format!("repeater {}", stage.asked), move |task| async move {
+        let mut kv = connected(&task, to).await;
+        for number in 0..most {
+            let line = line.replace("{}", &number.to_string());
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            match kv.call(&words).await.expect("an answer") {
+                Value::Error(text) if text.starts_with(b"MISCONF") => return place.set(Some(number)),
+                Value::Integer(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        place.set(Some(most));
+    });
+    for _ in 0..60_000 {
+        if let Some(taken) = taken.get() {
+            return taken;
+        }
+        stage.run(1);
+    }
+    panic!("no answer in a minute");
+}
+
+/// What does not let data grow is written down, too, and fills the disk as well: each kind of command stops while there is room
+/// for the next, and who deletes enough, or all, can write again; before and after a restart.
+#[test]
+fn a_disk_is_not_filled_by_what_does_not_grow() {
+    for restarts in [false, true] {
+        let size = 4 << 20;
+        let mut stage = Stage::new(1, DiskSettings::new(size), |args| {
+            (args.log_len_max, args.storage_len) = (size / 4, size);
+        });
+        for number in 0..15 {
+            let keys: Vec<String> = (0..100).map(|key| format!("small:{}", number * 100 + key)).collect();
+            let pairs = keys.iter().flat_map(|key| [key.as_bytes(), b"value"]);
+            let words: Vec<&[u8]> = std::iter::once(&b"MSET"[..]).chain(pairs).collect();
+            assert!(matches!(stage.try_ask(&words), Some(Value::Simple(_))));
+        }
+        let mut number = 0;
+        while let Some(Value::Simple(_)) =
+            stage.try_ask(&[b"SET", format!("long:{number}").as_bytes(), &long(number, 50_000)])
+        {
+            number += 1;
+        }
+        stage.run(6000);
+        let prolonged = repeat(&mut stage, "EXPIRE long:0 10000{}", 10_000);
+        assert!((100..5000).contains(&prolonged), "{prolonged} were prolonged");
+        if restarts {
+            stage.restart();
+            stage.ask("GET long:0");
+        }
+        assert_eq!(repeat(&mut stage, "PERSIST long:0", 1), 0, "there is no room for that");
+        let deleted = repeat(&mut stage, "DEL small:{}", 10_000);
+        assert!((100..1500).contains(&deleted), "{deleted} were deleted");
+        if restarts {
+            stage.restart();
+        }
+        // No snapshot of what is left fits.
+        stage.run(11_000);
+        assert!(matches!(stage.ask("DEL long:0"), Value::Error(_)), "{}", stage.info());
+        assert!(matches!(stage.ask("FLUSHALL"), Value::Simple(_)));
+        stage.await_write("probe");
+        stage.restart();
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(1));
+        stage.end();
+    }
+}
+
+/// Without a log nothing is short, however long the last snapshot is: nothing is refused, and nobody asks for another one.
+#[test]
+fn a_long_snapshot_without_a_log_refuses_nothing() {
+    let size = 4 << 20;
+    let mut stage = Stage::new(1, DiskSettings::new(size), |args| {
+        (args.log_len_max, args.storage_len, args.durability) = (size / 4, size, Durability::None);
+    });
+    for number in 0..50 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    assert!(matches!(stage.ask("SAVE"), Value::Simple(_)));
+    for _ in 0..2 {
+        stage.set_long("more", 1, 1000);
+        stage.run(12_000);
+        let info = stage.info();
+        assert!(info.contains("bgsave_status:ok") && info.contains("write_status:ok"), "{info}");
+        stage.set_long("more", 2, 1000);
+        stage.restart();
+        assert_eq!(stage.ask("DBSIZE"), Value::Integer(50));
+    }
+    assert!(matches!(stage.ask("SAVE"), Value::Error(_)), "there is no room beside the other");
+    stage.end();
+}
+
+/// A file of which no second snapshot fits is refused with a sentence, and not taken in to be stuck with.
+#[test]
+fn an_import_too_long_for_its_disk_is_refused() {
+    let file = {
+        let heap = Heap::alone(16 << 20).unwrap();
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
+        for number in 0..30 {
+            let request = Request::of([b"SET", format!("key:{number}").as_bytes(), &long(number, 50_000)], &heap);
+            let (request, mut out) = (request.unwrap(), Output::new(heap.clone()));
+            engine.execute(find(&request).unwrap(), &request, Session::default(), WallTime::from_nanos(1), &mut out);
+        }
+        engine.save().unwrap().to_vec()
+    };
+    for (size, fits) in [(4 << 20, false), (6 << 20, true)] {
+        let file = file.clone();
+        let mut stage = Stage::new(1, DiskSettings::new(size), move |args| {
+            let file = file.clone();
+            (args.log_len_max, args.storage_len) = (size / 4, size);
+            args.load =
+                Some(Load::new(move |index| Ok((index == 0).then(|| Box::new(Cursor::new(file.clone())) as Box<_>))));
+        });
+        if fits {
+            assert_eq!(stage.ask("DBSIZE"), Value::Integer(30));
+            stage.await_write("probe");
+        } else {
+            stage.run(2000);
+            let trouble = TROUBLE.with(|trouble| std::mem::take(&mut *trouble.borrow_mut()));
+            assert!(trouble.iter().any(|why| why.contains("no second snapshot fits")), "{trouble:?}");
+        }
+        stage.end();
+    }
+}
+
+/// The service is being stopped in the middle of a long snapshot: it does not wait for that.
+#[test]
+fn a_stop_does_not_wait_for_a_snapshot() {
+    let mut stage = Stage::new(2, DiskSettings::new(16 << 20), |_| {});
+    for number in 0..120 {
+        stage.set_long(&format!("key:{number}"), number, 50_000);
+    }
+    stage.change_disks(slow);
+    assert!(matches!(stage.ask("BGSAVE"), Value::Simple(_)));
+    let ended = Rc::new(Cell::new(0));
+    for core in 0..2 {
+        let system = stage.systems.borrow()[core].clone();
+        let ended = ended.clone();
+        stage.world.spawn(stage.server.core(core), "stop", move |_| async move {
+            system.drain(Duration::from_secs(5)).await;
+            ended.set(ended.get() + 1);
+        });
+    }
+    stage.run(1500);
+    assert_eq!(ended.get(), 2, "both cores have come to their end");
+    stage.end();
 }

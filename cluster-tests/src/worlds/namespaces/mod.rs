@@ -183,6 +183,7 @@ impl<'a> Stage<'a> {
         match fault {
             Fault::Cut { to_server, from_server } => self.network.cut(&links(to_server, from_server)),
             Fault::Loss(percent) => self.network.lose(*percent),
+            Fault::Full(_) => anyhow::bail!("the disks of processes have room"),
             Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::pause),
             Fault::Kill(index) => {
                 if let Some(client) = self.clients[*index].take() {
@@ -205,6 +206,7 @@ impl<'a> Stage<'a> {
         match fault {
             Fault::Cut { .. } => self.network.cut(&[]),
             Fault::Loss(_) => self.network.lose(0),
+            Fault::Full(_) => Ok(()),
             Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::resume),
             Fault::Kill(index) => self.start_client(*index),
             Fault::Crash(_) => {

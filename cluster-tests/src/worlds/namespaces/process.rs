@@ -17,8 +17,8 @@ use super::network::{Network, address};
 use crate::history::{Datum, Event, Kind};
 use crate::worlds::{Means, Stage, World};
 
-/// A quarter of it is written before there is a snapshot: not in a run.
-const DISK_SIZE: &str = "storage.size=16MiB";
+/// A quarter of it is written before there is a snapshot: so there are some in a run.
+const DISK_SIZE: &str = "storage.size=2MiB";
 
 /// How long a server has to listen.
 const START: Duration = Duration::from_secs(10);

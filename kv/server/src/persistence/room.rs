@@ -3,11 +3,41 @@
 //! Counted here, as a journal does not tell: the log with its padding, the last snapshot, and the one that is being written.
 
 use framework::Outbox;
+use framework::pdpix::Error;
+use kv_engine::command::{Command, Flags};
 
-use super::Persistence;
 use super::saving::LOG_LEN_MIN;
+use super::{Durability, Persistence};
 use crate::peer::Peer;
 use crate::shard::Shard;
+
+/// How much room a disk has left, and what is taken. Each step keeps something back for the next: what makes the data less is
+/// written down, too, and so is what takes all away. So whoever deletes enough comes back from each of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Room {
+    /// Everything.
+    #[default]
+    Enough,
+    /// Nothing that may let data grow.
+    Little,
+    /// Of what writes, only what deletes keys.
+    Scarce,
+    /// Only what deletes all of them.
+    Last,
+}
+
+impl Room {
+    /// Whether this is not taken now.
+    pub fn refuses(self, command: &Command) -> bool {
+        let writes = command.flags.contains(Flags::WRITE) || command.flags.contains(Flags::DENYOOM);
+        match self {
+            Room::Enough => false,
+            Room::Little => command.flags.contains(Flags::DENYOOM),
+            Room::Scarce => writes && !["del", "unlink", "flushall", "flushdb"].contains(&command.name),
+            Room::Last => writes && !["flushall", "flushdb"].contains(&command.name),
+        }
+    }
+}
 
 /// The space that a record or a piece takes in a journal that writes these units, if it is flushed for itself.
 pub(super) fn space_of(len: usize, unit: u64) -> u64 {
@@ -20,16 +50,45 @@ impl Persistence {
         self.storage_len / 8
     }
 
-    /// The snapshot that is being written would take what the log needs.
+    /// The snapshot that is being written would take what the log needs. That is less when there is little to be logged, and
+    /// nothing where there is no log, or one that cannot be written to.
     pub(super) fn is_over_room(&self) -> bool {
         let saving = self.saving.as_ref().map_or(0, |saving| saving.len);
-        self.log_space + self.saved_len + saving > self.storage_len - self.reserve()
+        let kept = match self.room() {
+            _ if self.failed.is_some() || self.durability == Durability::None => 0,
+            Room::Enough => self.reserve(),
+            Room::Little | Room::Scarce => self.reserve() / 2,
+            Room::Last => 0,
+        };
+        self.log_space + self.saved_len + saving > self.storage_len - kept
     }
 
-    /// So little is left that nothing may grow: the rest is for what makes the data less, and for a snapshot of a quarter of
-    /// what the disk holds.
+    /// What is left of this shard's disk. Without a log nothing needs any.
+    pub(super) fn room(&self) -> Room {
+        let free = self.storage_len.saturating_sub(self.log_space + self.saved_len);
+        let eighths = |count: u64| count * self.reserve();
+        match free {
+            _ if self.durability == Durability::None => Room::Enough,
+            free if free < eighths(1) => Room::Last,
+            free if free < eighths(2) => Room::Scarce,
+            free if free < eighths(3) => Room::Little,
+            _ => Room::Enough,
+        }
+    }
+
     pub(super) fn is_short_of_room(&self) -> bool {
-        self.log_space + self.saved_len > self.storage_len - 3 * self.reserve()
+        self.room() > Room::Enough
+    }
+
+    /// Why a command is not carried out, as far as room goes: that of the disk that has least.
+    pub(super) fn refusal_for_room(&self, command: &Command) -> Option<Error> {
+        let least = self.short_of_room.values().copied().max().unwrap_or_default();
+        least.refuses(command).then_some(Error::NoSpace)
+    }
+
+    /// Whether a snapshot of so many bytes would be the last one, as no second one fits beside it.
+    pub(super) fn is_too_long_for_two(&self, len: u64) -> bool {
+        self.durability != Durability::None && 2 * len > self.storage_len - self.reserve()
     }
 
     /// A log that takes more is made short by a snapshot: as long as the last one, and while there is room for the next.
@@ -42,23 +101,24 @@ impl Persistence {
 impl Shard {
     /// Everybody is told when there is little room here, and when there is enough again.
     pub(super) fn look_at_room(&mut self, out: &mut Outbox<'_, Shard>) {
-        let (of, is_short) = (self.index as u8, self.persistence.is_short_of_room());
-        if is_short == self.persistence.short_of_room.contains(&of) {
+        let (of, room) = (self.index as u8, self.persistence.room());
+        let known = self.persistence.short_of_room.get(&of).copied().unwrap_or_default();
+        if room == known {
             return;
         }
-        self.persistence.told.log_failed = is_short || self.persistence.failed.is_some();
-        self.persistence.on_room(of, is_short);
-        self.tell_others(|_| Peer::Room { of, is_short }, out);
-        if is_short {
+        self.persistence.told.log_failed = room > Room::Enough || self.persistence.failed.is_some();
+        self.persistence.on_room(of, room);
+        self.tell_others(|_| Peer::Room { of, room }, out);
+        if room > known {
             self.set_consider_timer(out);
         }
     }
 }
 
 impl Persistence {
-    pub(crate) fn on_room(&mut self, of: u8, is_short: bool) {
-        if is_short {
-            self.short_of_room.insert(of);
+    pub(crate) fn on_room(&mut self, of: u8, room: Room) {
+        if room > Room::Enough {
+            self.short_of_room.insert(of, room);
         } else {
             self.short_of_room.remove(&of);
         }

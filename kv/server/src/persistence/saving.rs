@@ -51,6 +51,8 @@ pub enum Way {
 pub(crate) struct Saving {
     generation: u64,
     leader: usize,
+    /// SHUTDOWN waits for it.
+    is_for_the_end: bool,
     /// Which log of snapshots it comes into.
     place: usize,
     /// The first record that is not in it, and a piece of the log that is not behind it: the nearest, if that is known.
@@ -167,7 +169,8 @@ impl Shard {
 
     /// Holds all shards, and begins a snapshot on each.
     pub(crate) fn begin_saving(&mut self, id: Option<SessionId>, way: Way, out: &mut Outbox<'_, Shard>) {
-        let question = Question::Save { generation: 0, leader: self.index };
+        let is_for_the_end = way == Way::Shutdown;
+        let question = Question::Save { generation: 0, leader: self.index, is_for_the_end };
         let ending = Ending::Saving { generation: 0, way };
         let work = Work::Survey { question, ending, findings: Vec::new(), awaited: 0 };
         self.begin(id, (0..self.shards).collect(), work, out);
@@ -274,7 +277,7 @@ impl Shard {
     pub(crate) fn begin_snapshot(
         &mut self,
         generation: u64,
-        leader: usize,
+        (leader, is_for_the_end): (usize, bool),
         out: &mut Outbox<'_, Shard>,
     ) -> Result<(), Refusal> {
         debug_assert!(generation > self.persistence.generation, "the numbers of snapshots go up");
@@ -290,6 +293,7 @@ impl Shard {
         self.persistence.saving = Some(Box::new(Saving {
             generation,
             leader,
+            is_for_the_end,
             place: 1 - self.persistence.kept,
             next,
             from: self.persistence.durable_sequence + 1,
@@ -392,6 +396,15 @@ impl Shard {
         saving.is_written = progress.is_written;
         saving.len += data.len() as u64;
         saving.unsent = data;
+        let len = saving.len;
+        if self.persistence.is_importing && self.persistence.is_too_long_for_two(len) {
+            self.give_up(
+                "the file was loaded, and takes so much of the disk that no second snapshot fits beside the first: \
+                 storage.size should be about four times the data of a core",
+                out,
+            );
+            return false;
+        }
         if self.persistence.is_over_room() {
             self.fail_saving(out);
             return false;
@@ -503,6 +516,13 @@ impl Shard {
         let end = self.persistence.snapshot_ends[place];
         if end > 1 {
             out.truncate_log(logs.snapshots[place], end);
+        }
+    }
+
+    /// The service is being stopped, which is not to wait for a snapshot; unless it is stopped when that is whole.
+    pub(crate) fn stop_saving(&mut self, out: &mut Outbox<'_, Shard>) {
+        if self.persistence.saving.as_ref().is_some_and(|saving| !saving.is_for_the_end) {
+            self.fail_saving(out);
         }
     }
 
