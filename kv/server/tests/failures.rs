@@ -30,6 +30,8 @@ struct Stage {
     server: HostId,
     cores: usize,
     is_read_only: Rc<Cell<bool>>,
+    /// Those of the cores that are up.
+    systems: Rc<RefCell<Vec<System>>>,
     asked: usize,
 }
 
@@ -48,6 +50,8 @@ impl Stage {
         change(&mut args);
         let is_read_only = Rc::new(Cell::new(false));
         let theirs = is_read_only.clone();
+        let systems: Rc<RefCell<Vec<System>>> = Rc::default();
+        let booted = systems.clone();
         let storages = Box::new(|attached: AttachedDisks| {
             let device = attached.disks[attached.core.index].device();
             let settings =
@@ -58,9 +62,11 @@ impl Stage {
         let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
             let mut args = args.clone();
             args.is_read_only = theirs.get();
-            kv_server::run(&System::new(libos), args);
+            let system = System::new(libos);
+            booted.borrow_mut().push(system.clone());
+            kv_server::run(&system, args);
         });
-        Stage { world, server, cores, is_read_only, asked: 0 }
+        Stage { world, server, cores, is_read_only, systems, asked: 0 }
     }
 
     /// Asks until there is an answer that does not say that data is loaded; `None`: the connection has ended.
@@ -144,7 +150,22 @@ impl Stage {
         self.world.run_for(Duration::from_millis(millis));
     }
 
+    /// As a process does that is asked to end; says whether it was done in so many milliseconds.
+    fn stop(&mut self, millis: u64) -> bool {
+        let ended = Rc::new(Cell::new(0));
+        for (core, system) in self.systems.take().into_iter().enumerate() {
+            let ended = ended.clone();
+            self.world.spawn(self.server.core(core), "stop", move |_| async move {
+                system.drain(Duration::from_secs(5)).await;
+                ended.set(ended.get() + 1);
+            });
+        }
+        self.run(millis);
+        ended.get() == self.cores
+    }
+
     fn restart(&mut self) {
+        self.systems.take();
         self.world.crash(self.server);
         self.run(3);
         self.world.restart(self.server);
@@ -157,6 +178,7 @@ impl Stage {
     }
 
     fn end(mut self) {
+        self.systems.take();
         self.world.crash(self.server);
         self.run(1000);
     }
@@ -533,12 +555,8 @@ fn an_orderly_stop_keeps_the_last_writes_of_all_cores() {
             let mut joint: Vec<&[u8]> = vec![b"MSET"];
             KEYS.iter().take(3).for_each(|key| joint.extend([*key, b"together"]));
             assert!(matches!(stage.try_ask(&joint), Some(Value::Simple(_))));
-            let to = stage.world.endpoint(stage.server, PORT);
-            converse(&mut stage.world, &format!("stopper {round}"), move |task| async move {
-                let _ = connected(&task, to).await.call(&[b"SHUTDOWN", b"NOSAVE"]).await;
-            });
             // Far sooner than anything would be written of itself.
-            stage.run(50);
+            assert!(stage.stop(100), "{cores} cores do not end");
             stage.restart();
             for (index, key) in KEYS.iter().enumerate() {
                 let value = if index < 3 { "together".to_owned() } else { format!("{round}:{index}") };
