@@ -43,6 +43,12 @@ impl Shard {
             client.connection.refuse_now(refusal, &request, &mut host, &mut output);
             return;
         }
+        if command.flags.contains(Flags::WRITE)
+            && let Some(refusal) = self.persistence.refusal_of_length(request.bytes(), self.engine.log_waiting())
+        {
+            client.connection.refuse_now(refusal, &request, &mut host, &mut output);
+            return;
+        }
         if self.persistence.is_behind() && command.flags.contains(Flags::WRITE) {
             drop(output);
             let waiting = Waiting::Client(session.id());

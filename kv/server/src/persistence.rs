@@ -381,7 +381,7 @@ impl Shard {
         self.persistence.told.log_size += data.len() as u64;
         self.persistence.log_space += space_of(data.len(), self.args.storage_unit);
         self.look_at_room(out);
-        if self.persistence.log_space > self.args.log_len_max && self.persistence.saving.is_none() {
+        if self.persistence.is_log_long(self.args.log_len_max) && self.persistence.saving.is_none() {
             // Soon, and not only when there is nothing better to do.
             self.set_consider_timer(out);
         }

@@ -91,12 +91,7 @@ impl Shard {
         match peer {
             Peer::Run(run) => self.end_wait(Waiting::Run(run), out),
             Peer::Ran { task, replies } => self.on_ran(task, replies, out),
-            Peer::Hold(claim) => {
-                if self.hold.claim(claim) {
-                    self.commit_before_hold(out);
-                    self.tell_held(claim, out);
-                }
-            }
+            Peer::Hold(claim) => self.end_wait(Waiting::Hold(claim), out),
             Peer::Held { task, failure } => {
                 failure.into_iter().for_each(|failure| self.persistence.on_log_state(failure.into()));
                 self.on_held(task, out);
@@ -190,7 +185,8 @@ impl Shard {
             match request.try_map_bufs(|buf| buf.land(out.heap())) {
                 Ok(request) => {
                     if let Ok(command) = find(&request) {
-                        if let Some(refusal) = self.persistence.refusal(command) {
+                        let refusal = self.persistence.refusal(command);
+                        if let Some(refusal) = refusal.or_else(|| self.refusal_of_length(command, &request)) {
                             let text = refusal.text(None, &request);
                             self.errors.count(&text);
                             Reply::new(&mut self.scratch, speaker.protocol).error(&text);
@@ -281,6 +277,9 @@ impl Shard {
             let Task { hold, held, .. } = &mut self.tasks[task as usize];
             match hold.get(*held) {
                 None => return self.work(task, out),
+                Some(&shard) if shard == self.index && self.persistence.is_behind() => {
+                    return self.persistence.line_up(Waiting::Hold(claim));
+                }
                 Some(&shard) if shard == self.index => {
                     if !self.hold.claim(claim) {
                         return;
@@ -584,6 +583,9 @@ impl Shard {
             Waiting::Run(run) if self.persistence.is_behind() => self.persistence.line_up(Waiting::Run(run)),
             Waiting::Run(run) => self.run_for(*run, out),
             Waiting::Client(id) => self.go_on(id, out),
+            Waiting::Hold(claim) if !self.hold.is_free() => self.hold.wait(Waiting::Hold(claim)),
+            // Who holds this shard writes to it, whatever its disk has to do: so that is looked at before.
+            Waiting::Hold(claim) if self.persistence.is_behind() => self.persistence.line_up(Waiting::Hold(claim)),
             Waiting::Hold(claim) => {
                 self.hold.holder = Some(claim);
                 self.commit_before_hold(out);

@@ -35,7 +35,7 @@ struct Stage {
     server: HostId,
     cores: usize,
     is_read_only: Rc<Cell<bool>>,
-    /// Of each core, since it was started last.
+    /// Those of the cores that are up.
     systems: Rc<RefCell<Vec<System>>>,
     asked: usize,
 }
@@ -55,8 +55,8 @@ impl Stage {
         change(&mut args);
         let is_read_only = Rc::new(Cell::new(false));
         let theirs = is_read_only.clone();
-        let systems = Rc::<RefCell<Vec<System>>>::default();
-        let place = systems.clone();
+        let systems: Rc<RefCell<Vec<System>>> = Rc::default();
+        let booted = systems.clone();
         let storages = Box::new(|attached: AttachedDisks| {
             let device = attached.disks[attached.core.index].device();
             let settings =
@@ -68,8 +68,8 @@ impl Stage {
             let mut args = args.clone();
             args.is_read_only = theirs.get();
             let system = System::new(libos);
+            booted.borrow_mut().push(system.clone());
             kv_server::run(&system, args);
-            place.borrow_mut().push(system);
         });
         Stage { world, server, cores, is_read_only, systems, asked: 0 }
     }
@@ -165,9 +165,23 @@ impl Stage {
         self.world.run_for(Duration::from_millis(millis));
     }
 
+    /// As a process does that is asked to end; says whether it was done in so many milliseconds.
+    fn stop(&mut self, millis: u64) -> bool {
+        let ended = Rc::new(Cell::new(0));
+        for (core, system) in self.systems.take().into_iter().enumerate() {
+            let ended = ended.clone();
+            self.world.spawn(self.server.core(core), "stop", move |_| async move {
+                system.drain(Duration::from_secs(5)).await;
+                ended.set(ended.get() + 1);
+            });
+        }
+        self.run(millis);
+        ended.get() == self.cores
+    }
+
     fn restart(&mut self) {
+        self.systems.take();
         self.world.crash(self.server);
-        self.systems.borrow_mut().clear();
         self.run(3);
         self.world.restart(self.server);
     }
@@ -179,7 +193,7 @@ impl Stage {
     }
 
     fn end(mut self) {
-        self.systems.borrow_mut().clear();
+        self.systems.take();
         self.world.crash(self.server);
         self.run(1000);
     }
@@ -711,6 +725,39 @@ fn an_import_too_long_for_its_disk_is_refused() {
     }
 }
 
+/// A value that the room left would not hold is refused before anything of it is written, wherever its key lies; all else
+/// goes on.
+#[test]
+fn a_value_longer_than_the_room_is_refused_and_the_log_goes_on() {
+    for (cores, durability) in [(1, Durability::Always), (2, Durability::Always), (2, Durability::EverySecond)] {
+        let size = 8 << 20;
+        let mut stage = Stage::new(cores, DiskSettings::new(size), |args| {
+            (args.storage_len, args.durability) = (size, durability);
+        });
+        for key in KEYS {
+            let key = std::str::from_utf8(key).unwrap();
+            stage.set_long(key, 1, 100_000);
+            for len in [7_000_000, 20_000_000] {
+                let reply = stage.try_ask(&[b"SET", key.as_bytes(), &long(2, len)]);
+                let Some(Value::Error(text)) = &reply else { panic!("{len} bytes: {reply:?}") };
+                assert!(text.starts_with(b"MISCONF"), "{}", text.escape_ascii());
+            }
+            // As before, and writable.
+            assert_eq!(stage.ask(&format!("GET {key}")).as_bytes(), Some(&long(1, 100_000)[..]));
+            stage.set_long(key, 3, 2000);
+        }
+        let info = stage.info();
+        assert!(info.contains("aof_last_write_status:ok") && info.contains("rdb_saves:0"), "{info}");
+        stage.run(1200);
+        stage.restart();
+        for key in KEYS {
+            let key = std::str::from_utf8(key).unwrap();
+            assert_eq!(stage.ask(&format!("GET {key}")).as_bytes(), Some(&long(3, 2000)[..]), "{key}");
+        }
+        stage.end();
+    }
+}
+
 /// The service is being stopped in the middle of a long snapshot: it does not wait for that.
 #[test]
 fn a_stop_does_not_wait_for_a_snapshot() {
@@ -720,16 +767,106 @@ fn a_stop_does_not_wait_for_a_snapshot() {
     }
     stage.change_disks(slow);
     assert!(matches!(stage.ask("BGSAVE"), Value::Simple(_)));
-    let ended = Rc::new(Cell::new(0));
-    for core in 0..2 {
-        let system = stage.systems.borrow()[core].clone();
-        let ended = ended.clone();
-        stage.world.spawn(stage.server.core(core), "stop", move |_| async move {
-            system.drain(Duration::from_secs(5)).await;
-            ended.set(ended.get() + 1);
-        });
+    assert!(stage.stop(1500), "both cores have come to their end");
+    stage.end();
+}
+
+/// The time of day goes back by an hour: what was written down before is not younger than what is written down then, and a
+/// key that has expired does not come back, neither at once nor from the log.
+#[test]
+fn time_that_goes_back_brings_nothing_back() {
+    let mut stage = Stage::new(1, DiskSettings::new(8 << 20), |_| {});
+    stage.ask("SET short held PX 500");
+    stage.ask("SET long held EX 5000");
+    stage.run(1000);
+    assert_eq!(stage.ask("GET short"), Value::Null);
+    stage.world.set_clocks_back(Duration::from_secs(3600));
+    assert_eq!(stage.ask("GET short"), Value::Null);
+    stage.ask("SET later held EX 100");
+    assert_eq!(stage.ask("APPEND short x"), Value::Integer(1), "it is a new one");
+    let left = |stage: &mut Stage, key: &str| match stage.ask(&format!("TTL {key}")) {
+        Value::Integer(seconds) => seconds,
+        other => panic!("{other:?}"),
+    };
+    for round in 0..2 {
+        // By the cache's own time, which stands still meanwhile.
+        assert!((99..=100).contains(&left(&mut stage, "later")), "round {round}");
+        assert!((4990..=5000).contains(&left(&mut stage, "long")), "round {round}");
+        assert_eq!(stage.ask("TTL short"), Value::Integer(-1), "round {round}");
+        assert_eq!(stage.ask("GET short").as_bytes(), Some(&b"x"[..]), "round {round}");
+        stage.restart();
     }
-    stage.run(1500);
-    assert_eq!(ended.get(), 2, "both cores have come to their end");
+    stage.world.set_clocks_back(Duration::ZERO);
+    stage.run(200_000);
+    assert_eq!(stage.ask("GET later"), Value::Null);
+    stage.end();
+}
+
+/// The service is asked to end: what was acknowledged last is written, on all cores, without `always`; the power goes
+/// soon after.
+#[test]
+fn an_orderly_stop_keeps_the_last_writes_of_all_cores() {
+    for cores in [1, 2, 3] {
+        let mut stage = Stage::new(cores, DiskSettings::new(8 << 20), |args| args.durability = Durability::EverySecond);
+        for round in 0..3 {
+            for (index, key) in KEYS.iter().enumerate() {
+                let value = format!("{round}:{index}");
+                let reply = stage.try_ask(&[b"SET", key, value.as_bytes()]);
+                assert!(matches!(reply, Some(Value::Simple(_))), "{reply:?}");
+            }
+            let mut joint: Vec<&[u8]> = vec![b"MSET"];
+            KEYS.iter().take(3).for_each(|key| joint.extend([*key, b"together"]));
+            assert!(matches!(stage.try_ask(&joint), Some(Value::Simple(_))));
+            // Far sooner than anything would be written of itself.
+            assert!(stage.stop(100), "{cores} cores do not end");
+            stage.restart();
+            for (index, key) in KEYS.iter().enumerate() {
+                let value = if index < 3 { "together".to_owned() } else { format!("{round}:{index}") };
+                assert_eq!(stage.try_ask(&[b"GET", key]).unwrap().as_bytes(), Some(value.as_bytes()), "{cores} cores");
+            }
+        }
+        stage.end();
+    }
+}
+
+/// The disk of the other core stands still: who writes there waits, by commands over several shards, too.
+#[test]
+fn a_disk_that_is_behind_holds_back_commands_over_several_cores() {
+    let mut disks = vec![DiskSettings::new(128 << 20); 2];
+    slow(&mut disks[1]);
+    let mut stage = Stage::on_disks(disks, |args| args.durability = Durability::EverySecond);
+    let on = |core: usize| {
+        let key = KEYS.into_iter().find(|key| shard_of(key, 2) == core).unwrap();
+        std::str::from_utf8(key).unwrap()
+    };
+    stage.ask("PING");
+    let to = stage.world.endpoint(stage.server, PORT);
+    let values: Rc<Vec<Vec<u8>>> = Rc::new((0..90).map(|number| long(number, 600_000)).collect());
+    let theirs = values.clone();
+    let answered = Rc::new(Cell::new(0));
+    let count = answered.clone();
+    converse(&mut stage.world, "writer", move |task| async move {
+        let mut kv = connected(&task, to).await;
+        for value in theirs.iter() {
+            let reply = kv.call(&[b"MSET", on(0).as_bytes(), b"x", on(1).as_bytes(), value]).await;
+            assert!(matches!(reply, Ok(Value::Simple(_))), "{reply:?}");
+            count.set(count.get() + 1);
+        }
+    });
+    let mut most = 0;
+    for _ in 0..60 {
+        let info = stage.info();
+        let pending = info.lines().find_map(|line| line.strip_prefix("aof_buffer_length:")).expect("a length");
+        most = most.max(pending.trim().parse::<usize>().unwrap());
+        assert!(info.contains("aof_last_write_status:ok"), "{info}");
+        stage.run(20);
+    }
+    assert!((15_000_000..36_000_000).contains(&most), "{most} bytes have waited");
+    assert!(answered.get() < 90, "nobody was held back");
+    stage.change_disks(quick);
+    stage.run(20_000);
+    assert_eq!(answered.get(), 90);
+    stage.restart();
+    assert_eq!(stage.ask(&format!("GET {}", on(1))).as_bytes(), Some(&values[89][..]));
     stage.end();
 }

@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     /// Extents that no log has; and those that nobody has written so far, which logs get last.
     pub(crate) pool: VecDeque<u32>,
     pub(crate) fresh: VecDeque<u32>,
+    /// A log that is not patient has grown.
+    pub(crate) wants_ready: bool,
     /// Some log's descriptor is lost: its extents are not known, and so none is given away.
     pub(crate) is_frozen: bool,
     pub(crate) counters: Counters,
@@ -343,11 +345,15 @@ impl Log {
         if shared.is_frozen || shared.free_extents() < count {
             return Err(Error::NoSpace);
         }
-        let ready = count.min(shared.pool.len());
-        let taken = shared
-            .pool
-            .drain(..ready)
-            .chain(shared.fresh.drain(..count - ready))
+        // Who is patient does not need what was prepared for others.
+        let is_patient = self.patience > Duration::ZERO;
+        shared.wants_ready |= !is_patient;
+        let Shared { pool, fresh, .. } = shared;
+        let (first, then) = if is_patient { (fresh, pool) } else { (pool, fresh) };
+        let of_first = count.min(first.len());
+        let taken = first
+            .drain(..of_first)
+            .chain(then.drain(..count - of_first))
             .map(|number| Extent { number, first_sequence: 0 });
         self.descriptor.extents.extend(taken);
         self.is_dirty = true;

@@ -95,6 +95,7 @@ impl Shared {
             transfer_max: (geometry.transfer_max as u64).saturating_mul(geometry.block_size as u64),
             pool: VecDeque::new(),
             fresh: VecDeque::new(),
+            wants_ready: false,
             is_frozen: false,
             counters: Counters::default(),
         }

@@ -4,6 +4,8 @@
 //! ext4 a flush behind one takes two to three times as long, and a write is handed to a thread. So the first write is made
 //! when nobody waits for it. What PostgreSQL does with the segments of its log, for the same reason.
 //!
+//! Only logs that are not patient get them: the others write much at once, and nobody waits.
+//!
 //! Always: an extent that is being filled is nobody's. Whatever goes wrong, it is given to a log as it is: its bytes do not
 //! matter.
 
@@ -50,7 +52,9 @@ impl Store {
     #[inline]
     pub(crate) fn prepare(&mut self) {
         let Preparing { extent, is_under_way, is_over, .. } = &self.preparing;
-        let is_due = !is_over && !is_under_way && (extent.is_some() || self.shared.pool.len() < READY);
+        let is_due = !is_over
+            && !is_under_way
+            && (extent.is_some() || self.shared.wants_ready && self.shared.pool.len() < READY);
         if is_due && self.mount == Mount::Ready {
             self.fill();
         }
@@ -60,7 +64,7 @@ impl Store {
     fn fill(&mut self) {
         if self.preparing.extent.is_none() {
             self.preparing.is_over = self.shared.fresh.len() <= LEFT || self.shared.is_frozen;
-            if self.preparing.is_over || !self.logs.iter().any(|log| log.is_writable) {
+            if self.preparing.is_over {
                 return;
             }
             (self.preparing.extent, self.preparing.done) = (self.shared.fresh.pop_front(), 0);

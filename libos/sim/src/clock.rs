@@ -14,6 +14,8 @@ const WALL_START: u64 = 1_893_456_000_000_000_000;
 pub(crate) struct HostClock {
     pub(crate) world: Rc<Cell<Instant>>,
     pub(crate) origin: Duration,
+    /// So far is the time of day behind, everywhere.
+    pub(crate) behind: Rc<Cell<Duration>>,
 }
 
 impl HostClock {
@@ -34,6 +36,6 @@ impl Clock for HostClock {
     }
 
     fn wall(&self) -> WallTime {
-        WallTime::from_nanos(WALL_START + self.world.get().as_nanos())
+        WallTime::from_nanos(WALL_START + self.world.get().as_nanos() - self.behind.get().as_nanos() as u64)
     }
 }

@@ -55,6 +55,12 @@ impl<B: std::ops::Deref<Target = [u8]>> Request<B> {
         self.count
     }
 
+    /// Bytes of all arguments, about: with what is around them, if it came in one buffer.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        if self.whole.is_empty() { self.args_from(0).map(<[u8]>::len).sum() } else { self.whole.len() }
+    }
+
     /// Whether there is not even a name.
     #[inline]
     pub fn is_empty(&self) -> bool {

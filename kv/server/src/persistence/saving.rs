@@ -611,7 +611,7 @@ impl Shard {
         {
             return;
         }
-        let is_long = persistence.log_space > persistence.log_space_max(self.args.log_len_max);
+        let is_long = persistence.is_log_long(self.args.log_len_max);
         let is_time = persistence.try_again.is_none_or(|at| at <= out.now());
         if is_time && (is_long || persistence.failed.is_some() || persistence.is_short_of_room()) {
             self.persistence.is_asked = true;

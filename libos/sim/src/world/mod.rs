@@ -65,6 +65,7 @@ pub struct World {
     seed: u64,
     settings: Settings,
     clock: Rc<Cell<Instant>>,
+    clocks_behind: Rc<Cell<Duration>>,
     trace: Rc<RefCell<WorldTrace>>,
     fabric: Rc<RefCell<Fabric>>,
     frames: Rc<RefCell<FrameNet>>,
@@ -92,6 +93,7 @@ impl World {
             seed,
             settings,
             clock: Rc::default(),
+            clocks_behind: Rc::default(),
             trace,
             fabric: Rc::new(RefCell::new(fabric)),
             frames: Rc::new(RefCell::new(frames)),
@@ -156,7 +158,8 @@ impl World {
         };
         let of_number = |number| HostCore { number, core: None, heap: None, due: true, deadline: None };
         let cores = numbers.into_iter().map(of_number).collect();
-        let clock = HostClock { world: self.clock.clone(), origin: Duration::from_micros(self.rng.below(1 << 40)) };
+        let origin = Duration::from_micros(self.rng.below(1 << 40));
+        let clock = HostClock { world: self.clock.clone(), origin, behind: self.clocks_behind.clone() };
         // Its chance is its own, as that of frames is.
         let chance = |i: usize| Rng::new(self.seed ^ u64::from_le_bytes(*b"platters") ^ (id.0 << 8 | i) as u64);
         let disks = disks.into_iter().enumerate().map(|(i, settings)| SimDisk::new(settings, chance(i)));
@@ -269,6 +272,11 @@ impl World {
     /// The time of the world. Each host's clock has another origin.
     pub fn now(&self) -> Instant {
         self.clock.get()
+    }
+
+    /// Sets the time of day back on all hosts, by so much beside the world's time; zero sets it right again.
+    pub fn set_clocks_back(&mut self, by: Duration) {
+        self.clocks_behind.set(by);
     }
 
     /// A generator for the test's own choices.
