@@ -16,6 +16,8 @@ use crate::transfer::{Kind, Transfer};
 
 /// Operations that may be under way.
 const DEPTH: usize = 128;
+/// How long the block layer may wait for a core that sleeps.
+const ATTENTION: Duration = Duration::from_millis(100);
 
 /// An opened device.
 pub struct Opened {
@@ -302,6 +304,16 @@ impl SpdkDisk {
         }
     }
 
+    /// The block layer asks each core that has a channel, also one with nothing under way: a controller that is being reset
+    /// waits for all of them, and so does the removal of a device.
+    fn serve_others(&mut self) {
+        match (&mut self.queue, self.state) {
+            (Queue::Bdev(_), State::Alive) => _ = self.process(DEPTH),
+            (Queue::Bdev(queue), _) => _ = queue.process(),
+            _ => {}
+        }
+    }
+
     /// What has been under way too long: the device does not answer.
     fn look_for_late(&mut self, now: Instant) {
         let (step, polled) = (self.timeout / 16, self.polled.replace(now).unwrap_or(now));
@@ -384,7 +396,7 @@ impl BlockDevice for SpdkDisk {
 
     fn poll(&mut self, now: Instant, room: usize, done: &mut Vec<BlockDone>) {
         if self.under_way() == 0 {
-            return;
+            return self.serve_others();
         }
         // A loss is told by what ends.
         let _ = self.process(room.saturating_sub(self.ended.len()));
@@ -401,13 +413,14 @@ impl BlockDevice for SpdkDisk {
         }
     }
 
-    fn arm(&mut self, _: Instant) -> Wake {
+    fn arm(&mut self, now: Instant) -> Wake {
         let on = match (self.under_way(), self.ended.len()) {
             (0, _) => WakeOn::Nothing,
             (_, 0) => WakeOn::Nap,
             _ => WakeOn::Now,
         };
-        Wake { deadline: None, on }
+        let deadline = matches!(self.queue, Queue::Bdev(_)).then(|| now + ATTENTION);
+        Wake { deadline, on }
     }
 }
 
