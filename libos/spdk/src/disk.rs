@@ -36,12 +36,14 @@ pub struct DiskSettings {
     pub timeout: Duration,
     /// Nothing is changed on it.
     pub read_only: bool,
+    /// The device is told which blocks nobody needs, if it wants to know.
+    pub discard: bool,
 }
 
 impl Default for DiskSettings {
     fn default() -> DiskSettings {
         let configuration = r#"{"subsystems":[]}"#.into();
-        DiskSettings { configuration, timeout: Duration::from_secs(10), read_only: false }
+        DiskSettings { configuration, timeout: Duration::from_secs(10), read_only: false, discard: true }
     }
 }
 
@@ -70,7 +72,8 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
             (Queue::Nvme(queue, controller), name)
         }
     };
-    let geometry = queue.geometry().map_err(refused)?;
+    let mut geometry = queue.geometry().map_err(refused)?;
+    geometry.discards &= settings.discard;
     let can_flush = queue.can_flush();
     let how = format!("{}: {name}", env.version());
     let mut device = SpdkDisk {

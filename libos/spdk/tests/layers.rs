@@ -11,7 +11,7 @@ use libos_runtime::{Clock, KernelClock};
 use libos_spdk::{DiskSettings, Env, OpenError, Opened, Target, open};
 use nvmf::{NQN, Nvmf, POOLS};
 use pdpix::block::BlockOp;
-use pdpix::{BlockDevice, Heap, OpId};
+use pdpix::{BlockDevice, Error, Heap, OpId};
 
 /// RAIDs of both kinds, a logical volume, a file, and nothing at all.
 fn configuration(file: &str) -> String {
@@ -63,7 +63,11 @@ impl Layers {
     }
 
     fn open(&self, name: &str, read_only: bool) -> Result<Opened, OpenError> {
-        let settings = DiskSettings { configuration: self.configuration.clone(), read_only, ..DiskSettings::default() };
+        self.open_with(name, DiskSettings { read_only, ..DiskSettings::default() })
+    }
+
+    fn open_with(&self, name: &str, settings: DiskSettings) -> Result<Opened, OpenError> {
+        let settings = DiskSettings { configuration: self.configuration.clone(), ..settings };
         open(self.env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &self.heap)
     }
 }
@@ -137,7 +141,7 @@ fn a_core_that_is_idle_does_not_hold_up_the_others() {
         r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{attach}]}}]}}"#
     );
     // Only to be read: SPDK's target says that it has a cache, and the block layer would not flush it.
-    let settings = DiskSettings { configuration, timeout: Duration::from_secs(20), read_only: true };
+    let settings = DiskSettings { configuration, timeout: Duration::from_secs(20), read_only: true, discard: true };
     let why = open(
         env,
         &Target::parse("bdev:Nn3", 0).unwrap(),
@@ -182,4 +186,19 @@ fn a_core_that_is_idle_does_not_hold_up_the_others() {
     stop.store(true, Ordering::SeqCst);
     idle.join().unwrap();
     println!("a read after {took:?}");
+}
+
+#[test]
+fn what_is_truncated_is_given_back_only_if_that_is_wanted() {
+    let layers = match Layers::new() {
+        Err(why) => return println!("SKIP spdk_layers: {why}"),
+        Ok(layers) => layers,
+    };
+    for discard in [true, false] {
+        let opened = layers.open_with("Striped", DiskSettings { discard, ..DiskSettings::default() });
+        let mut device = opened.unwrap().device;
+        assert_eq!(device.geometry().discards, discard);
+        let refused = device.submit(OpId(1), BlockOp::Discard { lba: 0, block_count: 8 }).err().map(|(error, _)| error);
+        assert_eq!(refused, (!discard).then_some(Error::NotSupported));
+    }
 }
