@@ -91,6 +91,7 @@ pub(crate) fn open(settings: &Settings, text: &str, core: usize, heap: &Heap) ->
         configuration: settings.spdk.config.as_ref().map_or(Ok(usual.configuration), read)?,
         timeout: Duration::from_millis(settings.spdk.timeout_ms),
         read_only: settings.storage.read_only,
+        discard: settings.storage.discard,
     };
     libos_spdk::open(env, &target, &disk, heap).map_err(said)
 }

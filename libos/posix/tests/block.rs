@@ -111,6 +111,20 @@ fn a_second_process_is_refused() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_refused() {
+    let (directory, heap) = (Directory::new(), heap());
+    let settings = directory.settings();
+    let beyond = directory.0.join("not there");
+    std::os::unix::fs::symlink(&beyond, &settings.path).unwrap();
+    let error = open_disk(&settings, &heap).unwrap_err();
+    assert!(error.to_string().contains("it is a link to what is not there"), "{error}");
+    assert!(!beyond.exists(), "something was made");
+    // One that leads to a disk is as good as the disk.
+    std::fs::write(&beyond, vec![0; 1 << 20]).unwrap();
+    assert!(open_disk(&settings, &heap).is_ok());
+}
+
+#[test]
 fn a_new_file_that_does_not_fit_is_refused_and_leaves_nothing() {
     let (directory, heap) = (Directory::new(), heap());
     let settings = DiskSettings { size: Some(1 << 50), ..directory.settings() };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use spdk_sys::Spdk;
 
-use crate::ffi::Attached;
+use crate::ffi::{Attached, be_nobodys};
 
 /// An attached controller, with its thread.
 pub(crate) struct Controller {
@@ -66,6 +66,7 @@ impl Controller {
 }
 
 fn serve(attached: &Attached, (stop, told): &(Mutex<bool>, Condvar)) {
+    be_nobodys();
     let mut looked = Instant::now();
     let mut is_gone = false;
     let mut stopped = stop.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,8 @@ use crate::transfer::{Kind, Transfer};
 
 /// Operations that may be under way.
 const DEPTH: usize = 128;
+/// How long the block layer may wait for a core that sleeps.
+const ATTENTION: Duration = Duration::from_millis(100);
 
 /// An opened device.
 pub struct Opened {
@@ -34,12 +36,14 @@ pub struct DiskSettings {
     pub timeout: Duration,
     /// Nothing is changed on it.
     pub read_only: bool,
+    /// The device is told which blocks nobody needs, if it wants to know.
+    pub discard: bool,
 }
 
 impl Default for DiskSettings {
     fn default() -> DiskSettings {
         let configuration = r#"{"subsystems":[]}"#.into();
-        DiskSettings { configuration, timeout: Duration::from_secs(10), read_only: false }
+        DiskSettings { configuration, timeout: Duration::from_secs(10), read_only: false, discard: true }
     }
 }
 
@@ -68,7 +72,8 @@ pub fn open(env: Env, target: &Target, settings: &DiskSettings, heap: &Heap) -> 
             (Queue::Nvme(queue, controller), name)
         }
     };
-    let geometry = queue.geometry().map_err(refused)?;
+    let mut geometry = queue.geometry().map_err(refused)?;
+    geometry.discards &= settings.discard;
     let can_flush = queue.can_flush();
     let how = format!("{}: {name}", env.version());
     let mut device = SpdkDisk {
@@ -302,6 +307,16 @@ impl SpdkDisk {
         }
     }
 
+    /// The block layer asks each core that has a channel, also one with nothing under way: a controller that is being reset
+    /// waits for all of them, and so does the removal of a device.
+    fn serve_others(&mut self) {
+        match (&mut self.queue, self.state) {
+            (Queue::Bdev(_), State::Alive) => _ = self.process(DEPTH),
+            (Queue::Bdev(queue), _) => _ = queue.process(),
+            _ => {}
+        }
+    }
+
     /// What has been under way too long: the device does not answer.
     fn look_for_late(&mut self, now: Instant) {
         let (step, polled) = (self.timeout / 16, self.polled.replace(now).unwrap_or(now));
@@ -384,7 +399,7 @@ impl BlockDevice for SpdkDisk {
 
     fn poll(&mut self, now: Instant, room: usize, done: &mut Vec<BlockDone>) {
         if self.under_way() == 0 {
-            return;
+            return self.serve_others();
         }
         // A loss is told by what ends.
         let _ = self.process(room.saturating_sub(self.ended.len()));
@@ -401,13 +416,14 @@ impl BlockDevice for SpdkDisk {
         }
     }
 
-    fn arm(&mut self, _: Instant) -> Wake {
+    fn arm(&mut self, now: Instant) -> Wake {
         let on = match (self.under_way(), self.ended.len()) {
             (0, _) => WakeOn::Nothing,
             (_, 0) => WakeOn::Nap,
             _ => WakeOn::Now,
         };
-        Wake { deadline: None, on }
+        let deadline = matches!(self.queue, Queue::Bdev(_)).then(|| now + ATTENTION);
+        Wake { deadline, on }
     }
 }
 

@@ -37,6 +37,7 @@ const OVERHEAD: usize = 128 << 20;
 /// # Errors
 /// [`OpenError::Load`]: why there is none for us.
 pub fn is_installed(library: Option<&Path>) -> Result<String, OpenError> {
+    ffi::remember_processors();
     let spdk = spdk_sys::load(library)?;
     Ok(format!("SPDK {} on {}", spdk.release.name, spdk.dpdk))
 }
@@ -52,6 +53,7 @@ impl Env {
     }
 
     fn begin(settings: &EnvSettings) -> Result<Env, OpenError> {
+        ffi::remember_processors();
         let spdk = spdk_sys::load(settings.library.as_deref())?;
         let started = if settings.on_our_dpdk {
             ffi::post_init(spdk, !spdk.has_huge_pages())

@@ -8,11 +8,12 @@
 //! [`poll`](pdpix::BlockDevice::poll) and only note what ended; a device that has failed, was removed, or does not answer in
 //! time gives EIO for all that is under way and all that comes, and is not tried again.
 //!
-//! A device has no descriptor to sleep on. With nothing under way nothing is polled; else its core takes naps.
+//! A device has no descriptor to sleep on. With nothing under way nothing is polled, but the block layer ten times a second;
+//! else its core takes naps.
 //!
 //! ```text
-//! margay wal --device spdk:0000:03:00.0               # given to vfio-pci before (docs/spdk.md)
-//! margay wal --device spdk:tcp://10.0.0.5:4420/nqn.2016-06.io.spdk:cnode1
+//! margay wal --set storage.device=spdk:0000:03:00.0   # given to vfio-pci before (docs/spdk.md)
+//! margay wal --set storage.device=spdk:tcp://10.0.0.5:4420/nqn.2016-06.io.spdk:cnode1
 //! ```
 //!
 //! SPDK is found at run time: `spdk.library`, or where the linker looks. Sources: the NVM Express base specification 2.0;

@@ -3,12 +3,15 @@
 mod nvmf;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Time};
 
 use libos_runtime::{Clock, KernelClock};
 use libos_spdk::{DiskSettings, Env, OpenError, Opened, Target, open};
-use nvmf::POOLS;
+use nvmf::{NQN, Nvmf, POOLS};
 use pdpix::block::BlockOp;
-use pdpix::{BlockDevice, Heap, OpId};
+use pdpix::{BlockDevice, Error, Heap, OpId};
 
 /// RAIDs of both kinds, a logical volume, a file, and nothing at all.
 fn configuration(file: &str) -> String {
@@ -60,7 +63,11 @@ impl Layers {
     }
 
     fn open(&self, name: &str, read_only: bool) -> Result<Opened, OpenError> {
-        let settings = DiskSettings { configuration: self.configuration.clone(), read_only, ..DiskSettings::default() };
+        self.open_with(name, DiskSettings { read_only, ..DiskSettings::default() })
+    }
+
+    fn open_with(&self, name: &str, settings: DiskSettings) -> Result<Opened, OpenError> {
+        let settings = DiskSettings { configuration: self.configuration.clone(), ..settings };
         open(self.env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &self.heap)
     }
 }
@@ -116,4 +123,82 @@ fn what_somebody_else_writes_to_can_be_read() {
     let why = layers.open("A", false).err().expect("the RAID has it").to_string();
     assert!(why.contains("cannot be opened"), "{why}");
     assert!(layers.open("A", true).is_ok());
+}
+
+/// A controller of the block layer's, over TCP; two cores have a namespace of it each, and one has nothing to do. When the
+/// target is gone, the block layer resets the controller, for which it asks both, until there is one again.
+#[test]
+fn a_core_that_is_idle_does_not_hold_up_the_others() {
+    let (env, mut target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_layers_idle: {why}"),
+        Ok(both) => both,
+    };
+    let attach = format!(
+        r#"{{"method":"bdev_nvme_attach_controller","params":{{"name":"N","trtype":"TCP","adrfam":"IPv4","traddr":"127.0.0.1","trsvcid":"{}","subnqn":"{NQN}","ctrlr_loss_timeout_sec":-1,"reconnect_delay_sec":1}}}}"#,
+        target.port
+    );
+    let configuration = format!(
+        r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{attach}]}}]}}"#
+    );
+    // Only to be read: SPDK's target says that it has a cache, and the block layer would not flush it.
+    let settings = DiskSettings { configuration, timeout: Duration::from_secs(20), read_only: true, discard: true };
+    let why = open(
+        env,
+        &Target::parse("bdev:Nn3", 0).unwrap(),
+        &DiskSettings { read_only: false, ..settings.clone() },
+        &nvmf::heap(env),
+    );
+    assert!(why.err().expect("it cannot be flushed, and was taken").to_string().contains("its controller has a cache"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let idle = std::thread::spawn({
+        let (settings, stop) = (settings.clone(), stop.clone());
+        move || {
+            let heap = nvmf::heap(env);
+            let mut disk = open(env, &Target::parse("bdev:Nn2", 1).unwrap(), &settings, &heap).unwrap().device;
+            // As a core that sleeps: it polls when it said that it would, and not else.
+            let mut due = None;
+            while !stop.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(10));
+                let now = KernelClock.now();
+                if due.is_some_and(|due| now >= due) {
+                    disk.poll(now, 16, &mut Vec::new());
+                }
+                due = due.filter(|due| now < *due).or(disk.arm(now).deadline);
+            }
+        }
+    });
+    let heap = nvmf::heap(env);
+    let mut disk = open(env, &Target::parse("bdev:Nn1", 0).unwrap(), &settings, &heap).unwrap().device;
+    let mut read = |number: u64| {
+        let (begun, mut done) = (Time::now(), Vec::new());
+        let block = heap.alloc_aligned(512, 512).unwrap();
+        disk.submit(OpId(number), BlockOp::Read { lba: number % 1000, into: block }).unwrap();
+        while done.is_empty() {
+            disk.poll(KernelClock.now(), 1, &mut done);
+        }
+        (done.pop().unwrap().result, begun.elapsed())
+    };
+    assert!((0..200).all(|number| read(number).0 == Ok(())));
+    target.kill();
+    target.restart();
+    let (result, took) = read(200);
+    assert_eq!(result, Ok(()), "after {took:?}: it waited for the core that is idle");
+    stop.store(true, Ordering::SeqCst);
+    idle.join().unwrap();
+    println!("a read after {took:?}");
+}
+
+#[test]
+fn what_is_truncated_is_given_back_only_if_that_is_wanted() {
+    let layers = match Layers::new() {
+        Err(why) => return println!("SKIP spdk_layers: {why}"),
+        Ok(layers) => layers,
+    };
+    for discard in [true, false] {
+        let opened = layers.open_with("Striped", DiskSettings { discard, ..DiskSettings::default() });
+        let mut device = opened.unwrap().device;
+        assert_eq!(device.geometry().discards, discard);
+        let refused = device.submit(OpId(1), BlockOp::Discard { lba: 0, block_count: 8 }).err().map(|(error, _)| error);
+        assert_eq!(refused, (!discard).then_some(Error::NotSupported));
+    }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use kv_differential::generate::words;
 use kv_differential::{Peer, Redis, Reply, Subject, case};
-use kv_process::numbers::{self, CLIENTS, Writers, number};
+use kv_process::numbers::{self, CLIENTS, Past, Writers, number};
 use kv_process::{Form, Kv, margay_kv, run};
 use pdpix::Rng;
 use rustix::process::Signal;
@@ -74,7 +74,7 @@ fn kill_again_and_again(durability: &str, kills: usize, seed: u64, may_lose: Dur
     for cores in [1, 2] {
         let form = Form { backend: "epoll", cores };
         let dir = Dir::new(&format!("kill-{durability}-{cores}"));
-        let mut state = [0; CLIENTS];
+        let mut state: [Past; CLIENTS] = Default::default();
         let (mut acknowledged, mut lost) = (0, 0);
         for kill in 0..kills {
             let mut kv = start(&form, &dir, &["--durability", durability]);
@@ -93,14 +93,13 @@ fn kill_again_and_again(durability: &str, kills: usize, seed: u64, may_lose: Dur
             drop(kv);
             let kv = start(&form, &dir, &["--durability", durability]);
             let mut peer = kv.connect();
-            let must: Vec<u64> = noted.iter().map(|noted| noted.must_be_there(killed, may_lose)).collect();
             for (index, noted) in noted.iter().enumerate() {
-                let there = numbers::check(&mut peer, index, must[index], noted.sent, may_lose.is_zero());
+                let there = numbers::check(&mut peer, index, &noted.expected(killed, may_lose));
                 let told = format!("kill {kill} of {durability} with {cores} cores: client {index}");
                 let there = there.unwrap_or_else(|why| panic!("{told}: {why}"));
                 acknowledged += noted.acknowledged.len();
                 lost += noted.last().saturating_sub(*there.start());
-                state[index] = *there.end();
+                state[index] = noted.past.clone().then(there);
             }
             kv.stop();
         }

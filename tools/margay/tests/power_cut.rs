@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use kv_differential::generate::words;
 use kv_differential::{Peer, Subject, Target, case};
-use kv_process::numbers::{self, CLIENTS, Noted, Writers};
+use kv_process::numbers::{self, CLIENTS, Expected, Noted, Past, Writers};
 use kv_process::{Form, Kv, run};
 use margay_guest::disk::Disk;
 use margay_guest::machine::{Machine, Plan};
@@ -116,14 +116,13 @@ fn await_loaded(to: SocketAddr) {
 /// The disk at one moment, and what was known then.
 struct Cut {
     image: Vec<u8>,
-    must: Vec<u64>,
-    sent: Vec<u64>,
+    expected: Vec<Expected>,
     /// Requests that the disk had done.
     at: u64,
 }
 
 /// Of each client. A second is one of a machine that runs: while this one gives the guest no processor, its timers do not end.
-fn must_be_there(noted: &[Noted], now: Instant, case: &Case<'_>) -> Vec<u64> {
+fn expected(noted: &[Noted], now: Instant, case: &Case<'_>) -> Vec<Expected> {
     let mut may_lose = case.may_lose;
     if !may_lose.is_zero() {
         let recent = |&&(_, when): &&(u64, Instant)| when + Duration::from_secs(3) > now;
@@ -132,7 +131,7 @@ fn must_be_there(noted: &[Noted], now: Instant, case: &Case<'_>) -> Vec<u64> {
         times.sort();
         may_lose += times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
     }
-    noted.iter().map(|noted| noted.must_be_there(now, may_lose)).collect()
+    noted.iter().map(|noted| noted.expected(now, may_lose)).collect()
 }
 
 /// Takes the disk's state again and again, whenever the one before it has been looked at.
@@ -160,26 +159,26 @@ fn take_cuts(
             // What is acknowledged was flushed before now, and what is on the disk was sent before now.
             let noted = books.lock().expect("the books");
             let now = Instant::now();
-            let must = must_be_there(&noted, now, &case);
-            let sent = noted.iter().map(|noted| noted.sent).collect();
+            let expected = expected(&noted, now, &case);
             drop(noted);
             wanted.store(false, Ordering::SeqCst);
-            let _ = to.try_send(Cut { image: medium.cut(), must, sent, at: done });
+            let _ = to.try_send(Cut { image: medium.cut(), expected, at: done });
         }
     });
     (cuts, wanted)
 }
 
-/// What is there of each client's numbers; how many acknowledged ones are not, as may be.
+/// What is there of each client's numbers.
 ///
 /// # Errors
 /// A sentence: what is wrong.
-fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case<'_>) -> Result<[u64; CLIENTS], String> {
-    let mut there = [0; CLIENTS];
+fn check(to: SocketAddr, expected: &[Expected]) -> Result<[Past; CLIENTS], String> {
+    let mut there: [Past; CLIENTS] = Default::default();
     let mut peer = connect(to);
     for index in 0..CLIENTS {
-        let found = numbers::check(&mut peer, index, must[index], sent[index], case.may_lose.is_zero());
-        there[index] = *found.map_err(|why| format!("client {index}: {why}"))?.end();
+        let found = numbers::check(&mut peer, index, &expected[index]);
+        let found = found.map_err(|why| format!("client {index}: {why}"))?;
+        there[index] = expected[index].past.clone().then(found);
     }
     Ok(there)
 }
@@ -188,7 +187,7 @@ fn check(to: SocketAddr, must: &[u64], sent: &[u64], case: &Case<'_>) -> Result<
 ///
 /// # Errors
 /// A sentence: it cannot be recovered, or something is missing.
-fn recover(cut: &Cut, case: &Case<'_>) -> Result<(), String> {
+fn recover(cut: &Cut) -> Result<(), String> {
     let file = Place(Place::name("image"));
     std::fs::write(&file.0, &cut.image).expect("a file");
     let path = file.0.to_str().expect("a path that is text");
@@ -202,7 +201,7 @@ fn recover(cut: &Cut, case: &Case<'_>) -> Result<(), String> {
     let arguments = ["--durability", "always", "--set", &device, "--set", &size, "--set", "memory.size=96MiB"];
     let kv = Kv::start(&Form { backend: "epoll", cores: 1 }, &arguments);
     await_loaded(kv.address);
-    check(kv.address, &cut.must, &cut.sent, case).map(|_| ())
+    check(kv.address, &cut.expected).map(|_| ())
 }
 
 const FORCED: &str = "--set storage.device=/dev/sda --set storage.flush=dsync --set storage.discard=true";
@@ -211,8 +210,7 @@ const FORCED: &str = "--set storage.device=/dev/sda --set storage.flush=dsync --
 struct Life {
     /// The disk after the machine has lost its power.
     image: Vec<u8>,
-    must: Vec<u64>,
-    sent: Vec<u64>,
+    expected: Vec<Expected>,
     acknowledged: usize,
     requests: u64,
     flushes: u64,
@@ -224,7 +222,7 @@ struct Life {
 /// Which cut, and what was wrong after it.
 fn live(
     rig: Rig,
-    state: &[u64; CLIENTS],
+    state: &[Past; CLIENTS],
     cuts: usize,
     seed: u64,
     case: &Case<'_>,
@@ -256,8 +254,7 @@ fn live(
     let (requests, flushes) = rig.disk.counts();
     Ok(Life {
         image,
-        must: must_be_there(&noted, gone, case),
-        sent: noted.iter().map(|noted| noted.sent).collect(),
+        expected: expected(&noted, gone, case),
         acknowledged: noted.iter().map(|noted| noted.acknowledged.len()).sum(),
         requests,
         flushes,
@@ -272,20 +269,20 @@ fn lose_power(plan: &Plan, cuts: usize, seed: u64, case: &Case<'_>) -> Result<()
     println!("MARGAY_SEED={seed:#x}");
     let begun = Instant::now();
     let mut rng = Rng::new(seed);
-    let (mut image, mut state, mut life_before) = (vec![0; DISK], [0; CLIENTS], None::<Life>);
+    let (mut image, mut state, mut life_before) = (vec![0; DISK], <[Past; CLIENTS]>::default(), None::<Life>);
     let (mut acknowledged, mut flushes, mut requests) = (0, 0, 0);
     for life in 0..3 {
         // The second one on a SCSI disk, with forced writes and with discards.
         let place = if life == 1 { FORCED } else { case.place };
         let rig = Rig::boot(plan.clone(), image, rng.next_u64(), &Case { place, ..*case });
         if let Some(before) = &life_before {
-            state = check(rig.address, &before.must, &before.sent, case)
+            state = check(rig.address, &before.expected)
                 .map_err(|why| format!("guest {life}, after a cut of the machine before it: {why}"))?;
         }
         if life == 2 {
             break;
         }
-        let this = live(rig, &state, (cuts - life).div_ceil(2) - 1, rng.next_u64(), case, |cut| recover(&cut, case))?;
+        let this = live(rig, &state, (cuts - life).div_ceil(2) - 1, rng.next_u64(), case, |cut| recover(&cut))?;
         (acknowledged, flushes, requests) =
             (acknowledged + this.acknowledged, flushes + this.flushes, requests + this.requests);
         image = this.image.clone();
@@ -351,19 +348,19 @@ fn on_a_file_system_what_was_acknowledged_is_there_after_a_power_cut() {
         println!("MARGAY_SEED={seed:#x}");
         let rig = Rig::boot(plan.clone(), image.clone(), seed, &case);
         let mut looks = Vec::new();
-        let life = live(rig, &[0; CLIENTS], LOOKS, seed, &case, |cut| {
+        let life = live(rig, &Default::default(), LOOKS, seed, &case, |cut| {
             thread::sleep(Duration::from_millis(300));
-            looks.push((cut.image, cut.must, cut.sent));
+            looks.push((cut.image, cut.expected));
             Ok(())
         });
         let life = life.expect("nothing is looked at yet");
-        looks.push((life.image, life.must, life.sent));
+        looks.push((life.image, life.expected));
         // One service after the other starts in the guest, each over its own disk.
         let mut plan = plan.clone();
         plan.program(env!("CARGO_BIN_EXE_margay")).memory_mib = 1024;
         let mut script = String::new();
         let mut servers = Vec::new();
-        for (number, (image, ..)) in looks.iter_mut().enumerate() {
+        for (number, (image, _)) in looks.iter_mut().enumerate() {
             let port = PORT + number as u16;
             let disk = Disk::new(std::mem::take(image), seed);
             servers.push(Server::start(Place::name("disk"), disk).expect("a server"));
@@ -378,10 +375,10 @@ fn on_a_file_system_what_was_acknowledged_is_there_after_a_power_cut() {
         for _ in &looks {
             machine.await_line("listening on", LIMIT).expect("the service starts");
         }
-        for (number, (_, must, sent)) in looks.iter().enumerate() {
+        for (number, (_, expected)) in looks.iter().enumerate() {
             let address = machine.address(PORT + number as u16);
             await_loaded(address);
-            check(address, must, sent, &case).unwrap_or_else(|why| panic!("seed {seed:#x}, cut {number}: {why}"));
+            check(address, expected).unwrap_or_else(|why| panic!("seed {seed:#x}, cut {number}: {why}"));
         }
         let acknowledged = life.acknowledged;
         assert!(acknowledged > LOOKS * CLIENTS, "{acknowledged} writes");

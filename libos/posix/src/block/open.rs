@@ -262,7 +262,7 @@ struct Opened {
 fn open_locked(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opened, DiskError> {
     let path = settings.path.as_path();
     loop {
-        let opened = open_file(settings, notices)?;
+        let opened = open_file(settings, notices, OPEN_TRIES)?;
         lock(&opened.fd, path, opened.read_only)?;
         let os = |errno: Errno| DiskError::Os { path: path.into(), doing: "look at", why: errno.into() };
         let ours = rustix::fs::fstat(&opened.fd).map_err(os)?;
@@ -274,7 +274,7 @@ fn open_locked(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Ope
     }
 }
 
-fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opened, DiskError> {
+fn open_file(settings: &DiskSettings, notices: &mut Vec<String>, tries: u32) -> Result<Opened, DiskError> {
     let path = settings.path.as_path();
     let os = |doing| move |errno: Errno| DiskError::Os { path: path.into(), doing, why: errno.into() };
     let open = |flags| rustix::fs::open(path, flags | OFlags::CLOEXEC | unused_only(path), Mode::from_raw_mode(0o640));
@@ -286,8 +286,14 @@ fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opene
         Err(Errno::BUSY) => Err(DiskError::Busy(path.into())),
         Err(Errno::NOENT) if settings.size.is_some() => match open(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
             Ok(fd) => Ok(Opened { fd, created: true, read_only: false }),
+            // Nothing is made through a link.
+            Err(Errno::EXIST) if path.is_symlink() => Err(DiskError::Os {
+                path: path.into(),
+                doing: "create",
+                why: io::Error::new(io::ErrorKind::NotFound, "it is a link to what is not there"),
+            }),
             // Somebody else was faster.
-            Err(Errno::EXIST) => open_file(settings, notices),
+            Err(Errno::EXIST) if tries > 1 => open_file(settings, notices, tries - 1),
             Err(errno) => Err(os("create")(errno)),
         },
         Err(Errno::ROFS) => {
@@ -298,6 +304,9 @@ fn open_file(settings: &DiskSettings, notices: &mut Vec<String>) -> Result<Opene
         Err(errno) => Err(os("open")(errno)),
     }
 }
+
+/// How often a file may be made, or removed, by others between two looks at it.
+const OPEN_TRIES: u32 = 100;
 
 /// How long a process that was killed may still have the disk: what it has under way must end first.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);

@@ -15,7 +15,7 @@ use pdpix::block::Geometry;
 use spdk_sys::*;
 
 use super::slots::{Ended, Slots, on_bdev_end};
-use super::{DmaMemory, Gone};
+use super::{DmaMemory, Gone, be_nobodys};
 use crate::error::says;
 use crate::transfer::{Kind, Transfer};
 
@@ -41,6 +41,7 @@ impl Subsystems {
             let (report, reported) = mpsc::channel();
             let configuration = configuration.to_string();
             let serve = move || {
+                be_nobodys();
                 let result = bring_up(library, &configuration);
                 let thread = result.as_ref().map(|thread| *thread).ok();
                 let _ = report.send(result.map(|_| ()));

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::ptr::{NonNull, null};
+use std::sync::OnceLock;
 
 use libos_mem::{Plan, Reservation, ReserveError};
 use spdk_sys::{SPDK_ENV_NUMA_ID_ANY, SPDK_LOG_ERROR, SPDK_MALLOC_DMA, Spdk, spdk_env_opts};
@@ -57,6 +58,23 @@ fn processors() -> Vec<usize> {
     unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
     // SAFETY: within the set.
     (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
+}
+
+/// What the process may use, as it was when this was first asked: cores are bound to one of them each.
+pub(crate) fn remember_processors() {
+    PROCESSORS.get_or_init(processors);
+}
+
+static PROCESSORS: OnceLock<Vec<usize>> = OnceLock::new();
+
+/// Makes of the calling thread one that no core has to share its processor with: a new thread has the processor of the core
+/// that makes it, and its priority, which may be real-time.
+pub(crate) fn be_nobodys() {
+    if let Some(processors) = PROCESSORS.get() {
+        allow(processors);
+    }
+    // SAFETY: plain data, which is read. Less is never forbidden.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &libc::sched_param { sched_priority: 0 }) };
 }
 
 /// DPDK binds the thread that starts it; it gets back what it had.

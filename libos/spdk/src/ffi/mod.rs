@@ -6,7 +6,7 @@ mod nvme;
 mod slots;
 
 pub(crate) use bdev::{BdevQueue, Subsystems};
-pub(crate) use environment::{DmaMemory, is_writable, post_init, reservation, start};
+pub(crate) use environment::{DmaMemory, be_nobodys, is_writable, post_init, remember_processors, reservation, start};
 pub(crate) use nvme::{Attached, NvmeQueue};
 pub(crate) use slots::Ended;
 

@@ -4,7 +4,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,26 +60,16 @@ impl Nvmf {
         // Free now; nobody else is likely to take it in the second that the target needs.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap().port();
         std::fs::write(folder.join("target.json"), configuration(port)).unwrap();
-        let log = std::fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new(program);
-        // Several may share a processor.
-        command.args(["--no-huge", "-s", "512", "--no-pci", "-m", "[0]", "--disable-cpumask-locks"]);
-        command.arg("-r").arg(folder.join("rpc")).arg("--json").arg(folder.join("target.json"));
-        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
-        if let Some(library) = library() {
-            command.env("LD_LIBRARY_PATH", library);
-        }
-        // SAFETY: one call of the system's between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                // Whoever kills a test kills its target, too.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut target = Nvmf { child: command.spawn().unwrap(), port, folder };
+        let child = run(&program, &folder);
+        let mut target = Nvmf { child, port, folder };
         target.wait_until_up();
         Ok(target)
+    }
+
+    /// Another one in its place, after it was killed.
+    pub fn restart(&mut self) {
+        self.child = run(&program().expect("it was there before"), &self.folder);
+        self.wait_until_up();
     }
 
     fn wait_until_up(&mut self) {
@@ -114,6 +104,27 @@ impl Drop for Nvmf {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn run(program: &Path, folder: &Path) -> Child {
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let mut command = Command::new(program);
+    // Several may share a processor.
+    command.args(["--no-huge", "-s", "512", "--no-pci", "-m", "[0]", "--disable-cpumask-locks"]);
+    command.arg("-r").arg(folder.join("rpc")).arg("--json").arg(folder.join("target.json"));
+    command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+    if let Some(library) = library() {
+        command.env("LD_LIBRARY_PATH", library);
+    }
+    // SAFETY: one call of the system's between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // Whoever kills a test kills its target, too.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+    command.spawn().unwrap()
 }
 
 fn program() -> Option<PathBuf> {

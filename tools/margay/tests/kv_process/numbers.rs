@@ -14,11 +14,63 @@ use kv_differential::{Peer, Reply, Subject};
 /// Clients at once; each writes in one of four ways.
 pub const CLIENTS: usize = 8;
 
+/// What is there of a client's numbers after each life of the service that has ended: the least and the most, where what was
+/// sent together is not there together.
+#[derive(Clone, Debug, Default)]
+pub struct Past(Vec<RangeInclusive<u64>>);
+
+impl Past {
+    /// So much was found when a life had ended: it does not go any more.
+    pub fn then(mut self, there: RangeInclusive<u64>) -> Past {
+        self.0.push(there);
+        self
+    }
+
+    /// All numbers up to this one are there.
+    fn start(&self) -> u64 {
+        self.0.last().map_or(0, |there| *there.start())
+    }
+
+    /// The next life goes on after this one.
+    fn end(&self) -> u64 {
+        self.0.last().map_or(0, |there| *there.end())
+    }
+
+    /// Whether nothing is missing between two numbers of a list: only the last ones of a life may be.
+    fn joins(&self, one: u64, next: u64) -> bool {
+        next == one + 1 || one < next && self.0.iter().any(|there| next == there.end() + 1 && one >= *there.start())
+    }
+
+    /// # Errors
+    /// A sentence: a number is in the list twice, not in its place, or not at all.
+    fn check_list(&self, list: &[u64]) -> Result<(), String> {
+        for (before, number) in std::iter::once(&0).chain(list).zip(list) {
+            if number <= before {
+                return Err(format!("pushed twice, or not in order: {number} after {before}"));
+            }
+            if !self.joins(*before, *number) {
+                return Err(format!("{number} follows {before} in the list, and what is between was acknowledged"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What must be there of a client's numbers, and what may be.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// All up to this one.
+    pub must: u64,
+    /// None after this one.
+    pub sent: u64,
+    pub past: Past,
+}
+
 /// What one client has sent, and what of it was acknowledged and when.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
     /// What was there at the beginning.
-    pub from: u64,
+    pub past: Past,
     pub sent: u64,
     pub acknowledged: Vec<(u64, Instant)>,
 }
@@ -28,13 +80,12 @@ impl Noted {
         self.acknowledged.last().map_or(0, |(number, _)| *number)
     }
 
-    /// The last number that may not be missing after a crash at this time that may cost so much.
-    pub fn must_be_there(&self, crashed: Instant, may_lose: Duration) -> u64 {
-        if may_lose.is_zero() {
-            return self.last().max(self.from);
-        }
-        let kept = self.acknowledged.iter().rev().find(|(_, when)| *when + may_lose <= crashed);
-        kept.map_or(0, |(number, _)| *number)
+    /// After a crash at this time that may cost so much. What earlier lives have left costs none.
+    pub fn expected(&self, crashed: Instant, may_lose: Duration) -> Expected {
+        let is_kept = |(_, when): &&(u64, Instant)| may_lose.is_zero() || *when + may_lose <= crashed;
+        let kept = self.acknowledged.iter().rev().find(is_kept);
+        let must = kept.map_or(0, |(number, _)| *number).max(self.past.start());
+        Expected { must, sent: self.sent, past: self.past.clone() }
     }
 }
 
@@ -45,9 +96,10 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// `from`: what is there of each client's numbers.
-    pub fn start(from: &[u64; CLIENTS], to: SocketAddr) -> Writers {
-        let noted = from.iter().map(|&from| Noted { from, sent: from, ..Noted::default() }).collect();
+    /// `past`: what is there of each client's numbers.
+    pub fn start(past: &[Past; CLIENTS], to: SocketAddr) -> Writers {
+        let noted =
+            past.iter().map(|past| Noted { past: past.clone(), sent: past.end(), ..Noted::default() }).collect();
         let books = Arc::new(Mutex::new(noted));
         let threads = (0..CLIENTS).map(|index| {
             let books = books.clone();
@@ -85,7 +137,7 @@ fn write_numbers(index: usize, books: &Mutex<Vec<Noted>>, to: SocketAddr) {
     let Ok(mut stream) = TcpStream::connect(to) else { return };
     let _ = stream.set_nodelay(true);
     let mut bytes = [0; 4096];
-    let from = books.lock().expect("the books")[index].from;
+    let from = books.lock().expect("the books")[index].past.end();
     for number in from + 1.. {
         let commands = commands(index, number);
         let request: String = commands.iter().map(|command| format!("{command}\r\n")).collect();
@@ -115,24 +167,19 @@ pub fn number(reply: &Reply) -> u64 {
 /// # Errors
 /// A sentence: something is missing that must be there, or is there and was never written, or what was written together is
 /// not there together.
-pub fn check(
-    peer: &mut Peer,
-    index: usize,
-    must: u64,
-    sent: u64,
-    is_always: bool,
-) -> Result<RangeInclusive<u64>, String> {
-    let there = found(peer, index, is_always)?;
-    if *there.start() < must {
+pub fn check(peer: &mut Peer, index: usize, expected: &Expected) -> Result<RangeInclusive<u64>, String> {
+    let there = found(peer, index, &expected.past)?;
+    let Expected { must, sent, .. } = expected;
+    if there.start() < must {
         return Err(format!("{} is there, and {must} was acknowledged", there.start()));
     }
-    if *there.end() > sent {
+    if there.end() > sent {
         return Err(format!("{} is there, and nobody has written it", there.end()));
     }
     Ok(there)
 }
 
-fn found(peer: &mut Peer, index: usize, is_always: bool) -> Result<RangeInclusive<u64>, String> {
+fn found(peer: &mut Peer, index: usize, past: &Past) -> Result<RangeInclusive<u64>, String> {
     let mut ask = |line: String| peer.ask(&words(&line)).expect("a reply");
     let mut get = |key: String| match ask(format!("EXISTS {key}")).integer() {
         Some(1) => number(&ask(format!("GET {key}"))),
@@ -153,15 +200,40 @@ fn found(peer: &mut Peer, index: usize, is_always: bool) -> Result<RangeInclusiv
             let set = get(format!("pipe:{index}"));
             let list = ask(format!("LRANGE list:{index} 0 -1"));
             let list: Vec<u64> = list.items().iter().map(number).collect();
-            if !list.is_sorted_by(|one, other| one < other) {
-                return Err(format!("pushed twice, or not in order: {list:?}"));
-            }
+            past.check_list(&list)?;
             let last = list.last().copied().unwrap_or(0);
             // Of two that were sent together and not answered either may be missing: they may lie on two cores.
-            if is_always && set.abs_diff(last) > 1 {
-                return Err(format!("{set} beside {last}"));
-            }
             Ok(set.min(last)..=set.max(last))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_lacks_nothing_but_the_end_of_a_life() {
+        let past = Past::default().then(3..=5).then(7..=7);
+        for whole in [&[][..], &[1, 2], &[1, 2, 3, 6, 7, 8], &[1, 2, 3, 4, 6, 7], &[1, 2, 3, 4, 5, 6, 7, 8, 9]] {
+            assert_eq!(past.check_list(whole), Ok(()), "{whole:?}");
+        }
+        for not in [&[2][..], &[1, 3], &[1, 2, 6], &[1, 2, 3, 5], &[1, 2, 3, 4, 5, 6, 8], &[1, 2, 2], &[1, 2, 3, 2]] {
+            assert!(past.check_list(not).is_err(), "{not:?}");
+        }
+    }
+
+    #[test]
+    fn what_earlier_lives_left_must_be_there_and_no_more_of_it() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let past = Past::default().then(5..=6);
+        let nothing = Noted { past: past.clone(), sent: 7, ..Noted::default() };
+        let one = Noted { acknowledged: vec![(7, now)], ..nothing.clone() };
+        for (noted, may_lose, must) in
+            [(&nothing, Duration::ZERO, 5), (&nothing, second, 5), (&one, Duration::ZERO, 7), (&one, second, 5)]
+        {
+            assert_eq!(noted.expected(now, may_lose).must, must, "{noted:?}, {may_lose:?}");
+        }
+        assert_eq!(one.expected(now + second, second).must, 7);
     }
 }
