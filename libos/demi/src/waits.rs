@@ -189,7 +189,7 @@ pub unsafe extern "C" fn demi_wait_next_n(
                 thread.libos.wait_next(deadline)?
             } else {
                 // For memory nobody can wait.
-                thread.libos.wait_next(Some(thread.libos.now())).map_err(|_| Errno::from(Error::NoBuffers))?
+                thread.libos.wait_next(Some(thread.libos.now())).map_err(or_no_memory)?
             };
             // SAFETY: as above.
             unsafe { thread.tell_or_park(completion, qr_out.add(told as usize))? };
@@ -238,6 +238,14 @@ pub unsafe extern "C" fn demi_wait_all(
         }
         Ok(())
     })
+}
+
+/// What a wait that only looks has found, where the memory for another result is missing.
+fn or_no_memory(error: Error) -> Errno {
+    match error {
+        Error::TimedOut => Error::NoBuffers.into(),
+        other => other.into(),
+    }
 }
 
 /// The tokens of a list, where they are; copied if they are not where a number may be.
