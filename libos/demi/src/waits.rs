@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use libc::timespec;
+use libos_mem::{Reserves, SPAN_SIZE};
 use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
 
 use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
@@ -343,7 +344,7 @@ impl Thread {
                 match self.hold(popped, &mut into.value) {
                     Ok(()) => into.set(Opcode::Pop, cut),
                     // There will never be so much.
-                    Err(popped) if popped.sga.len() > self.libos.heap().reservation().size() => {
+                    Err(popped) if !self.could_lay_together(&popped.sga) => {
                         into.set(Opcode::Failed, i64::from(libc::EMSGSIZE));
                         into.value = QValue::NONE;
                     }
@@ -445,5 +446,30 @@ impl Thread {
             whole.put(segment);
         }
         Ok(whole.freeze())
+    }
+
+    /// Whether there could be memory to lay these buffers into one, if they and what is kept for other purposes were all that
+    /// is in use. A long piece takes neighbouring spans, of which they keep those that they lie in.
+    #[cold]
+    fn could_lay_together(&self, sga: &Sga) -> bool {
+        if sga.segments().len() < 2 || sga.len() <= SPAN_SIZE {
+            return true;
+        }
+        let heap = self.libos.heap();
+        let spans = heap.stats().spans;
+        let size = spans * SPAN_SIZE;
+        let base = heap.reservation().base().as_ptr() as usize + heap.index() * size;
+        let mut is_kept = vec![false; spans];
+        for segment in sga.segments().iter().filter(|segment| !segment.is_empty()) {
+            let first = (segment.as_ptr() as usize).wrapping_sub(base);
+            if first < size {
+                let last = (first + segment.len() - 1).min(size - 1);
+                is_kept[first / SPAN_SIZE..=last / SPAN_SIZE].fill(true);
+            }
+        }
+        let Reserves { receive_spans, header_spans, .. } = Reserves::usual(size);
+        let free = is_kept.iter().filter(|&&is_kept| !is_kept).count();
+        let longest = is_kept.split(|&is_kept| is_kept).map(<[bool]>::len).max().unwrap_or_default();
+        sga.len() <= longest.min(free.saturating_sub(receive_spans + header_spans)) * SPAN_SIZE
     }
 }

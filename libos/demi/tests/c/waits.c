@@ -249,6 +249,32 @@ static void short_of_memory(void) {
     check_long(&result, &s);
 }
 
+/* Of several segments, and longer than what is left beside them: there will never be memory for that. (The heap has 64 MiB,
+ * of which 52 are for programs.) */
+static void longer_than_the_rest(void) {
+    enum { LEN = 14 << 20 };
+    const struct timespec NONE = {0, 0};
+    demi_sgaseg_t segs[2];
+    demi_qtoken_t push = 0, pop = 0;
+    demi_qresult_t result;
+    int qd = -1, i;
+    GIVES(0, demi_queue(&qd));
+    for (i = 0; i < 2; i++) {
+        segs[i].sgaseg_buf = demi_malloc(LEN);
+        segs[i].sgaseg_len = LEN;
+        CHECK(segs[i].sgaseg_buf != NULL);
+    }
+    GIVES(0, demi_pushv(&push, qd, segs, 2));
+    ended(push, DEMI_OPC_PUSH);
+    for (i = 0; i < 2; i++) {
+        GIVES(0, demi_free(segs[i].sgaseg_buf));
+    }
+    GIVES(0, demi_pop(&pop, qd));
+    GIVES(0, demi_wait(&result, pop, &NONE));
+    CHECK(result.qr_opcode == DEMI_OPC_FAILED && result.qr_ret == EMSGSIZE);
+    GIVES(0, demi_close(qd));
+}
+
 static void cancelled(void) {
     int client, server;
     demi_qtoken_t qt = 0;
@@ -287,6 +313,7 @@ int main(void) {
     heap_memory();
     too_long();
     short_of_memory();
+    longer_than_the_rest();
     cancelled();
     refused();
     return 0;
