@@ -145,15 +145,11 @@ pub unsafe extern "C" fn demi_wait_any(
             unsafe { ready_offset.write_unaligned(place as c_int) };
             return Ok(());
         }
-        let (place, completion) = match thread.take_unfit(&tokens) {
-            Some(found) => found,
-            None => thread.libos.wait_any(&tokens, timeout)?,
-        };
-        // SAFETY: not null, and so writable by the caller's promise.
-        unsafe {
-            ready_offset.write_unaligned(place as c_int);
-            thread.tell_or_park(completion, qr_out)
-        }
+        // SAFETY: as above.
+        let place = unsafe { thread.wait_any_and_tell(&tokens, timeout, qr_out)? };
+        // SAFETY: as above.
+        unsafe { ready_offset.write_unaligned(place as c_int) };
+        Ok(())
     })
 }
 
@@ -308,6 +304,72 @@ impl Thread {
         };
         // SAFETY: by the caller's promise.
         unsafe { self.tell_or_park(completion, into) }
+    }
+
+    /// Waits for one of several operations, tells it, and gives its place.
+    ///
+    /// # Errors
+    /// Those of the wait, and as [`Thread::tell_or_park`].
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    #[cold]
+    unsafe fn wait_any_and_tell(
+        &mut self,
+        tokens: &[QToken],
+        timeout: Option<Duration>,
+        into: *mut QResult,
+    ) -> Result<usize, Errno> {
+        if self.unfit.is_empty() {
+            let (place, completion) = self.libos.wait_any(tokens, timeout)?;
+            // SAFETY: by the caller's promise.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.wait_any_in_shortage(tokens, timeout, into) }
+    }
+
+    /// The same while there are results without memory. One of the list is no reason to look at no other; but nobody waits
+    /// for the others then, as nobody can wait for memory.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn wait_any_in_shortage(
+        &mut self,
+        tokens: &[QToken],
+        mut timeout: Option<Duration>,
+        into: *mut QResult,
+    ) -> Result<usize, Errno> {
+        let place_of = |qt| tokens.iter().position(|&other| other == qt).unwrap_or_default();
+        let mut left = tokens.to_vec();
+        // Those that found no memory before, once each.
+        while let Some((place, completion)) = self.take_unfit(&left) {
+            let qt = left[place];
+            // SAFETY: by the caller's promise.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place_of(qt));
+            }
+            left.retain(|&other| other != qt);
+            timeout = Some(Duration::ZERO);
+        }
+        while !left.is_empty() {
+            let is_short = left.len() < tokens.len();
+            let found = self.libos.wait_any(&left, timeout);
+            let (place, completion) =
+                found.map_err(|error| if is_short { or_no_memory(error) } else { error.into() })?;
+            let qt = left.swap_remove(place);
+            // SAFETY: as above.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place_of(qt));
+            }
+            timeout = Some(Duration::ZERO);
+        }
+        Err(Error::NoBuffers.into())
     }
 
     /// Tells a completion, or keeps it for who asks again.
