@@ -227,13 +227,13 @@ pub unsafe extern "C" fn demi_wait_all(
             others => thread.libos.wait_all(others, timeout)?,
         }
         .into_iter();
-        for (place, qt) in tokens.iter().enumerate() {
-            let unfit = thread.take_unfit(&[*qt]).map(|(_, completion)| completion);
-            let Some(completion) = unfit.or_else(|| completions.next()) else { break };
-            // SAFETY: `num_qts` places can be written to.
-            unsafe { thread.tell_surely(completion, qrs_out.add(place)) };
-        }
-        Ok(())
+        let redeemed = tokens.iter().map_while(|qt| match thread.take_unfit(&[*qt]) {
+            Some((_, completion)) => Some(completion),
+            None => completions.next(),
+        });
+        let redeemed = redeemed.collect();
+        // SAFETY: `num_qts` places can be written to.
+        unsafe { thread.tell_all_or_park(redeemed, qrs_out) }
     })
 }
 
@@ -445,20 +445,44 @@ impl Thread {
         }
     }
 
-    /// The same where nobody can ask again: without memory the operation has failed.
+    /// Tells all of them, or keeps them all.
+    ///
+    /// # Errors
+    /// As [`Thread::tell_or_park`].
     ///
     /// # Safety
-    /// `into` can be written to.
-    unsafe fn tell_surely(&mut self, completion: Completion, into: *mut QResult) {
-        let (qt, qd) = (completion.qt, completion.qd);
-        // SAFETY: by the caller's promise.
-        if unsafe { self.tell(completion, into) }.is_ok() {
-            return;
+    /// As many results can be written to `into`.
+    unsafe fn tell_all_or_park(&mut self, mut completions: Vec<Completion>, into: *mut QResult) -> Result<(), Errno> {
+        let has_room = self.held.has_room_for(completions.len());
+        if !has_room || !completions.iter_mut().all(|completion| self.make_fit(completion)) {
+            self.unfit.extend(completions);
+            return Err(Error::NoBuffers.into());
         }
-        let (opcode, ret) = (Opcode::Failed as u32, i64::from(libc::ENOBUFS));
-        let failed = QResult { opcode, qd: qd.raw() as i32, qt: qt.raw(), ret, value: QValue::NONE };
-        // SAFETY: by the caller's promise.
-        unsafe { into.write(failed) };
+        for (place, completion) in completions.into_iter().enumerate() {
+            // SAFETY: by the caller's promise.
+            let told = unsafe { self.tell_or_park(completion, into.add(place)) };
+            debug_assert!(told.is_ok(), "room was made for all");
+        }
+        Ok(())
+    }
+
+    /// Lays what a pop brought into one piece, if it is not. Whether it can be told now: as what it is, or as too long for
+    /// ever.
+    fn make_fit(&self, completion: &mut Completion) -> bool {
+        let Ok(Outcome::Popped(popped)) = &mut completion.result else { return true };
+        if popped.sga.segments().len() < 2 {
+            return true;
+        }
+        match self.lay_together(std::mem::take(&mut popped.sga)) {
+            Ok(whole) => {
+                popped.sga = Sga::from(whole);
+                true
+            }
+            Err(sga) => {
+                popped.sga = sga;
+                !self.could_lay_together(&popped.sga)
+            }
+        }
     }
 
     /// The program holds what a pop brought: one segment, as the arrays of C have. More are laid into one, by a counted

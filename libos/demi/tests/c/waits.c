@@ -238,31 +238,46 @@ static void short_of_memory(void) {
     demi_qtoken_t pops[2], push = 0;
     demi_sgarray_t small = message("small", 5);
     uint64_t waker = 0;
-    int other = -1, place = -1, count = -1;
+    int other = -1, place = -1, count = -1, round;
     GIVES(0, demi_waker(&waker));
     GIVES(0, demi_queue(&other));
-    begin_shortage(&s);
-    GIVES(0, demi_pop(&pops[1], other));
-    pops[0] = s.pop;
-    GIVES(ENOBUFS, demi_wait_any(&result, &place, pops, 2, &LIMIT));
-    /* A wake is one, though there is something to be said of memory. */
-    GIVES(0, demi_wake(waker));
-    GIVES(EINTR, demi_wait_next_n(results, 2, &count, &LIMIT));
-    CHECK(count == 0);
-    GIVES(ENOBUFS, demi_wait_next_n(results, 2, &count, &LIMIT));
-    GIVES(0, demi_wake(waker));
-    GIVES(EINTR, demi_wait_any(&result, &place, pops, 2, &LIMIT));
-    /* The other of the list is told. */
-    GIVES(0, demi_push(&push, other, &small));
-    ended(push, DEMI_OPC_PUSH);
-    GIVES(0, demi_wait_any(&result, &place, pops, 2, &LIMIT));
-    CHECK(place == 1 && result.qr_qt == pops[1] && result.qr_value.sga.sga_segs[0].sgaseg_len == 5);
-    GIVES(0, demi_sgafree(&result.qr_value.sga));
-    GIVES(ENOBUFS, demi_wait(&result, s.pop, &NONE));
-    end_shortage(&s);
-    GIVES(0, demi_wait_any(&result, &place, pops, 1, &LIMIT));
-    CHECK(place == 0);
-    check_long(&result, &s);
+    for (round = 0; round < 2; round++) {
+        begin_shortage(&s);
+        GIVES(0, demi_pop(&pops[1], other));
+        pops[0] = s.pop;
+        GIVES(ENOBUFS, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+        if (round == 0) {
+            /* A wake is one, though there is something to be said of memory. */
+            GIVES(0, demi_wake(waker));
+            GIVES(EINTR, demi_wait_next_n(results, 2, &count, &LIMIT));
+            CHECK(count == 0);
+            GIVES(ENOBUFS, demi_wait_next_n(results, 2, &count, &LIMIT));
+            GIVES(0, demi_wake(waker));
+            GIVES(EINTR, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+            /* The other of the list is told. */
+            GIVES(0, demi_push(&push, other, &small));
+            ended(push, DEMI_OPC_PUSH);
+            GIVES(0, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+            CHECK(place == 1 && result.qr_qt == pops[1] && result.qr_value.sga.sga_segs[0].sgaseg_len == 5);
+            GIVES(0, demi_sgafree(&result.qr_value.sga));
+            GIVES(ENOBUFS, demi_wait(&result, s.pop, &NONE));
+            end_shortage(&s);
+            GIVES(0, demi_wait_any(&result, &place, pops, 1, &LIMIT));
+            CHECK(place == 0);
+            check_long(&result, &s);
+        } else {
+            /* All, or none. */
+            GIVES(0, demi_push(&push, other, &small));
+            ended(push, DEMI_OPC_PUSH);
+            GIVES(ENOBUFS, demi_wait_all(results, pops, 2, &LIMIT));
+            GIVES(ENOBUFS, demi_wait_all(results, pops, 2, &NONE));
+            end_shortage(&s);
+            GIVES(0, demi_wait_all(results, pops, 2, &LIMIT));
+            CHECK(results[1].qr_opcode == DEMI_OPC_POP && results[1].qr_qt == pops[1]);
+            GIVES(0, demi_sgafree(&results[1].qr_value.sga));
+            check_long(&results[0], &s);
+        }
+    }
     GIVES(0, demi_sgafree(&small));
     GIVES(0, demi_close(other));
 }
