@@ -97,6 +97,11 @@ impl Held {
         }
     }
 
+    /// Whether so many more can be held for sure.
+    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+        (self.slots.len() + count) as u64 <= INDEX_MASK
+    }
+
     /// A place for a buffer, without making one.
     #[inline(always)]
     pub(crate) fn room(&mut self) -> Option<Room<'_>> {

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use libc::timespec;
+use libos_mem::{Reserves, SPAN_SIZE};
 use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
 
 use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
@@ -144,15 +145,11 @@ pub unsafe extern "C" fn demi_wait_any(
             unsafe { ready_offset.write_unaligned(place as c_int) };
             return Ok(());
         }
-        let (place, completion) = match thread.take_unfit(&tokens) {
-            Some(found) => found,
-            None => thread.libos.wait_any(&tokens, timeout)?,
-        };
-        // SAFETY: not null, and so writable by the caller's promise.
-        unsafe {
-            ready_offset.write_unaligned(place as c_int);
-            thread.tell_or_park(completion, qr_out)
-        }
+        // SAFETY: as above.
+        let place = unsafe { thread.wait_any_and_tell(&tokens, timeout, qr_out)? };
+        // SAFETY: as above.
+        unsafe { ready_offset.write_unaligned(place as c_int) };
+        Ok(())
     })
 }
 
@@ -189,7 +186,7 @@ pub unsafe extern "C" fn demi_wait_next_n(
                 thread.libos.wait_next(deadline)?
             } else {
                 // For memory nobody can wait.
-                thread.libos.wait_next(Some(thread.libos.now())).map_err(|_| Errno::from(Error::NoBuffers))?
+                thread.libos.wait_next(Some(thread.libos.now())).map_err(or_no_memory)?
             };
             // SAFETY: as above.
             unsafe { thread.tell_or_park(completion, qr_out.add(told as usize))? };
@@ -230,14 +227,22 @@ pub unsafe extern "C" fn demi_wait_all(
             others => thread.libos.wait_all(others, timeout)?,
         }
         .into_iter();
-        for (place, qt) in tokens.iter().enumerate() {
-            let unfit = thread.take_unfit(&[*qt]).map(|(_, completion)| completion);
-            let Some(completion) = unfit.or_else(|| completions.next()) else { break };
-            // SAFETY: `num_qts` places can be written to.
-            unsafe { thread.tell_surely(completion, qrs_out.add(place)) };
-        }
-        Ok(())
+        let redeemed = tokens.iter().map_while(|qt| match thread.take_unfit(&[*qt]) {
+            Some((_, completion)) => Some(completion),
+            None => completions.next(),
+        });
+        let redeemed = redeemed.collect();
+        // SAFETY: `num_qts` places can be written to.
+        unsafe { thread.tell_all_or_park(redeemed, qrs_out) }
     })
+}
+
+/// What a wait that only looks has found, where the memory for another result is missing.
+fn or_no_memory(error: Error) -> Errno {
+    match error {
+        Error::TimedOut => Error::NoBuffers.into(),
+        other => other.into(),
+    }
 }
 
 /// The tokens of a list, where they are; copied if they are not where a number may be.
@@ -301,6 +306,72 @@ impl Thread {
         unsafe { self.tell_or_park(completion, into) }
     }
 
+    /// Waits for one of several operations, tells it, and gives its place.
+    ///
+    /// # Errors
+    /// Those of the wait, and as [`Thread::tell_or_park`].
+    ///
+    /// # Safety
+    /// `into` can be written to.
+    #[cold]
+    unsafe fn wait_any_and_tell(
+        &mut self,
+        tokens: &[QToken],
+        timeout: Option<Duration>,
+        into: *mut QResult,
+    ) -> Result<usize, Errno> {
+        if self.unfit.is_empty() {
+            let (place, completion) = self.libos.wait_any(tokens, timeout)?;
+            // SAFETY: by the caller's promise.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.wait_any_in_shortage(tokens, timeout, into) }
+    }
+
+    /// The same while there are results without memory. One of the list is no reason to look at no other; but nobody waits
+    /// for the others then, as nobody can wait for memory.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn wait_any_in_shortage(
+        &mut self,
+        tokens: &[QToken],
+        mut timeout: Option<Duration>,
+        into: *mut QResult,
+    ) -> Result<usize, Errno> {
+        let place_of = |qt| tokens.iter().position(|&other| other == qt).unwrap_or_default();
+        let mut left = tokens.to_vec();
+        // Those that found no memory before, once each.
+        while let Some((place, completion)) = self.take_unfit(&left) {
+            let qt = left[place];
+            // SAFETY: by the caller's promise.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place_of(qt));
+            }
+            left.retain(|&other| other != qt);
+            timeout = Some(Duration::ZERO);
+        }
+        while !left.is_empty() {
+            let is_short = left.len() < tokens.len();
+            let found = self.libos.wait_any(&left, timeout);
+            let (place, completion) =
+                found.map_err(|error| if is_short { or_no_memory(error) } else { error.into() })?;
+            let qt = left.swap_remove(place);
+            // SAFETY: as above.
+            if unsafe { self.tell_or_park(completion, into) }.is_ok() {
+                return Ok(place_of(qt));
+            }
+            timeout = Some(Duration::ZERO);
+        }
+        Err(Error::NoBuffers.into())
+    }
+
     /// Tells a completion, or keeps it for who asks again.
     ///
     /// # Errors
@@ -335,7 +406,7 @@ impl Thread {
                 match self.hold(popped, &mut into.value) {
                     Ok(()) => into.set(Opcode::Pop, cut),
                     // There will never be so much.
-                    Err(popped) if popped.sga.len() > self.libos.heap().reservation().size() => {
+                    Err(popped) if !self.could_lay_together(&popped.sga) => {
                         into.set(Opcode::Failed, i64::from(libc::EMSGSIZE));
                         into.value = QValue::NONE;
                     }
@@ -374,20 +445,44 @@ impl Thread {
         }
     }
 
-    /// The same where nobody can ask again: without memory the operation has failed.
+    /// Tells all of them, or keeps them all.
+    ///
+    /// # Errors
+    /// As [`Thread::tell_or_park`].
     ///
     /// # Safety
-    /// `into` can be written to.
-    unsafe fn tell_surely(&mut self, completion: Completion, into: *mut QResult) {
-        let (qt, qd) = (completion.qt, completion.qd);
-        // SAFETY: by the caller's promise.
-        if unsafe { self.tell(completion, into) }.is_ok() {
-            return;
+    /// As many results can be written to `into`.
+    unsafe fn tell_all_or_park(&mut self, mut completions: Vec<Completion>, into: *mut QResult) -> Result<(), Errno> {
+        let has_room = self.held.has_room_for(completions.len());
+        if !has_room || !completions.iter_mut().all(|completion| self.make_fit(completion)) {
+            self.unfit.extend(completions);
+            return Err(Error::NoBuffers.into());
         }
-        let (opcode, ret) = (Opcode::Failed as u32, i64::from(libc::ENOBUFS));
-        let failed = QResult { opcode, qd: qd.raw() as i32, qt: qt.raw(), ret, value: QValue::NONE };
-        // SAFETY: by the caller's promise.
-        unsafe { into.write(failed) };
+        for (place, completion) in completions.into_iter().enumerate() {
+            // SAFETY: by the caller's promise.
+            let told = unsafe { self.tell_or_park(completion, into.add(place)) };
+            debug_assert!(told.is_ok(), "room was made for all");
+        }
+        Ok(())
+    }
+
+    /// Lays what a pop brought into one piece, if it is not. Whether it can be told now: as what it is, or as too long for
+    /// ever.
+    fn make_fit(&self, completion: &mut Completion) -> bool {
+        let Ok(Outcome::Popped(popped)) = &mut completion.result else { return true };
+        if popped.sga.segments().len() < 2 {
+            return true;
+        }
+        match self.lay_together(std::mem::take(&mut popped.sga)) {
+            Ok(whole) => {
+                popped.sga = Sga::from(whole);
+                true
+            }
+            Err(sga) => {
+                popped.sga = sga;
+                !self.could_lay_together(&popped.sga)
+            }
+        }
     }
 
     /// The program holds what a pop brought: one segment, as the arrays of C have. More are laid into one, by a counted
@@ -437,5 +532,30 @@ impl Thread {
             whole.put(segment);
         }
         Ok(whole.freeze())
+    }
+
+    /// Whether there could be memory to lay these buffers into one, if they and what is kept for other purposes were all that
+    /// is in use. A long piece takes neighbouring spans, of which they keep those that they lie in.
+    #[cold]
+    fn could_lay_together(&self, sga: &Sga) -> bool {
+        if sga.segments().len() < 2 || sga.len() <= SPAN_SIZE {
+            return true;
+        }
+        let heap = self.libos.heap();
+        let spans = heap.stats().spans;
+        let size = spans * SPAN_SIZE;
+        let base = heap.reservation().base().as_ptr() as usize + heap.index() * size;
+        let mut is_kept = vec![false; spans];
+        for segment in sga.segments().iter().filter(|segment| !segment.is_empty()) {
+            let first = (segment.as_ptr() as usize).wrapping_sub(base);
+            if first < size {
+                let last = (first + segment.len() - 1).min(size - 1);
+                is_kept[first / SPAN_SIZE..=last / SPAN_SIZE].fill(true);
+            }
+        }
+        let Reserves { receive_spans, header_spans, .. } = Reserves::usual(size);
+        let free = is_kept.iter().filter(|&&is_kept| !is_kept).count();
+        let longest = is_kept.split(|&is_kept| is_kept).map(<[bool]>::len).max().unwrap_or_default();
+        sga.len() <= longest.min(free.saturating_sub(receive_spans + header_spans)) * SPAN_SIZE
     }
 }

@@ -174,6 +174,140 @@ static void too_long(void) {
     GIVES(0, demi_free(memory));
 }
 
+/* An element of two segments, and all other memory of the heap, so that it cannot be laid into one. */
+enum { HALF = 6 << 20, HOGS_MAX = 4096 };
+
+struct shortage {
+    int queue, hogs;
+    demi_qtoken_t pop;
+    void *hog[HOGS_MAX];
+};
+
+static void begin_shortage(struct shortage *s) {
+    demi_sgaseg_t segs[2];
+    demi_qtoken_t push = 0;
+    size_t size;
+    int i;
+    GIVES(0, demi_queue(&s->queue));
+    for (i = 0; i < 2; i++) {
+        segs[i].sgaseg_buf = demi_malloc(HALF);
+        segs[i].sgaseg_len = HALF;
+        CHECK(segs[i].sgaseg_buf != NULL);
+        memset(segs[i].sgaseg_buf, 'a' + i, HALF);
+    }
+    GIVES(0, demi_pushv(&push, s->queue, segs, 2));
+    ended(push, DEMI_OPC_PUSH);
+    for (i = 0; i < 2; i++) {
+        GIVES(0, demi_free(segs[i].sgaseg_buf));
+    }
+    s->hogs = 0;
+    for (size = 16 << 20; size >= 256 << 10; size /= 2) {
+        void *hog;
+        while (s->hogs < HOGS_MAX && (hog = demi_malloc(size)) != NULL) {
+            s->hog[s->hogs++] = hog;
+        }
+    }
+    GIVES(0, demi_pop(&s->pop, s->queue));
+}
+
+static void end_shortage(struct shortage *s) {
+    while (s->hogs > 0) {
+        GIVES(0, demi_free(s->hog[--s->hogs]));
+    }
+}
+
+/* It has come after all, whole. */
+static void check_long(const demi_qresult_t *result, const struct shortage *s) {
+    const char *bytes = result->qr_value.sga.sga_segs[0].sgaseg_buf;
+    demi_sgarray_t sga = result->qr_value.sga;
+    int i;
+    CHECK(result->qr_opcode == DEMI_OPC_POP && result->qr_qt == s->pop);
+    CHECK(result->qr_value.sga.sga_segs[0].sgaseg_len == 2 * HALF);
+    for (i = 0; i < 2 * HALF; i++) {
+        CHECK(bytes[i] == (i < HALF ? 'a' : 'b'));
+    }
+    GIVES(0, demi_sgafree(&sga));
+    GIVES(0, demi_close(s->queue));
+}
+
+/* While there is no memory for one result, others are told, wakes are, and nothing is lost. */
+static void short_of_memory(void) {
+    const struct timespec NONE = {0, 0};
+    static struct shortage s;
+    demi_qresult_t results[2], result;
+    demi_qtoken_t pops[2], push = 0;
+    demi_sgarray_t small = message("small", 5);
+    uint64_t waker = 0;
+    int other = -1, place = -1, count = -1, round;
+    GIVES(0, demi_waker(&waker));
+    GIVES(0, demi_queue(&other));
+    for (round = 0; round < 2; round++) {
+        begin_shortage(&s);
+        GIVES(0, demi_pop(&pops[1], other));
+        pops[0] = s.pop;
+        GIVES(ENOBUFS, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+        if (round == 0) {
+            /* A wake is one, though there is something to be said of memory. */
+            GIVES(0, demi_wake(waker));
+            GIVES(EINTR, demi_wait_next_n(results, 2, &count, &LIMIT));
+            CHECK(count == 0);
+            GIVES(ENOBUFS, demi_wait_next_n(results, 2, &count, &LIMIT));
+            GIVES(0, demi_wake(waker));
+            GIVES(EINTR, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+            /* The other of the list is told. */
+            GIVES(0, demi_push(&push, other, &small));
+            ended(push, DEMI_OPC_PUSH);
+            GIVES(0, demi_wait_any(&result, &place, pops, 2, &LIMIT));
+            CHECK(place == 1 && result.qr_qt == pops[1] && result.qr_value.sga.sga_segs[0].sgaseg_len == 5);
+            GIVES(0, demi_sgafree(&result.qr_value.sga));
+            GIVES(ENOBUFS, demi_wait(&result, s.pop, &NONE));
+            end_shortage(&s);
+            GIVES(0, demi_wait_any(&result, &place, pops, 1, &LIMIT));
+            CHECK(place == 0);
+            check_long(&result, &s);
+        } else {
+            /* All, or none. */
+            GIVES(0, demi_push(&push, other, &small));
+            ended(push, DEMI_OPC_PUSH);
+            GIVES(ENOBUFS, demi_wait_all(results, pops, 2, &LIMIT));
+            GIVES(ENOBUFS, demi_wait_all(results, pops, 2, &NONE));
+            end_shortage(&s);
+            GIVES(0, demi_wait_all(results, pops, 2, &LIMIT));
+            CHECK(results[1].qr_opcode == DEMI_OPC_POP && results[1].qr_qt == pops[1]);
+            GIVES(0, demi_sgafree(&results[1].qr_value.sga));
+            check_long(&results[0], &s);
+        }
+    }
+    GIVES(0, demi_sgafree(&small));
+    GIVES(0, demi_close(other));
+}
+
+/* Of several segments, and longer than what is left beside them: there will never be memory for that. (The heap has 64 MiB,
+ * of which 52 are for programs.) */
+static void longer_than_the_rest(void) {
+    enum { LEN = 14 << 20 };
+    const struct timespec NONE = {0, 0};
+    demi_sgaseg_t segs[2];
+    demi_qtoken_t push = 0, pop = 0;
+    demi_qresult_t result;
+    int qd = -1, i;
+    GIVES(0, demi_queue(&qd));
+    for (i = 0; i < 2; i++) {
+        segs[i].sgaseg_buf = demi_malloc(LEN);
+        segs[i].sgaseg_len = LEN;
+        CHECK(segs[i].sgaseg_buf != NULL);
+    }
+    GIVES(0, demi_pushv(&push, qd, segs, 2));
+    ended(push, DEMI_OPC_PUSH);
+    for (i = 0; i < 2; i++) {
+        GIVES(0, demi_free(segs[i].sgaseg_buf));
+    }
+    GIVES(0, demi_pop(&pop, qd));
+    GIVES(0, demi_wait(&result, pop, &NONE));
+    CHECK(result.qr_opcode == DEMI_OPC_FAILED && result.qr_ret == EMSGSIZE);
+    GIVES(0, demi_close(qd));
+}
+
 static void cancelled(void) {
     int client, server;
     demi_qtoken_t qt = 0;
@@ -211,6 +345,8 @@ int main(void) {
     next_n();
     heap_memory();
     too_long();
+    short_of_memory();
+    longer_than_the_rest();
     cancelled();
     refused();
     return 0;
