@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use framework::System;
 use framework::pdpix::{Endpoint, Error};
+use framework::{Policy, System};
 use libos_boot::{Launched, Settings, launch};
+
+use crate::network_watch::NetworkWatch;
 
 /// About cores, memory and network.
 #[derive(Args, Clone, Debug)]
@@ -133,10 +135,15 @@ pub fn serve(
     start: impl Fn(&System, &Launched) + Send + Sync + 'static,
 ) -> anyhow::Result<i32> {
     let settings = arguments.settings()?;
+    let has_frames = settings.network.backend.has_frames();
     Ok(launch(&settings, move |launched| {
         launched.notices.iter().for_each(|notice| eprintln!("margay: {notice}"));
         let system = System::new(launched.core.libos());
         start(&system, &launched);
+        if has_frames && system.libos().core() == 0 {
+            let libos = system.libos().clone();
+            system.spawn(None, Policy::NEVER, move || NetworkWatch(libos.clone()));
+        }
         system.run(&launched.core, GRACE)
     })?)
 }

@@ -10,6 +10,7 @@ mod grant;
 mod journal;
 mod kv;
 mod load;
+mod network_watch;
 mod pingpong;
 mod relay;
 mod test;

@@ -1,9 +1,9 @@
 //! `margay` on our own network stack, and the programs that people use at the other end of the link, over the Linux
 //! kernel's: redis-cli, redis-benchmark, socat and curl. Each backend that moves frames, in namespaces of its own.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -166,15 +166,20 @@ impl Service {
         assert_eq!(self.0.try_wait().expect("its state"), None, "it has ended");
         let pid = Pid::from_raw(self.0.id() as i32).expect("a process");
         kill_process(pid, Signal::TERM).expect("it to be there");
+        let status = self.end();
+        assert_eq!(status.code(), Some(0), "a stop: {status:?}");
+    }
+
+    /// Waits until it ends.
+    fn end(&mut self) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(10);
-        let status = loop {
+        loop {
             match self.0.try_wait().expect("its state") {
-                Some(status) => break status,
+                Some(status) => return status,
                 None if Instant::now() > end => panic!("it does not stop"),
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
-        };
-        assert_eq!(status.code(), Some(0), "a stop: {status:?}");
+        }
     }
 }
 
@@ -211,6 +216,22 @@ fn has(test: &str, program: &str, package: &str) -> bool {
         println!("SKIP net_kernel::{test}: there is no {program} in the path (Debian: {package})");
     }
     is_there
+}
+
+/// Nobody can reach a service whose interface was taken away: it ends as a failure, and whoever supervises it starts it again.
+#[test]
+fn interface_taken_away() {
+    for backend in ["packet", "tap", "xdp"] {
+        let test = "interface_taken_away";
+        let Some(link) = Link::open(test, backend) else { return };
+        let Some(mut service) = Service::start(test, &link, "echo", backend) else { continue };
+        ip(&format!("-n {} link del near0", link.near));
+        let status = service.end();
+        assert_eq!(status.code(), Some(1), "{backend}: {status:?}");
+        let mut said = String::new();
+        service.0.stderr.take().expect("its errors").read_to_string(&mut said).expect("text");
+        assert!(said.contains("the network is gone"), "{backend}: {said}");
+    }
 }
 
 #[test]
