@@ -353,7 +353,7 @@ fn long_segment(heap: &Heap, number: u32, len: usize, inline: bool) -> (Frame, V
 /// where they have not, it is not offered.
 fn long_segments() -> Opened<()> {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    for kind in [Kind::Virtio, Kind::Vhost, Kind::Memif] {
+    for kind in [Kind::Virtio, Kind::Vhost, Kind::Memif, Kind::Ring] {
         let (_wire, mut ends) = ends(kind)?;
         let offered = ends.each_mut().map(|end| end.queue().link().offloads.segments);
         assert_eq!(offered, [None, None], "{kind:?}: nobody has agreed on it");
