@@ -192,10 +192,17 @@ static void set_offload(struct rte_mbuf *m, struct margay_offload offload)
 {
 	m->l2_len = RTE_ETHER_HDR_LEN;
 	m->l3_len = offload.l4_start - RTE_ETHER_HDR_LEN;
-	m->l4_len = 0;
+	m->l4_len = offload.l4_len;
 	/* The sum of an IPv4 header is there already; ours is asked for again where a driver wants both. */
 	m->ol_flags |= offload.is_ipv6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4;
 	m->ol_flags |= offload.is_tcp ? RTE_MBUF_F_TX_TCP_CKSUM : RTE_MBUF_F_TX_UDP_CKSUM;
+	if (offload.segment_size != 0) {
+		m->tso_segsz = offload.segment_size;
+		m->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+		/* A card that cuts writes them anew; virtio carries the whole, with the sum that is there. */
+		if (offload.sums_ip && !offload.is_ipv6)
+			m->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+	}
 }
 
 struct rte_mbuf *margay_build(struct rte_mempool *pool, struct margay_sent *table, const struct margay_piece *pieces,
@@ -321,6 +328,16 @@ uint64_t margay_tx_offload_multi_segs(void)
 uint64_t margay_tx_offload_checksums(void)
 {
 	return RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+}
+
+uint64_t margay_tx_offload_segments(void)
+{
+	return RTE_ETH_TX_OFFLOAD_TCP_TSO;
+}
+
+uint64_t margay_tx_offload_ip_checksum(void)
+{
+	return RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
 }
 
 uint64_t margay_rx_offload_checksums(void)

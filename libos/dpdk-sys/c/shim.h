@@ -46,11 +46,15 @@ struct margay_piece {
 	uint32_t entry;
 };
 
-/* What the device shall fill in: `l4_start` is 0 for nothing. */
+/* What the device shall fill in: `l4_start` is 0 for nothing. With a `segment_size` it cuts a TCP segment up, whose header has
+ * `l4_len` bytes; `sums_ip`: it fills the sums of IPv4 headers in as well. */
 struct margay_offload {
 	uint16_t l4_start;
+	uint16_t segment_size;
+	uint8_t l4_len;
 	uint8_t is_tcp;
 	uint8_t is_ipv6;
+	uint8_t sums_ip;
 };
 
 int margay_errno(void);
@@ -96,6 +100,8 @@ size_t margay_offset_of_rxmode_offloads(void);
 
 uint64_t margay_tx_offload_multi_segs(void);
 uint64_t margay_tx_offload_checksums(void);
+uint64_t margay_tx_offload_segments(void);
+uint64_t margay_tx_offload_ip_checksum(void);
 uint64_t margay_rx_offload_checksums(void);
 uint64_t margay_rss_hash_functions(void);
 int margay_link_is_up(uint16_t port);

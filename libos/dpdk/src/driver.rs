@@ -13,6 +13,8 @@ pub(crate) struct Manners {
     pub mac_is_the_peers: bool,
     /// Checksums are done by its software, if at all: ours is as good.
     pub no_offload: bool,
+    /// It says that it cuts segments up before it knows whether its peer takes long ones.
+    pub knows_peer_later: bool,
     /// An empty burst makes it give back what it has sent.
     pub reaps_when_empty: bool,
     /// Buffers that it may keep before it gives any back, if that can be chosen.
@@ -35,6 +37,7 @@ const USUAL: Manners = Manners {
     plain_pool: false,
     mac_is_the_peers: false,
     no_offload: false,
+    knows_peer_later: false,
     reaps_when_empty: false,
     keeps: None,
     ring_size: None,
@@ -66,8 +69,15 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
         "net_virtio_user" | "net_virtio" => {
             let size = number("queue_size").unwrap_or(256);
             // As a client it connects once.
-            let comes_back = driver == "net_virtio" || settings.argument("server") == Some("1");
-            Manners { keeps: Some(size.saturating_sub(4)), ring_size: Some(size), comes_back, ..USUAL }
+            let is_server = settings.argument("server") == Some("1");
+            let comes_back = driver == "net_virtio" || is_server;
+            Manners {
+                knows_peer_later: is_server,
+                keeps: Some(size.saturating_sub(4)),
+                ring_size: Some(size),
+                comes_back,
+                ..USUAL
+            }
         }
         // What is in the ring that the kernel fills is never given back; its socket and its memory are gone by then.
         "net_af_xdp" => Manners { plain_pool: true, loses: true, ..USUAL },

@@ -22,6 +22,8 @@ use crate::{Eal, OpenError, PortSettings, gate, left_behind};
 
 /// The longest IP packet, if nobody says.
 const MTU_USUAL: usize = 1500;
+/// The longest payload of a frame that a port cuts up: IP packets have 64 KiB, and headers at most 120 of them.
+const SEGMENTED_MAX: usize = 65_535 - 120;
 /// Room beyond a frame: a VLAN tag or two, and what virtio puts before it.
 const TAGS_LEN: usize = 32;
 /// How often a driver that looks for its peer once is started again.
@@ -145,7 +147,7 @@ impl Port {
         let offloads = Offloads {
             verifies: with.offload && about.sums_when_receiving,
             checksums: with.offload && about.sums_when_sending,
-            segments: None,
+            segments: with.cuts_up.then_some(SEGMENTED_MAX),
             gathers: about.gathers,
             external: true,
         };
@@ -476,6 +478,7 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
         let why = format!("{} takes packets of 576 to {} bytes, and not of {mtu}", settings.name(), about.mtu_max);
         return Err(OpenError::BadSettings(why));
     }
+    let offload = settings.offload && !manners.no_offload;
     Ok(Configuration {
         queues: if settings.only_if_it_spreads && !about.can_spread {
             1
@@ -483,7 +486,8 @@ fn configuration(settings: &PortSettings, about: &About, manners: &Manners) -> R
             settings.queues.clamp(1, about.queues_max.max(1))
         },
         mtu,
-        offload: settings.offload && !manners.no_offload,
+        offload,
+        cuts_up: offload && about.sums_when_sending && about.cuts_up && !manners.knows_peer_later,
         ring_size: settings.ring_size,
         free_threshold: manners.free_threshold(manners.ring_size.unwrap_or(settings.ring_size)),
     })

@@ -120,7 +120,11 @@ fn subject(kind: Kind, queues: usize) -> Made {
     let memory = Memory {
         heap_size: HEAP_SIZE,
         // A few frames of the longest kind, each of pieces of its own, on drivers that are asked to give back early.
-        kept: if matches!(kind, Kind::Virtio | Kind::Vhost) { 5 * queues * 4096 } else { 0 },
+        kept: match kind {
+            Kind::Virtio | Kind::Vhost => 5 * queues * 4096,
+            Kind::VhostLong => 5 * queues * (128 << 10),
+            _ => 0,
+        },
         reserve: |plan| eal.reserve(plan).map_err(|_| Error::NoBuffers),
     };
     let made = RealTime::hosts_in(CAN, addresses, memory, |seat| match ends.open(seat.side, seat.heap) {
@@ -258,6 +262,7 @@ suite!(dpdk_ring_suite, || subject(Kind::Ring, 1));
 suite!(dpdk_memif_suite, || subject(Kind::Memif, 1));
 suite!(dpdk_memif_zero_copy_suite, || subject(Kind::MemifZeroCopy, 1));
 suite!(dpdk_virtio_suite, || subject(Kind::Vhost, 1));
+suite!(dpdk_virtio_long_suite, || subject(Kind::VhostLong, 1));
 suite!(dpdk_virtio_queues_suite, || subject(Kind::Vhost, 2));
 suite!(dpdk_af_packet_suite, || subject(Kind::AfPacket, 1));
 

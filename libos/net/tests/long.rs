@@ -49,7 +49,9 @@ fn session(seed: u64, loss: f64, cuts_up: bool) -> (Vec<(Instant, Vec<u8>)>, u64
         pair.run_for(Duration::from_millis(rng.below(400)));
     }
     // The FIN goes out with the last of the text.
-    let last = pattern(rng.range(1..=30_000) as usize, seed);
+    let mss = mtu - 40 - if stamps { 12 } else { 0 };
+    let last = if rng.chance(0.5) { mss * rng.range(2..=6) as usize } else { rng.range(1..=30_000) as usize };
+    let last = pattern(last, seed);
     pair.push(A, a, &last);
     pair.nets[A].finish(a).unwrap();
     assert!(pair.pop_all(B, b, usize::MAX, LONG) == last);

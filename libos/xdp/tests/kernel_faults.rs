@@ -75,12 +75,14 @@ const VARIANTS: [(CongestionKind, &str); 3] =
     [(CongestionKind::Cubic, "1"), (CongestionKind::NewReno, "1"), (CongestionKind::Cubic, "0")];
 
 /// Runs a row: one connection of each role, in both directions, over IPv4 or IPv6 by turns.
-fn run(Row(name, line, len): &Row, seed: u64, congestion: CongestionKind, sack: &'static str) {
+/// With `offload`, the kernel at our end cuts our long segments up: what befalls them on the wire befalls their parts.
+fn run(Row(name, line, len): &Row, seed: u64, congestion: CongestionKind, sack: &'static str, offload: bool) {
     let mut net = NetSettings::default();
     net.tcp.congestion = congestion;
     let good = LineSettings::default();
     let sysctls = vec![("ipv4/tcp_sack", sack)];
-    let setup = Setup { wire: Some([good.clone(), good]), seed, sysctls, net, ..Setup::default() };
+    let kind = Kind::Packet { offload };
+    let setup = Setup { kind, wire: Some([good.clone(), good]), seed, sysctls, net, ..Setup::default() };
     let Some((lab, mut host)) = Lab::open("faults", setup) else { return };
     // Else the kernel's timeout, doubled after each loss in a row, may grow beyond our limit (Linux 6.15 has a bound).
     let _ = try_sysctl(&lab.link.far, "ipv4/tcp_rto_max_ms", "2000");
@@ -111,6 +113,7 @@ fn run(Row(name, line, len): &Row, seed: u64, congestion: CongestionKind, sack: 
         let seen = counters.tcp_checksum + counters.ipv4_checksum + counters.ethernet_not_ours + counters.ipv6_not_ours;
         assert!(seen > 0, "damage was not seen: {:?}", host.busy_counters());
     }
+    assert!(offload == (counters.tcp_long_segments > 0), "{name}: {} long segments", counters.tcp_long_segments);
     lab.wire().set([LineSettings::default(), LineSettings::default()]);
     host.end();
 }
@@ -125,7 +128,19 @@ fn every_wire_is_survived() {
         let cases = (0..seeds as usize).flat_map(|round| (0..rows.len()).map(move |row| (round, row))).collect();
         each(cases, 6, |(round, row)| {
             let (congestion, sack) = VARIANTS[(row + round) % 3];
-            run(&rows[row], (round * 100 + row + round % 2) as u64, congestion, sack);
+            run(&rows[row], (round * 100 + row + round % 2) as u64, congestion, sack, false);
+        });
+    });
+}
+
+/// Those rows where there is enough to send for long segments.
+#[test]
+fn every_wire_is_survived_by_the_parts_of_long_segments() {
+    on_a_thread_for(LIMIT * 2, move || {
+        let rows: Vec<Row> = rows().into_iter().filter(|row| row.2 >= 256 * KIB).collect();
+        each((0..rows.len()).collect(), 6, |row| {
+            let (congestion, sack) = VARIANTS[row % 3];
+            run(&rows[row], 1000 + row as u64, congestion, sack, true);
         });
     });
 }

@@ -32,6 +32,8 @@ fn lengths(test: &'static str, kind: Kind) {
         }
         let counters = host.counters();
         assert_eq!((counters.tcp_resets_sent, counters.tcp_checksum, counters.tcp_malformed), (0, 0, 0));
+        let cuts_up = matches!(kind, Kind::Packet { offload: true } | Kind::Tap { offload: true });
+        assert!(cuts_up == (counters.tcp_long_segments > 0), "{} long segments", counters.tcp_long_segments);
         host.end();
     });
 }
@@ -70,6 +72,40 @@ fn sixty_four_mebibytes_each_way() {
             carry(&lab, &mut host, &[Meeting::new(Role::Client, there, back)], LONGEST * 4);
         }
         host.end();
+    });
+}
+
+/// Long segments both ways: the kernel takes ours whole, or cuts them up when its end of the link does not; and its own come
+/// to us whole.
+#[test]
+fn long_segments_each_way() {
+    on_a_thread_for(LONGEST * 2, || {
+        for (kind, cuts) in [
+            (Kind::Packet { offload: true }, false),
+            (Kind::Packet { offload: true }, true),
+            (Kind::Tap { offload: true }, false),
+        ] {
+            let test = format!("long_segments_each_way_{cuts}");
+            let Some((lab, mut host)) = Lab::open(&test, Setup { kind, ..Setup::default() }) else { return };
+            if cuts && !cut_before_the_wire(&lab.link.near) {
+                return println!("SKIP {test}: there is no ethtool in the path");
+            }
+            for is_v6 in [false, true] {
+                let meetings = [(16 << 20, 0), (0, 16 << 20), (4 << 20, 4 << 20)]
+                    .map(|(there, back)| Meeting { is_v6, ..Meeting::new(Role::Client, there, back) });
+                for meeting in meetings {
+                    carry(&lab, &mut host, &[meeting], LONGEST);
+                }
+            }
+            let counters = host.counters();
+            let mean = counters.tcp_segments_sent / counters.tcp_long_segments.max(1);
+            println!("{kind:?}, cut {cuts}: {} long segments, mean of all {mean}", counters.tcp_long_segments);
+            assert!(counters.tcp_long_segments > 100, "{} long segments", counters.tcp_long_segments);
+            // 20 MiB came each way of each family, of which the kernel makes at least 27,000 segments if it cuts them up.
+            assert!(counters.tcp_segments_received < 27_000, "{} segments received", counters.tcp_segments_received);
+            assert_eq!((counters.tcp_resets_sent, counters.tcp_checksum, counters.tcp_malformed), (0, 0, 0));
+            host.end();
+        }
     });
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct About {
     pub gathers: usize,
     pub sums_when_sending: bool,
     pub sums_when_receiving: bool,
+    /// It cuts TCP segments up, and fills in the sums of IPv4 headers.
+    pub cuts_up: bool,
+    pub sums_ip: bool,
     pub can_spread: bool,
     pub socket: i32,
     rx_checksums: u64,
@@ -33,6 +36,8 @@ pub(crate) struct Configuration {
     pub queues: usize,
     pub mtu: usize,
     pub offload: bool,
+    /// It is asked to cut TCP segments up.
+    pub cuts_up: bool,
     pub ring_size: u16,
     /// Of a transmit ring of so many, when the driver gives back.
     pub free_threshold: Option<u16>,
@@ -68,10 +73,12 @@ impl PortId {
         // SAFETY: a text of the driver's, which is there while its port is.
         let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
         // SAFETY: these give constants.
-        let (multi_segs, tx_sums, rx_sums, rss) = unsafe {
+        let (multi_segs, tx_sums, cuts, tx_ip, rx_sums, rss) = unsafe {
             (
                 sys::margay_tx_offload_multi_segs(),
                 sys::margay_tx_offload_checksums(),
+                sys::margay_tx_offload_segments(),
+                sys::margay_tx_offload_ip_checksum(),
                 sys::margay_rx_offload_checksums(),
                 sys::margay_rss_hash_functions(),
             )
@@ -88,6 +95,8 @@ impl PortId {
             },
             sums_when_sending: info.tx_offload_capa & tx_sums == tx_sums,
             sums_when_receiving: info.rx_offload_capa & rx_sums != 0,
+            cuts_up: info.tx_offload_capa & cuts != 0,
+            sums_ip: info.tx_offload_capa & tx_ip != 0,
             can_spread: info.flow_type_rss_offloads & rss != 0,
             // SAFETY: it reads a number.
             socket: unsafe { sys::rte_eth_dev_socket_id(self.0) }.max(sys::SOCKET_ID_ANY),
@@ -105,6 +114,11 @@ impl PortId {
                 // SAFETY: it gives a constant.
                 conf.txmode.offloads |= unsafe { sys::margay_tx_offload_checksums() };
             }
+        }
+        if with.cuts_up {
+            // SAFETY: these give constants.
+            let (cuts, tx_ip) = unsafe { (sys::margay_tx_offload_segments(), sys::margay_tx_offload_ip_checksum()) };
+            conf.txmode.offloads |= if about.sums_ip { cuts | tx_ip } else { cuts };
         }
         if about.gathers > 1 {
             // SAFETY: it gives a constant.

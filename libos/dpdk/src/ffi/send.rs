@@ -39,6 +39,8 @@ pub(crate) struct Sender {
     out: VecDeque<u32>,
     kept: Vec<*mut sys::rte_mbuf>,
     prepares: bool,
+    /// A driver that cuts segments up fills in the sums of IPv4 headers.
+    sums_ip: bool,
     /// Looks at all of `out` are rare.
     until_sweep: u32,
 }
@@ -83,6 +85,7 @@ impl Sender {
             out: VecDeque::with_capacity(pieces),
             kept: Vec::with_capacity(sys::MARGAY_BURST_MAX as usize),
             prepares: with.offload && about.sums_when_sending,
+            sums_ip: about.sums_ip,
             until_sweep: SWEEP_EVERY,
         };
         port.set_up_transmit(queue, ring, about, with)?;
@@ -98,7 +101,7 @@ impl Sender {
             return None;
         }
         let header = sys::margay_piece { data: frame.header.as_ptr(), len: len as u32, entry: 0 };
-        let offload = offload(frame);
+        let offload = offload(frame, self.sums_ip);
         let built = if frame.payload.is_empty() {
             // SAFETY: one piece, which is copied.
             unsafe { sys::margay_build_copy(self.short.as_ptr(), &header, 1, offload) }
@@ -138,7 +141,7 @@ impl Sender {
             pieces[count] = sys::margay_piece { data: piece.as_ptr(), len: piece.len() as u32, entry };
             count += 1;
         }
-        let offload = offload(&frame);
+        let offload = offload(&frame, self.sums_ip);
         // SAFETY: the entries are free and of this table; the pieces lie in our reservation, which is DPDK's memory
         // (`Port::open`), and are held below until they are back.
         let built = unsafe {
@@ -288,11 +291,23 @@ impl Sender {
 }
 
 /// What the device has to fill in.
-fn offload(frame: &Frame) -> sys::margay_offload {
-    let Some(ChecksumAt { start, field }) = frame.checksum else {
-        return sys::margay_offload { l4_start: 0, is_tcp: 0, is_ipv6: 0 };
-    };
+#[inline]
+fn offload(frame: &Frame, sums_ip: bool) -> sys::margay_offload {
+    const NOTHING: sys::margay_offload =
+        sys::margay_offload { l4_start: 0, segment_size: 0, l4_len: 0, is_tcp: 0, is_ipv6: 0, sums_ip: 0 };
+    let Some(ChecksumAt { start, field }) = frame.checksum else { return NOTHING };
     const TCP_FIELD: u16 = 16;
     let is_ipv6 = frame.header.get(12..14) == Some(&[0x86, 0xdd][..]);
-    sys::margay_offload { l4_start: start, is_tcp: (field == TCP_FIELD).into(), is_ipv6: is_ipv6.into() }
+    let mut offload = sys::margay_offload {
+        l4_start: start,
+        is_tcp: (field == TCP_FIELD).into(),
+        is_ipv6: is_ipv6.into(),
+        ..NOTHING
+    };
+    if frame.segment_size > 0 {
+        // The header's length in words of four bytes (RFC 9293 §3.1).
+        let words = frame.header.get(usize::from(start) + 12).map_or(5, |byte| byte >> 4);
+        (offload.segment_size, offload.l4_len, offload.sums_ip) = (frame.segment_size, 4 * words, sums_ip.into());
+    }
+    offload
 }

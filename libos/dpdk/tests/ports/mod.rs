@@ -34,6 +34,8 @@ pub enum Kind {
     Virtio,
     /// virtio-user at the second end, vhost at the first.
     Vhost,
+    /// The same, and vhost takes long TCP segments.
+    VhostLong,
     /// AF_PACKET at both ends of a veth pair.
     AfPacket,
     /// AF_XDP at both ends of a veth pair.
@@ -132,10 +134,11 @@ impl Wire {
             (Kind::Memif | Kind::MemifZeroCopy, _) => {
                 format!("net_memif{name}s,role=server,socket={other},socket-abstract=no")
             }
-            (Kind::Virtio, 0) | (Kind::Vhost, 1) => {
+            (Kind::Virtio, 0) | (Kind::Vhost | Kind::VhostLong, 1) => {
                 format!("net_virtio_user{name},path={socket},queues={queues},queue_size=1024,mac={}", MACS[end])
             }
             (Kind::Virtio | Kind::Vhost, _) => format!("net_vhost{name},iface={socket},queues={queues}"),
+            (Kind::VhostLong, _) => format!("net_vhost{name},iface={socket},queues={queues},tso=1"),
             (Kind::AfPacket, end) => format!("net_af_packet{name}{end},iface={}", ENDS[end]),
             (Kind::AfXdp, end) => format!("net_af_xdp{name}{end},iface={},busy_budget=0", ENDS[end]),
             (Kind::Tap, end) => format!("net_tap{name}{end},iface={},mac={}", TAPS[end], MACS[end]),

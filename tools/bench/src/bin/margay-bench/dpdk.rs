@@ -48,8 +48,11 @@ const ROLES: [(&str, &str); 6] =
 fn links(socket: &str) -> Vec<(&'static str, [String; 2], usize)> {
     let memif = |role: &str| format!("net_memif0,role={role},socket={socket},socket-abstract=no");
     let virtio = [format!("net_vhost0,iface={socket}"), format!("net_virtio_user0,path={socket},queue_size=1024")];
+    let [vhost, user] = virtio.clone();
     vec![
         ("virtio", virtio.clone(), 1500),
+        // vhost takes long segments whole.
+        ("virtio_tso", [vhost + ",tso=1", user], 1500),
         ("memif", [memif("server"), memif("client")], 1500),
         ("memif_zc", [memif("server"), memif("client") + ",zero-copy=yes"], 1500),
         ("virtio_jumbo", virtio, 9000),
