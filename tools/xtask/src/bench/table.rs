@@ -159,7 +159,11 @@ pub const BENCHMARKS: &[Benchmark] = &[
     ),
     through_c("demi_tcp_c", "64 B there and back through the C interface, kernel TCP over epoll", "demi_tcp_rust"),
     through_c("demi_udp_c", "the same with kernel UDP", "demi_udp_rust"),
-    through_c("demi_dpdk_tcp_c", "echo of 64 B over DPDK's rings through the C interface, server side, TCP", "demi_dpdk_tcp_rust"),
+    through_c(
+        "demi_dpdk_tcp_c",
+        "echo of 64 B over DPDK's rings through the C interface, server side, TCP",
+        "demi_dpdk_tcp_rust",
+    ),
     through_c("demi_dpdk_udp_c", "the same with UDP", "demi_dpdk_udp_rust"),
     over_wire("net_echo_tcp_xsk", "TCP echo of 64 B", "net_echo_raw_xsk", 1.5),
     Benchmark {
