@@ -46,14 +46,14 @@ pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *cons
     // SAFETY: by the caller's promise.
     let is_good = !qr_out.is_null() && unsafe { duration(timeout) }.is_ok();
     // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
-    if is_good && at_once(|thread| tell_in_place(thread, QToken::from_raw(qt), unsafe { &mut *qr_out })) {
+    if is_good && at_once(|thread| tell_push(thread, QToken::from_raw(qt), unsafe { &mut *qr_out })) {
         return 0;
     }
     // SAFETY: by the caller's promise.
     unsafe { wait_slowly(qr_out, qt, timeout) }
 }
 
-/// The same where it is not over yet, or rare, or refused.
+/// The same of all but a push that is over.
 ///
 /// # Safety
 /// As [`demi_wait`].
@@ -68,14 +68,26 @@ unsafe fn wait_slowly(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -
         let qt = QToken::from_raw(qt);
         if thread.unfit.is_empty() {
             thread.libos.wait_until_complete(qt, timeout)?;
-            // SAFETY: not null, and so writable by the caller's promise.
-            if unsafe { thread.tell_at_once(qt, qr_out) } {
+            // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+            if tell_in_place(thread, qt, unsafe { &mut *qr_out }) {
                 return Ok(());
             }
         }
         // SAFETY: as above.
         unsafe { thread.wait_and_tell(qt, timeout, qr_out) }
     })
+}
+
+/// Tells that a push has ended, if it has and all is well: so little that it takes no frame. Does not panic.
+#[inline(always)]
+fn tell_push(thread: &mut Thread, qt: QToken, into: &mut QResult) -> bool {
+    let Some(mut ended) = thread.libos.complete_in_place(qt) else { return false };
+    let Some((qd, Ok(Outcome::Pushed))) = ended.result() else { return false };
+    into.value = QValue::NONE;
+    into.set(Opcode::Push, 0);
+    (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+    ended.redeem();
+    true
 }
 
 /// Tells how an operation has ended, if it has, straight from where its result lies. Says whether it did: rarer things are

@@ -179,6 +179,7 @@ pub const UNSAFE: &[&str] = &[
     "libos/spdk-sys/src",
     "libos/spdk/src/ffi",
     "libos/demi/src",
+    "libos/demi/examples",
 ];
 
 /// Licences of dependencies: permissive ones.
