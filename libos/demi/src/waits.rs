@@ -11,7 +11,6 @@ use pdpix::{Buf, Completion, Error, Outcome, Popped, QToken, Qd, Sga};
 use crate::abi::{AcceptResult, NO_ADDRESS, Opcode, QResult, QValue, SgArray, SgaSeg};
 use crate::address;
 use crate::errno::Errno;
-use crate::held::Held;
 use crate::thread::{Thread, at_once, enter};
 
 /// The most tokens of one wait: as many as can be in use.
@@ -47,20 +46,15 @@ unsafe fn duration(timeout: *const timespec) -> Result<Option<Duration>, Errno> 
 pub unsafe extern "C" fn demi_wait(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -> c_int {
     // SAFETY: by the caller's promise.
     let is_good = !qr_out.is_null() && unsafe { duration(timeout) }.is_ok();
-    let tell = |thread: &mut Thread| {
-        let (qt, Thread { libos, held, .. }) = (QToken::from_raw(qt), thread);
-        // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
-        let into = unsafe { &mut *qr_out };
-        libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into))
-    };
-    if is_good && at_once(tell) {
+    // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+    if is_good && at_once(|thread| tell_push(thread, QToken::from_raw(qt), unsafe { &mut *qr_out })) {
         return 0;
     }
     // SAFETY: by the caller's promise.
     unsafe { wait_slowly(qr_out, qt, timeout) }
 }
 
-/// The same where it is not over yet, or rare, or refused.
+/// The same of all but a push that is over.
 ///
 /// # Safety
 /// As [`demi_wait`].
@@ -75,8 +69,8 @@ unsafe fn wait_slowly(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -
         let qt = QToken::from_raw(qt);
         if thread.unfit.is_empty() {
             thread.libos.wait_until_complete(qt, timeout)?;
-            // SAFETY: not null, and so writable by the caller's promise.
-            if unsafe { thread.tell_at_once(qt, qr_out) } {
+            // SAFETY: not null, and so writable by the caller's promise. (It is packed: any address is aligned.)
+            if tell_in_place(thread, qt, unsafe { &mut *qr_out }) {
                 return Ok(());
             }
         }
@@ -85,16 +79,25 @@ unsafe fn wait_slowly(qr_out: *mut QResult, qt: u64, timeout: *const timespec) -
     })
 }
 
-/// Tells what most operations end with straight from where it lies, and leaves nothing there that would have to be dropped.
-/// Says whether it did: rarer things are told by [`Thread::tell`].
+/// Tells that a push has ended, if it has and all is well: so little that it takes no frame. Does not panic.
 #[inline(always)]
-fn tell_in_place(
-    held: &mut Held,
-    qt: QToken,
-    qd: Qd,
-    result: &mut Result<Outcome<Qd>, Error>,
-    into: &mut QResult,
-) -> bool {
+fn tell_push(thread: &mut Thread, qt: QToken, into: &mut QResult) -> bool {
+    let Some(mut ended) = thread.libos.complete_in_place(qt) else { return false };
+    let Some((qd, Ok(Outcome::Pushed))) = ended.result() else { return false };
+    into.value = QValue::NONE;
+    into.set(Opcode::Push, 0);
+    (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+    ended.redeem();
+    true
+}
+
+/// Tells how an operation has ended, if it has, straight from where its result lies. Says whether it did: rarer things are
+/// told by [`Thread::tell`]. Does not panic.
+#[inline(always)]
+fn tell_in_place(thread: &mut Thread, qt: QToken, into: &mut QResult) -> bool {
+    let Thread { libos, held, .. } = thread;
+    let Some(mut ended) = libos.complete_in_place(qt) else { return false };
+    let Some((qd, result)) = ended.result() else { return false };
     match result {
         Ok(Outcome::Pushed) => {
             into.value = QValue::NONE;
@@ -115,6 +118,7 @@ fn tell_in_place(
         _ => return false,
     }
     (into.qd, into.qt) = (qd.raw() as i32, qt.raw());
+    ended.redeem(); // nothing is left that would have to be dropped
     true
 }
 
@@ -263,17 +267,14 @@ unsafe fn tokens<'a>(qts: *const u64, num_qts: c_int) -> Result<Cow<'a, [QToken]
 }
 
 impl Thread {
-    /// Tells how an operation has ended, if it has, and if that is one of the usual ends. As [`demi_wait`] does, which has
-    /// this once more, where a call would be too much.
+    /// [`tell_in_place`], where a call to it is not too much.
     ///
     /// # Safety
     /// `into` can be written to.
     #[inline(never)]
     unsafe fn tell_at_once(&mut self, qt: QToken, into: *mut QResult) -> bool {
-        let Thread { libos, held, .. } = self;
         // SAFETY: by the caller's promise. (It is packed: any address is aligned.)
-        let into = unsafe { &mut *into };
-        libos.redeem_in_place(qt, |qd, result| tell_in_place(held, qt, qd, result, into))
+        tell_in_place(self, qt, unsafe { &mut *into })
     }
 
     /// A completion that was redeemed before, when there was no room for what it brought.

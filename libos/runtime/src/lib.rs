@@ -51,6 +51,7 @@ pub use operations::Begun;
 pub use parcel::{Deliver, Parcel};
 pub use ring::{RingReceiver, RingSender, ring};
 pub use trace::{Event, Trace, TraceEvent, read_trace};
+pub use wait::InPlace;
 
 pub use pdpix;
 pub use pdpix::{TimerKey, Wheel};

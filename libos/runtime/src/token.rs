@@ -332,22 +332,28 @@ impl TokenTable {
         Completion { qt, qd: slot.qd, result: slot.result.take().expect("a complete operation has a result") }
     }
 
-    /// Shows the result of a complete token where it lies, and redeems the token if `take` says that it has taken what it
-    /// wants: what it leaves is forgotten. Says whether it was redeemed: not if it is not complete, either. Does not panic.
+    /// The place of a token, if its operation has ended.
     #[inline(always)]
-    pub(crate) fn redeem_in_place(&mut self, qt: QToken, take: impl FnOnce(Qd, &mut OpResult) -> bool) -> bool {
-        let (index, bits) = (qt.index(), self.generation_bits);
-        let Some(slot) = self.slots.get_mut(index) else { return false };
-        if slot.token != qt || slot.state != State::Complete {
-            return false;
-        }
-        if !slot.result.as_mut().is_some_and(|result| take(slot.qd, result)) {
-            return false;
-        }
+    pub(crate) fn place_of_complete(&self, qt: QToken) -> Option<usize> {
+        let slot = self.slots.get(qt.index())?;
+        (slot.token == qt && slot.state == State::Complete).then_some(qt.index())
+    }
+
+    /// The queue and the result at such a place.
+    #[inline(always)]
+    pub(crate) fn complete_at(&mut self, index: usize) -> Option<(Qd, &mut OpResult)> {
+        let slot = self.slots.get_mut(index)?;
+        Some((slot.qd, slot.result.as_mut()?))
+    }
+
+    /// Redeems the token at such a place. What is left of its result is forgotten.
+    #[inline(always)]
+    pub(crate) fn redeem_at(&mut self, index: usize) {
+        let bits = self.generation_bits;
+        let Some(slot) = self.slots.get_mut(index) else { return };
         std::mem::forget(slot.result.take());
         slot.vacate(bits);
         self.link(index);
-        true
     }
 
     /// Which of these tokens is the first that is complete, if any is.

@@ -1,13 +1,40 @@
 //! Waiting for tokens, redeeming them, cancelling their operations, and giving them up.
 
+use std::cell::RefMut;
 use std::time::Duration;
 
 use pdpix::{Completion, Error, OpId, Outcome, QToken, Qd};
 
 use crate::libos::LibOs;
 use crate::queue::Kind;
-use crate::token::Waiter;
+use crate::token::{TokenTable, Waiter};
 use crate::trace::Event;
+
+/// See [`LibOs::complete_in_place`].
+pub struct InPlace<'a> {
+    tokens: RefMut<'a, TokenTable>,
+    index: usize,
+}
+
+impl InPlace<'_> {
+    /// The queue, and what came of the operation.
+    #[inline(always)]
+    pub fn result(&mut self) -> Option<(Qd, &mut Result<Outcome<Qd>, Error>)> {
+        self.tokens.complete_at(self.index)
+    }
+
+    /// Redeems the token. The user has taken of the result what is to be dropped: the rest is forgotten.
+    #[inline(always)]
+    pub fn redeem(mut self) {
+        self.tokens.redeem_at(self.index);
+    }
+}
+
+impl std::fmt::Debug for InPlace<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "InPlace({})", self.index)
+    }
+}
 
 impl LibOs {
     /// Runs the core until the operation of `qt` has ended, or `timeout` has passed; then the token stays valid.
@@ -166,16 +193,16 @@ impl LibOs {
         if tokens.is_complete(qt)? { Ok(Some(tokens.redeem(qt))) } else { Ok(None) }
     }
 
-    /// Shows the result of an operation that has ended where it lies, for who wants it somewhere else than in a
-    /// [`Completion`]. The token is redeemed if `take` says that it has taken all that is of use: the rest is forgotten, and
-    /// not dropped. Otherwise it stays as it is; also if it is no token that has ended. `take` calls nothing of this core, and
-    /// if it does not panic, this does not.
+    /// An operation that has ended, with its result where it lies, for who wants it somewhere else than in a [`Completion`];
+    /// `None`: it has not, or this is no token. Nothing else of this core is called meanwhile. Neither this nor what it gives
+    /// panics.
     #[inline(always)]
-    pub fn redeem_in_place(&self, qt: QToken, take: impl FnOnce(Qd, &mut Result<Outcome<Qd>, Error>) -> bool) -> bool {
-        match self.0.tokens.try_borrow_mut() {
-            Ok(mut tokens) if !self.0.in_pass.get() => tokens.redeem_in_place(qt, take),
-            _ => false,
+    pub fn complete_in_place(&self, qt: QToken) -> Option<InPlace<'_>> {
+        let tokens = self.0.tokens.try_borrow_mut().ok()?;
+        if self.0.in_pass.get() {
+            return None;
         }
+        Some(InPlace { index: tokens.place_of_complete(qt)?, tokens })
     }
 
     /// Asks for the end of an operation. Its token completes with `Canceled`, or with its true result if that was first:

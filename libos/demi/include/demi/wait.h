@@ -1,6 +1,6 @@
 /*
- * Results. Only here (and in demi_lseek and demi_truncate) does a call wait, and the library OS goes on meanwhile. A timeout of NULL is none; what times out
- * (ETIMEDOUT) leaves its tokens valid.
+ * Results. Only here (and in demi_lseek and demi_truncate) does a call wait, and the library OS goes on meanwhile. A timeout
+ * of NULL is none; what times out (ETIMEDOUT) leaves its tokens valid.
  */
 #ifndef DEMI_WAIT_H_IS_INCLUDED
 #define DEMI_WAIT_H_IS_INCLUDED

@@ -96,6 +96,15 @@ static void tokens(void) {
     GIVES(0, demi_pop(&qt, qd));
     both[0] = both[1] = qt;
     GIVES(EINVAL, demi_wait_all(results, both, 2, &LIMIT));
+    GIVES(EBUSY, demi_wait_any(&result, &place, both, 2, &LIMIT));
+    /* A wild token is refused also behind one that has ended. */
+    push_bytes(qd, "next", 4);
+    both[1] = 1;
+    CHECK(demi_wait_any(&result, &place, both, 2, &LIMIT) != 0);
+    GIVES(0, demi_wait_any(&result, &place, both, 1, &LIMIT));
+    CHECK(place == 0 && result.qr_qt == qt && result.qr_opcode == DEMI_OPC_POP);
+    GIVES(0, demi_sgafree(&result.qr_value.sga));
+    GIVES(0, demi_pop(&qt, qd));
     GIVES(0, demi_cancel(qt));
     result = ended(qt, DEMI_OPC_FAILED);
     CHECK(result.qr_ret == ECANCELED);
