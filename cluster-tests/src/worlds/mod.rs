@@ -223,7 +223,7 @@ impl World {
     fn keys(&self) -> Vec<String> {
         crate::workload::keys(match self {
             World { writes_only: true, .. } => 8,
-            World { is_durable: true, .. } => 4,
+            World { is_durable: true, .. } => 6,
             _ => 2,
         })
     }

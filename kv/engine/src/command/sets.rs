@@ -1,5 +1,6 @@
 //! Commands on sets.
 
+use pdpix::Exhausted;
 use smallvec::SmallVec;
 
 use super::row::{FAST, GROWS, READONLY, WRITE};
@@ -164,9 +165,6 @@ fn spop(call: &mut Call<'_>) -> Result {
     }
     let count = if with_count { call.natural(2)? } else { 1 };
     let Call { engine, reply, at, .. } = call;
-    // A log is told what went, and not that it was left to chance.
-    let is_logged = engine.keeps_log();
-    let mut gone = Vec::new();
     let Some((set, tools)) = engine.find_as::<Set>(*at, &key)? else {
         if with_count {
             reply.set(0)
@@ -176,25 +174,28 @@ fn spop(call: &mut Call<'_>) -> Result {
         return Ok(());
     };
     let taken = count.min(set.len());
-    if with_count {
-        reply.set(taken);
-    }
     if taken == set.len() {
+        if with_count {
+            reply.set(taken);
+        }
         set.iter().for_each(|name| name.put(reply));
         call.engine.delete(call.at, &key);
         call.engine.note_instead(&[b"DEL", key.bytes], &[], call.at);
     } else {
-        for _ in 0..taken {
-            let Some(which) = set.random(&mut tools.rng) else { break };
-            if let Some(name) = set.get(which) {
-                if is_logged {
-                    gone.push(name.to_blob(&tools.heap)?);
-                }
-                name.put(reply);
-            }
-            set.remove_at(which);
+        // Copied before the first goes, as that may fail.
+        let picked = pick(taken, set.len(), &mut tools.rng, |rng| set.random(rng), || set.all());
+        let names = picked.iter().filter_map(|&which| set.get(which));
+        let gone =
+            names.map(|name| name.to_blob(&tools.heap)).collect::<std::result::Result<Vec<Blob>, Exhausted>>()?;
+        if with_count {
+            reply.set(taken);
+        }
+        for name in &gone {
+            Stored::Blob(name).put(reply);
+            set.remove(name, &tools.seed);
         }
         if taken > 0 {
+            // A log is told what went, and not that it was left to chance.
             call.engine.note_instead(&[b"SREM", key.bytes], &gone, call.at);
         }
     }
@@ -406,4 +407,46 @@ fn sintercard(call: &mut Call<'_>) -> Result {
     let found = combine(call, 2..2 + count, Combine::Inter, max)?;
     call.reply.count(found.len());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use pdpix::{Heap, Output, Rng, Seed, WallTime};
+
+    use crate::command::find;
+    use crate::engine::{Engine, Session};
+    use crate::resp::Request;
+
+    /// What it takes out it has to copy for the log, if it is long enough: there is no memory for that.
+    #[test]
+    fn spop_without_memory_takes_nothing_out() {
+        let heap = Heap::alone(4 << 20).unwrap();
+        let mut engine = Engine::new((0, 1), heap.clone(), Seed::new(1), Rng::new(1));
+        engine.keep_log(1);
+        let numbers: Vec<String> = (0..10).map(|n| (i64::MIN + n).to_string()).collect();
+        let words: Vec<&[u8]> =
+            [&b"SADD"[..], b"set"].into_iter().chain(numbers.iter().map(|n| n.as_bytes())).collect();
+        let add = Request::of(words, &heap).unwrap();
+        let pop = Request::of([&b"SPOP"[..], b"set", b"5"], &heap).unwrap();
+        let count = Request::of([&b"SCARD"[..], b"set"], &heap).unwrap();
+        let mut ask = |request: &Request| {
+            let mut out = Output::new(heap.clone());
+            let command = find(request).unwrap();
+            engine.execute(command, request, Session::default(), WallTime::from_nanos(1), &mut out);
+            out.take().map(|reply| reply.to_vec())
+        };
+        assert_eq!(ask(&add).unwrap(), b":10\r\n");
+        let mut rest = Vec::new();
+        for len in [65_536, 4096, 256, 64, 32, 20] {
+            while let Ok(buf) = heap.copy(&vec![0; len]) {
+                rest.push(buf);
+            }
+        }
+        // For two of the five there is.
+        rest.truncate(rest.len() - 2);
+        let refused = ask(&pop);
+        drop(rest);
+        assert!(refused.is_err() || refused.is_ok_and(|reply| reply.starts_with(b"-OOM")));
+        assert_eq!(ask(&count).unwrap(), b":10\r\n");
+    }
 }
