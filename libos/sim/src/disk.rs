@@ -427,8 +427,8 @@ impl BlockDevice for SimBlockDevice {
 
     fn unwritten(&self) -> Vec<Range<u64>> {
         let disk = self.disk.borrow();
-        let whole = 0..disk.settings.geometry.block_count;
-        if disk.settings.fresh { vec![whole] } else { Vec::new() }
+        let all = disk.settings.fresh.then_some(0..disk.settings.geometry.block_count);
+        all.into_iter().collect()
     }
 
     fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)> {

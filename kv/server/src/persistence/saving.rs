@@ -10,8 +10,8 @@ use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE, Waiter};
-use crate::peer::{Claim, Peer};
+use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE};
+use crate::peer::Peer;
 use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
 use crate::task::Work;
@@ -616,25 +616,6 @@ impl Shard {
         if is_time && (is_long || persistence.failed.is_some() || persistence.is_short_of_room()) {
             self.persistence.is_asked = true;
             self.begin_saving(None, Way::Behind, out);
-        }
-    }
-}
-
-// WAITAOF.
-impl Shard {
-    /// Finds out for a task when all is durable here.
-    pub(crate) fn ask_durable(&mut self, claim: Claim, out: &mut Outbox<'_, Shard>) {
-        self.commit(out);
-        self.hurry_log(out);
-        self.when_durable(Waiter::Asked(claim), out);
-    }
-
-    pub(crate) fn answer_wait(&mut self, core: u8, task: u32, is_fine: bool, out: &mut Outbox<'_, Shard>) {
-        let finding = if is_fine { Finding::Done } else { Finding::Refused(Refusal::SaveFailed) };
-        if usize::from(core) == self.index {
-            self.on_found(task, finding, out);
-        } else {
-            self.tell(usize::from(core), Peer::Found { task, finding: Box::new(finding) }, out);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The cache on simulated disks that are slow, full, or fail for a moment, one scenario after the other: what was
 //! acknowledged is there when it boots again, and it boots.
 
+mod stage;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::cell::{Cell, RefCell};
@@ -8,209 +10,17 @@ use std::io::Cursor;
 use std::rc::Rc;
 use std::time::Duration;
 
-use framework::System;
 use framework::pdpix::block::Geometry;
-use framework::pdpix::{Heap, Output, Rng, Seed, Sga, Storage, WallTime};
+use framework::pdpix::{Heap, Output, Rng, Seed, WallTime};
 use kv_client::Value;
 use kv_engine::command::find;
 use kv_engine::engine::{Engine, Session};
 use kv_engine::resp::Request;
 use kv_engine::shard::shard_of;
-use kv_server::{Durability, Load, ServerArgs};
-use libos_journal::{Format, Settings as StoreSettings, Store};
-use libos_sim::{AttachedDisks, DiskSettings, HostId, NetKind, Settings, World};
+use kv_server::{Durability, Load};
+use libos_sim::DiskSettings;
+use stage::{Stage, TROUBLE, keys_of, long};
 use support::*;
-
-thread_local! {
-    /// Why a service has ended of itself.
-    static TROUBLE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What was answered, once it was.
-type Answer = Rc<RefCell<Option<Option<Value>>>>;
-
-/// One server on disks of its own, and what is asked of it.
-struct Stage {
-    world: World,
-    server: HostId,
-    cores: usize,
-    is_read_only: Rc<Cell<bool>>,
-    /// Those of the cores that are up.
-    systems: Rc<RefCell<Vec<System>>>,
-    asked: usize,
-}
-
-impl Stage {
-    fn new(cores: usize, disk: DiskSettings, change: impl Fn(&mut ServerArgs)) -> Stage {
-        Stage::on_disks(vec![disk; cores], change)
-    }
-
-    fn on_disks(disks: Vec<DiskSettings>, change: impl Fn(&mut ServerArgs)) -> Stage {
-        let cores = disks.len();
-        TROUBLE.with(|trouble| trouble.borrow_mut().clear());
-        let mut world = World::new(7, Settings { heap_size: 96 << 20, ..Settings::default() });
-        let mut args = ServerArgs::new("0.0.0.0:6379".parse().unwrap());
-        (args.durability, args.has_storage) = (Durability::Always, true);
-        args.on_trouble = |why| TROUBLE.with(|trouble| trouble.borrow_mut().push(why.to_owned()));
-        change(&mut args);
-        let is_read_only = Rc::new(Cell::new(false));
-        let theirs = is_read_only.clone();
-        let systems: Rc<RefCell<Vec<System>>> = Rc::default();
-        let booted = systems.clone();
-        let storages = Box::new(|attached: AttachedDisks| {
-            let device = attached.disks[attached.core.index].device();
-            let settings =
-                StoreSettings { format: Some(Format::new(u128::from(attached.seed))), ..StoreSettings::default() };
-            let store = Store::new(Box::new(device), attached.heap, settings);
-            vec![("disk".to_owned(), Box::new(store) as Box<dyn Storage>)]
-        });
-        let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
-            let mut args = args.clone();
-            args.is_read_only = theirs.get();
-            let system = System::new(libos);
-            booted.borrow_mut().push(system.clone());
-            kv_server::run(&system, args);
-        });
-        Stage { world, server, cores, is_read_only, systems, asked: 0 }
-    }
-
-    /// Begins to ask, on a connection of its own, until there is an answer that does not say that data is loaded; `None`: the
-    /// connection has ended.
-    fn begin_asking(&mut self, args: &[&[u8]]) -> Answer {
-        let to = self.world.endpoint(self.server, PORT);
-        let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.to_vec()).collect();
-        let answer = Answer::default();
-        let place = answer.clone();
-        self.asked += 1;
-        converse(&mut self.world, &format!("asker {}", self.asked), move |task| async move {
-            let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-            loop {
-                let mut kv = connected(&task, to).await;
-                let value = kv.call(&args).await.ok();
-                if !matches!(&value, Some(Value::Error(text)) if text.starts_with(b"LOADING")) {
-                    *place.borrow_mut() = Some(value);
-                    return;
-                }
-                task.sleep(Duration::from_millis(5)).await;
-            }
-        });
-        answer
-    }
-
-    fn await_answer(&mut self, answer: &Answer) -> Option<Value> {
-        for _ in 0..60_000 {
-            if let Some(value) = answer.borrow_mut().take() {
-                return value;
-            }
-            self.world.run_for(Duration::from_millis(1));
-            TROUBLE
-                .with(|trouble| assert!(trouble.borrow().is_empty(), "the service has ended: {:?}", trouble.borrow()));
-        }
-        panic!("no answer in a minute");
-    }
-
-    fn try_ask(&mut self, args: &[&[u8]]) -> Option<Value> {
-        let answer = self.begin_asking(args);
-        self.await_answer(&answer)
-    }
-
-    fn ask(&mut self, line: &str) -> Value {
-        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-        self.try_ask(&words).unwrap_or_else(|| panic!("`{line}`: the connection has ended"))
-    }
-
-    fn set_long(&mut self, key: &str, number: usize, len: usize) {
-        let reply = self.try_ask(&[b"SET", key.as_bytes(), &long(number, len)]);
-        assert!(matches!(reply, Some(Value::Simple(_))), "{reply:?}");
-    }
-
-    /// Sends `SET poured VALUE` for each of these in one go, without a look at what is answered.
-    fn pour(&mut self, values: &[Vec<u8>]) {
-        let to = self.world.endpoint(self.server, PORT);
-        let mut bytes = Vec::new();
-        for value in values {
-            bytes.extend(format!("*3\r\n$3\r\nSET\r\n$6\r\npoured\r\n${}\r\n", value.len()).into_bytes());
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        self.asked += 1;
-        converse(&mut self.world, &format!("pourer {}", self.asked), move |task| async move {
-            let stream = stream(&task, to).await;
-            let heap = task.libos().heap().clone();
-            for part in bytes.chunks(100_000) {
-                if stream.push(Sga::copy(&heap, part).unwrap()).await.is_err() {
-                    return;
-                }
-            }
-            all_that_comes(&stream).await;
-        });
-    }
-
-    /// Writes this until it is acknowledged.
-    fn await_write(&mut self, key: &str) {
-        for _ in 0..100 {
-            if let Some(Value::Simple(_)) = self.try_ask(&[b"SET", key.as_bytes(), key.as_bytes()]) {
-                return;
-            }
-            self.run(1000);
-        }
-        panic!("writes are never taken again: {}", self.info());
-    }
-
-    fn info(&mut self) -> String {
-        String::from_utf8_lossy(bulk(&self.ask("INFO persistence"))).into_owned()
-    }
-
-    fn run(&mut self, millis: u64) {
-        self.world.run_for(Duration::from_millis(millis));
-    }
-
-    /// As a process does that is asked to end; says whether it was done in so many milliseconds.
-    fn stop(&mut self, millis: u64) -> bool {
-        let ended = Rc::new(Cell::new(0));
-        for (core, system) in self.systems.take().into_iter().enumerate() {
-            let ended = ended.clone();
-            self.world.spawn(self.server.core(core), "stop", move |_| async move {
-                system.drain(Duration::from_secs(5)).await;
-                ended.set(ended.get() + 1);
-            });
-        }
-        self.run(millis);
-        ended.get() == self.cores
-    }
-
-    fn restart(&mut self) {
-        self.systems.take();
-        self.world.crash(self.server);
-        self.run(3);
-        self.world.restart(self.server);
-    }
-
-    fn change_disks(&mut self, change: impl Fn(&mut DiskSettings)) {
-        for index in 0..self.cores {
-            self.world.disk(self.server, index).change(&change);
-        }
-    }
-
-    fn end(mut self) {
-        self.systems.take();
-        self.world.crash(self.server);
-        self.run(1000);
-    }
-}
-
-/// Keys of these shards, one each, that begin with this.
-fn keys_of<const N: usize>(shards: [usize; N], of: usize, name: &str) -> [String; N] {
-    let key_of = |shard| (0..).map(|n| format!("{name}{n}")).find(|key| shard_of(key.as_bytes(), of) == shard);
-    shards.map(|shard| key_of(shard).expect("there is one"))
-}
-
-/// A value that is its number's own.
-fn long(number: usize, len: usize) -> Vec<u8> {
-    let mut value = format!("{number}:").into_bytes();
-    value.resize(len, b'v');
-    value
-}
 
 #[test]
 fn a_key_that_was_prolonged_lives_though_loading_takes_its_time() {
