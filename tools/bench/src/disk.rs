@@ -9,7 +9,7 @@ use libos_journal::{Format, Settings, Store};
 use libos_mem::Heap;
 use libos_posix::block::{DiskEngine, DiskSettings, Durable, MemoryDisk, open_disk};
 use libos_runtime::{Core, CoreParts, IdlePolicy, KernelClock, MeshKind, Patience, mesh};
-use pdpix::{Completions, Handle, LogOp, OpId, OpenMode, Sga, Storage, Submitted};
+use pdpix::{BlockDevice, Completions, Handle, LogOp, OpId, OpenMode, Sga, Storage, Submitted};
 
 /// Bytes of a record with its header.
 pub const RECORD: usize = 4096;
@@ -58,13 +58,16 @@ pub fn log_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
 fn core_on(settings: &DiskSettings, spins: bool) -> Result<(Core, Heap), String> {
     let heap = Heap::alone(256 << 20).map_err(|error| error.to_string())?;
     let opened = open_disk(settings, &heap).map_err(|error| error.to_string())?;
-    let store =
-        Store::new(opened.device, heap.clone(), Settings { format: Some(Format::new(1)), ..Settings::default() });
+    Ok((core_over(opened.device, &heap, spins)?, heap))
+}
+
+/// A core with a store on this device.
+fn core_over(device: Box<dyn BlockDevice>, heap: &Heap, spins: bool) -> Result<Core, String> {
+    let store = Store::new(device, heap.clone(), Settings { format: Some(Format::new(1)), ..Settings::default() });
     let ports = mesh(1, MeshKind::Threads).map_err(|error| error.to_string())?.remove(0);
     let storages: Vec<(String, Box<dyn Storage>)> = vec![("disk".into(), Box::new(store))];
     let idle = if spins { IdlePolicy::Spin } else { IdlePolicy::Adaptive(Patience::default()) };
-    let core = Core::new(CoreParts { storages, idle, ..CoreParts::new(heap.clone(), Box::new(KernelClock), ports) });
-    Ok((core, heap))
+    Ok(Core::new(CoreParts { storages, idle, ..CoreParts::new(heap.clone(), Box::new(KernelClock), ports) }))
 }
 
 fn append_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
@@ -77,16 +80,34 @@ fn append_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
         ..DiskSettings::new(path)
     };
     let (core, heap) = core_on(&settings, run.spins)?;
+    append(core, &heap, run.depth, run.count)
+}
+
+/// Appends so many records to a new log on this device, `depth` of them under way; the core never sleeps. What is on the device
+/// is lost.
+///
+/// # Errors
+/// The device's, or the log's.
+pub fn log_on_device(
+    device: Box<dyn BlockDevice>,
+    heap: &Heap,
+    depth: usize,
+    count: u64,
+) -> Result<LogFigures, String> {
+    append(core_over(device, heap, true)?, heap, depth, count)
+}
+
+fn append(core: Core, heap: &Heap, depth: usize, count: u64) -> Result<LogFigures, String> {
     let libos = core.libos().clone();
     let qd = libos.create("log", None).map_err(|error| error.to_string())?;
     let mut record = heap.alloc(RECORD).map_err(|error| error.to_string())?;
     record.resize(RECORD - HEADER, 0x5a);
     let record = record.freeze();
 
-    let (left, done, failed) = (Rc::new(Cell::new(run.count)), Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
-    let nanos = Rc::new(RefCell::new(Vec::with_capacity(run.count as usize)));
+    let (left, done, failed) = (Rc::new(Cell::new(count)), Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+    let nanos = Rc::new(RefCell::new(Vec::with_capacity(count as usize)));
     let begun = Rc::new(Cell::new(Instant::now()));
-    for _ in 0..run.depth {
+    for _ in 0..depth {
         let (libos, record) = (libos.clone(), record.clone());
         let (left, done, failed, nanos, begun) =
             (left.clone(), done.clone(), failed.clone(), nanos.clone(), begun.clone());
@@ -112,7 +133,7 @@ fn append_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
                 nanos.borrow_mut().push(start.elapsed().as_nanos() as f64);
                 done.set(done.get() + 1);
             }
-            if done.get() == run.count {
+            if done.get() == count {
                 libos.stop();
             }
         });
@@ -126,7 +147,7 @@ fn append_on_disk(path: &Path, run: LogRun) -> Result<LogFigures, String> {
     let mut nanos = nanos.take();
     nanos.sort_by(f64::total_cmp);
     let at = |quantile: f64| nanos[(nanos.len() as f64 * quantile) as usize] / 1e3;
-    Ok(LogFigures { rate: run.count as f64 / elapsed.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) })
+    Ok(LogFigures { rate: count as f64 / elapsed.as_secs_f64(), p50_us: at(0.5), p99_us: at(0.99) })
 }
 
 /// How fast a log comes back, in bytes a second.

@@ -223,6 +223,16 @@ pub const BENCHMARKS: &[Benchmark] = &[
         peer: Some("log_pops_8"),
         ..row("log_chase_8", "eight dependent reads by one chase, beside seeks and pops", "us", DISK)
     },
+    row("log_spdk_malloc_depth_32_rate", "a log on memory of SPDK's block layer, 32 under way", "records/s", DISK),
+    row("log_spdk_malloc_depth_1_p50", "one under way, from push to durable, p50", "us", DISK),
+    Benchmark {
+        peer: Some("log_spdk_perf_depth_32"),
+        ..row("log_spdk_tcp_depth_32_rate", "over NVMe/TCP on loopback, beside spdk_nvme_perf", "records/s", DISK)
+    },
+    Benchmark {
+        peer: Some("log_spdk_perf_depth_1"),
+        ..row("log_spdk_tcp_depth_1_rate", "one under way", "records/s", DISK)
+    },
     durable(
         "durable_always_set_p1",
         "kv SET, every write durable, pipeline 1, beside Redis",

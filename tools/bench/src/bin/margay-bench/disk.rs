@@ -11,7 +11,7 @@ use margay_bench::journal::{HOPS, chase_on_disk};
 use margay_bench::sampling::median;
 
 use crate::child::installed;
-use crate::{result, skip};
+use crate::{result, skip, spdk};
 
 /// Short, and in turn: on a shared machine a round may be interrupted, but not most of them; and not the best one.
 const ROUNDS: usize = 9;
@@ -66,7 +66,7 @@ pub fn run() -> Result<()> {
     }
     result(&format!("log_chase_{HOPS}"), median(chases), "us");
     result(&format!("log_pops_{HOPS}"), median(pops), "us");
-    Ok(())
+    spdk::run()
 }
 
 /// Recovery, and all records by pops, beside what fio reads in order.

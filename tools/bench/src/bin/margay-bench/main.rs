@@ -16,6 +16,7 @@ mod idle;
 mod instructions;
 mod kv;
 mod redis;
+mod spdk;
 mod stack;
 mod thresholds;
 mod wire;
@@ -43,7 +44,7 @@ const PROGRAMS: [(&str, &str, Program); 19] = [
     ("stack", "our network stack: pops and pushes of 64 B", stack::run),
     ("net", "our network stack over a veth pair, beside raw frames and the kernel (as root)", wire::run),
     ("durable", "SET with --durability always, beside redis-server; what a snapshot costs", durable::run),
-    ("disk", "one log, records of 4 KiB, beside fio on such a file", disk::run),
+    ("disk", "one log, records of 4 KiB, beside fio on such a file; on SPDK's devices", disk::run),
     ("demi", "64 B there and back through the C interface, beside the same in Rust", demi::run),
     (
         "dpdk",
