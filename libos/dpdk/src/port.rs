@@ -253,13 +253,12 @@ impl Port {
 
     /// Starts a driver that looks for its peer when it is started; whether it has found it, and when it is to look again.
     fn seek(&self) {
-        let connections = || self.socket_path.as_deref().map(ffi::connections_to).unwrap_or_default();
         let (is_found, met) = {
             let _one = one_at_a_time();
-            let before = connections();
+            let before = ffi::connections();
             let is_found = self.id.start_quietly(&self.about.driver);
             let is_new = |connection: &ffi::Connection| !before.contains(connection);
-            (is_found, if is_found { connections().into_iter().find(is_new) } else { None })
+            (is_found, if is_found { ffi::connections().into_iter().find(is_new) } else { None })
         };
         self.is_started.store(is_found, Ordering::Release);
         let interval = if is_found { GREETING_INTERVAL } else { SEEK_INTERVAL };

@@ -133,7 +133,9 @@ fn look(queue: &mut Queue, clock: Clock, during: Duration, mut is_over: impl FnM
 fn unanswered() -> Opened<()> {
     let _alone = alone();
     let folder = Folder::make();
-    let server = silent_server(&folder.socket());
+    // As in a container: where it was bound it had another name.
+    let server = silent_server(&folder.0.join("inside"));
+    fs::rename(folder.0.join("inside"), folder.socket()).expect("a folder of ours");
     let (port, heap) = opened(open(&folder.socket(), "role=client")?)?;
     let mut queue = port.queue(0, heap).expect("its queue");
     let clock = Clock::now();
@@ -150,6 +152,19 @@ fn unanswered() -> Opened<()> {
         second.is_some()
     });
     assert!(second.is_some(), "it has come again");
+    Ok(())
+}
+
+/// Who comes first waits for who comes later.
+fn client_first() -> Opened<()> {
+    let _alone = alone();
+    let folder = Folder::make();
+    let (client, heap) = opened(open(&folder.socket(), "role=client")?)?;
+    let mut queue = client.queue(0, heap).expect("its queue");
+    look(&mut queue, Clock::now(), Duration::from_millis(300), || false);
+    let (server, server_heap) = opened(open(&folder.0.join(".").join("socket"), "role=server")?)?;
+    let _queue = server.queue(0, server_heap).expect("its queue");
+    wait_until_up(&[&server, &client]);
     Ok(())
 }
 
@@ -326,6 +341,11 @@ fn tiny_ring() -> Opened<()> {
 #[test]
 fn a_server_that_does_not_answer_holds_nobody_up() {
     with("a_server_that_does_not_answer_holds_nobody_up", unanswered());
+}
+
+#[test]
+fn a_client_finds_the_server_that_comes_later() {
+    with("a_client_finds_the_server_that_comes_later", client_first());
 }
 
 #[test]

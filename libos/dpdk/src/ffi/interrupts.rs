@@ -8,7 +8,7 @@ use std::path::Path;
 use dpdk_sys as sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketAddrUnix};
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketType};
 
 use super::says;
 
@@ -80,9 +80,18 @@ impl Connection {
     }
 }
 
-/// Those of this process to the socket at this path.
-pub(crate) fn connections_to(path: &Path) -> Vec<Connection> {
-    descriptors().filter(|&number| is_at(path, peer_address(number))).filter_map(Connection::of).collect()
+/// Those of this process to sockets like memif's. Not by their path: where it was bound it may have had another, as in a
+/// container.
+pub(crate) fn connections() -> Vec<Connection> {
+    // SAFETY: as above.
+    let kind = |number| rustix::net::sockopt::socket_type(unsafe { BorrowedFd::borrow_raw(number) });
+    // Who has connected has a peer with a name; who was accepted has not.
+    let has_server = |number| {
+        let peer = peer_address(number).ok().and_then(|peer| SocketAddrUnix::try_from(peer).ok());
+        peer.is_some_and(|peer| peer.path().is_some() || peer.abstract_name().is_some())
+    };
+    let is_connected = |&number: &RawFd| kind(number) == Ok(SocketType::SEQPACKET) && has_server(number);
+    descriptors().filter(is_connected).filter_map(Connection::of).collect()
 }
 
 /// Whether there is anything to be read from one of them, or its other end is gone.

@@ -12,7 +12,7 @@ use dpdk_sys as sys;
 use libos_mem::{Plan, Reservation, ReserveError};
 
 pub(crate) use control::{About, Configuration, PortId};
-pub(crate) use interrupts::{Connection, are_readable, connections_to, on_interrupt, unix_sockets_at};
+pub(crate) use interrupts::{Connection, are_readable, connections, on_interrupt, unix_sockets_at};
 pub(crate) use receive::{HEADROOM, Receiver, Taken};
 pub(crate) use send::{PIECES_MAX, Sender};
 
