@@ -46,7 +46,15 @@ pub fn run() -> Result<()> {
         skip("log_spdk_tcp", "there is no nvmf_tgt beside SPDK's libraries");
         return Ok(());
     };
+    // As spdk_nvme_perf is: the target spins on the first processor.
+    let all = rustix::thread::sched_getaffinity(None)?;
+    if all.is_set(1) {
+        let mut second = rustix::thread::CpuSet::new();
+        second.set(1);
+        rustix::thread::sched_setaffinity(None, &second)?;
+    }
     append("log_spdk_tcp", env, &target.device()?, &heap, 5000)?;
+    rustix::thread::sched_setaffinity(None, &all)?;
     let perf = library.join("../bin/spdk_nvme_perf");
     if !perf.exists() {
         skip("log_spdk_perf", "there is no spdk_nvme_perf beside SPDK's libraries");
