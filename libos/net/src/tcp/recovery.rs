@@ -18,6 +18,7 @@ use super::rtt::RttEstimator;
 use super::scoreboard::{Delivered, Scoreboard};
 use super::seq::SeqNumber;
 
+mod long;
 mod plain;
 
 /// RFC 5681 §3.2, RFC 8985 §6.2: so many segments beyond a hole make it a loss.
@@ -230,24 +231,6 @@ impl Recovery {
             self.timeout_from = now;
         }
         self.board.on_send(len, now);
-        if let Some(prr) = &mut self.prr {
-            prr.on_sent(len);
-        }
-        self.set_timer(now);
-    }
-
-    /// The next `len` bytes, the FIN's one of them if `fin`, went out as one segment that the device cuts up: what is kept of
-    /// it is what of as many segments would be.
-    pub(crate) fn on_send_long(&mut self, len: u32, fin: u32, now: Instant) {
-        if self.board.is_empty() {
-            self.timeout_from = now;
-        }
-        let mut left = len;
-        while left > self.mss + fin {
-            self.board.on_send(self.mss, now);
-            left -= self.mss;
-        }
-        self.board.on_send(left, now);
         if let Some(prr) = &mut self.prr {
             prr.on_sent(len);
         }
