@@ -19,17 +19,10 @@ const LINEAR_MAX: u32 = 16 << 10;
 const BURST_NANOS: u64 = 1_000_000;
 
 impl Tcb {
-    /// Sends a long segment, if the device cuts up and there is enough to send. If there is no memory for its list of pieces,
-    /// there may be for one segment: then it is as if it had not been tried.
-    #[inline(never)]
-    pub(super) fn try_long(&mut self, unsent: u32, window: u32, room: u32, cx: &mut Cx<'_>) -> bool {
-        let len = self.long_len(unsent, window, room, cx);
-        len > self.mss && self.send_new(len, len == unsent, cx).is_ok()
-    }
-
     /// How much of the `unsent` bytes goes out at once, if one full segment may and the device cuts up: whole segments; behind
     /// them the short last one, where it would go out now, too. `window` and `room` are what the peer and the path take.
-    fn long_len(&mut self, unsent: u32, window: u32, room: u32, cx: &Cx<'_>) -> u32 {
+    #[inline(never)]
+    pub(super) fn long_len(&mut self, unsent: u32, window: u32, room: u32, cx: &Cx<'_>) -> u32 {
         let mss = self.mss;
         let Some(cut_max) = cx.ip.cuts_up(&self.path).filter(|_| !self.says_reduced) else { return mss };
         let most = cut_max.min(LONG_MAX).min(self.burst()).min(window).min(room);

@@ -166,8 +166,12 @@ impl Tcb {
             self.recovery.note_limited(self.snd_nxt);
             return Ok(false);
         }
-        if len == self.mss && !is_last && self.try_long(unsent, window, room, cx) {
-            return Ok(true);
+        if len == self.mss && !is_last {
+            let long = self.long_len(unsent, window, room, cx);
+            // If there is no memory for its list of pieces, there may be for one segment.
+            if long > len && self.send_new(long, long == unsent, cx).is_ok() {
+                return Ok(true);
+            }
         }
         self.send_new(len, is_last, cx)?;
         Ok(true)
@@ -179,8 +183,7 @@ impl Tcb {
         len > 0 && (len >= self.mss || len * 2 >= self.snd_wnd_max)
     }
 
-    #[inline]
-    pub(super) fn send_new(&mut self, len: u32, is_last: bool, cx: &mut Cx<'_>) -> Result<(), Error> {
+    fn send_new(&mut self, len: u32, is_last: bool, cx: &mut Cx<'_>) -> Result<(), Error> {
         let fin = is_last && self.fin == Fin::Asked;
         let mut flags = Flags::ACK;
         if is_last && len > 0 {
