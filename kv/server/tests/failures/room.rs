@@ -73,6 +73,8 @@ fn a_disk_of_large_blocks_is_not_filled_by_small_records() {
         args.log_len_max = size / 4;
         (args.storage_len, args.storage_unit) = (size, 4096);
     });
+    // It answers when it has loaded.
+    stage.ask("GET key");
     // Three times what the disk has room for, one after the other.
     let to = stage.world.endpoint(stage.server, PORT);
     let replies: Rc<RefCell<Vec<Option<Value>>>> = Rc::default();
