@@ -21,6 +21,9 @@ const STEP_MIN: usize = 8;
 const STEP_MAX: usize = 100;
 /// While nobody asks for anything, a step is twice as long as the one before it, up to so many.
 const STEP_IDLE_MAX: usize = 400;
+/// While clients ask for something a core writes so many bytes a second of it: more than a log usually grows by, and little
+/// of what a core and a disk can do.
+const RATE: u64 = 96 << 20;
 /// Bytes of a piece, and how many pieces may be under way. Their log is patient: fewer than it flushes of its own accord would
 /// wait for its patience each time.
 const BATCH: usize = PIECE;
@@ -67,9 +70,10 @@ pub(crate) struct Saving {
     /// It could not be written, and its leader was told so.
     has_failed: bool,
     is_timer_set: bool,
-    /// How long the last step was, and the commands up to then.
+    /// How long the last step was, the commands up to then, and how long it rests after that.
     step: usize,
     commands: u64,
+    pause: Duration,
     note: Option<Ticket>,
     noted: u64,
     pub(super) len: u64,
@@ -139,6 +143,7 @@ impl Shard {
             is_timer_set: false,
             step: STEP_MIN,
             commands: 0,
+            pause: Duration::ZERO,
             note: None,
             noted: 0,
             len: 0,
@@ -184,7 +189,7 @@ impl Shard {
     /// Writes some of it, if the disk has kept up.
     fn save_on(&mut self, out: &mut Outbox<'_, Shard>) {
         let Some(saving) = &self.persistence.saving else { return };
-        if saving.has_failed || saving.pieces.len() >= PIECES_MAX {
+        if saving.has_failed || saving.is_timer_set || saving.pieces.len() >= PIECES_MAX {
             return;
         }
         if saving.unsent.is_empty() && !saving.is_written && !self.take_some(out) {
@@ -200,13 +205,16 @@ impl Shard {
             out.hurry_log(logs.snapshots[saving.place]);
         }
         if !saving.is_written && saving.pieces.len() < PIECES_MAX {
-            self.set_save_timer(Duration::ZERO, out);
+            let pause = saving.pause;
+            self.set_save_timer(pause, out);
         }
     }
 
     /// Takes out what the engine writes next, once it is worth it. Whether there is some.
     fn take_some(&mut self, out: &mut Outbox<'_, Shard>) -> bool {
         let commands = self.commands + self.engine.stats().commands;
+        // Where the log has grown long, or there is little room for it, the snapshot is what is wanted most.
+        let is_urgent = self.persistence.is_log_long(self.args.log_len_max) || self.persistence.is_short_of_room();
         let Some(saving) = &mut self.persistence.saving else { return false };
         let since = commands - std::mem::replace(&mut saving.commands, commands).min(commands);
         saving.step = match since {
@@ -225,6 +233,8 @@ impl Shard {
             self.fail_saving(out);
             return false;
         };
+        let may_rest = since > 0 && !is_urgent && !saving.is_for_the_end;
+        saving.pause = Duration::from_nanos(if may_rest { data.len() as u64 * 1_000_000_000 / RATE } else { 0 });
         saving.is_written = progress.is_written;
         saving.len += data.len() as u64;
         saving.unsent = data;
