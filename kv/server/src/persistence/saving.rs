@@ -10,7 +10,7 @@ use framework::{LogId, Outbox, Ticket};
 use kv_engine::refusal::Refusal;
 
 use super::notes::SavedNote;
-use super::{Durability, Note, PIECE, TIMER_CONSIDER, TIMER_SAVE};
+use super::{Note, PIECE, TIMER_CONSIDER, TIMER_SAVE};
 use crate::peer::Peer;
 use crate::shard::Shard;
 

@@ -6,7 +6,10 @@ use kv_engine::connection::Persist;
 use kv_engine::refusal::Refusal;
 use kv_engine::resp::Reply;
 
-use super::*;
+use super::super::Durability;
+use super::{Lead, Way};
+use crate::peer::Peer;
+use crate::shard::Shard;
 use crate::survey::{Ending, Finding, Question};
 use crate::task::Work;
 
