@@ -9,12 +9,11 @@ use std::io::Cursor;
 use std::rc::Rc;
 use std::time::Duration;
 
-use framework::pdpix::{Endpoint, Storage};
+use framework::pdpix::Endpoint;
 use framework::{System, Task};
 use kv_client::Value;
 use kv_server::{Durability, Load, ServerArgs};
-use libos_journal::{Format, Settings as StoreSettings, Store};
-use libos_sim::{AttachedDisks, DiskSettings, HostId, NetKind, Settings, World, sweep};
+use libos_sim::{DiskSettings, HostId, NetKind, Settings, World, sweep};
 use support::*;
 
 /// A server with a disk for each core.
@@ -29,14 +28,7 @@ fn add_loading_server(world: &mut World, cores: usize, durability: Durability, l
     (args.log_len_max, args.load) = (1 << 20, load);
     args.on_trouble = |why| panic!("{why}");
     let disks = (0..cores).map(|_| DiskSettings::new(8 << 20)).collect();
-    let storages = Box::new(|attached: AttachedDisks| {
-        let device = attached.disks[attached.core.index].device();
-        let settings =
-            StoreSettings { format: Some(Format::new(u128::from(attached.seed))), ..StoreSettings::default() };
-        let store = Store::new(Box::new(device), attached.heap, settings);
-        vec![("disk".to_owned(), Box::new(store) as Box<dyn Storage>)]
-    });
-    world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
+    world.add_host_with_disks(NetKind::Messages, disks, Box::new(journal), "server", cores, move |libos| {
         kv_server::run(&System::new(libos), args.clone());
     })
 }

@@ -185,15 +185,7 @@ fn a_disk_that_is_behind_holds_back_who_writes() {
     stage.change_disks(slow);
     let values: Vec<Vec<u8>> = (0..90).map(|number| long(number, 600_000)).collect();
     stage.pour(&values);
-    let mut most = 0;
-    for _ in 0..60 {
-        let info = stage.info();
-        let pending = info.lines().find_map(|line| line.strip_prefix("aof_buffer_length:")).expect("a length");
-        most = most.max(pending.trim().parse::<usize>().unwrap());
-        assert!(info.contains("aof_last_write_status:ok"), "{info}");
-        stage.run(20);
-    }
-
+    let most = stage.most_that_waits();
     assert!((15_000_000..36_000_000).contains(&most), "{most} bytes have waited");
     stage.change_disks(quick);
     stage.run(10_000);
@@ -390,14 +382,7 @@ fn a_disk_that_is_behind_holds_back_commands_over_several_cores() {
             count.set(count.get() + 1);
         }
     });
-    let mut most = 0;
-    for _ in 0..60 {
-        let info = stage.info();
-        let pending = info.lines().find_map(|line| line.strip_prefix("aof_buffer_length:")).expect("a length");
-        most = most.max(pending.trim().parse::<usize>().unwrap());
-        assert!(info.contains("aof_last_write_status:ok"), "{info}");
-        stage.run(20);
-    }
+    let most = stage.most_that_waits();
     assert!((15_000_000..36_000_000).contains(&most), "{most} bytes have waited");
     assert!(answered.get() < 90, "nobody was held back");
     stage.change_disks(quick);

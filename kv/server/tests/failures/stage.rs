@@ -5,12 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use framework::pdpix::{Sga, Storage};
+use framework::pdpix::Sga;
 use kv_client::Value;
 use kv_engine::shard::shard_of;
 use kv_server::{Durability, ServerArgs};
-use libos_journal::{Format, Settings as StoreSettings, Store};
-use libos_sim::{AttachedDisks, DiskSettings, HostId, NetKind, Settings, World};
+use libos_sim::{DiskSettings, HostId, NetKind, Settings, World};
 
 use crate::support::*;
 
@@ -50,20 +49,14 @@ impl Stage {
         let theirs = is_read_only.clone();
         let systems: Rc<RefCell<Vec<System>>> = Rc::default();
         let booted = systems.clone();
-        let storages = Box::new(|attached: AttachedDisks| {
-            let device = attached.disks[attached.core.index].device();
-            let settings =
-                StoreSettings { format: Some(Format::new(u128::from(attached.seed))), ..StoreSettings::default() };
-            let store = Store::new(Box::new(device), attached.heap, settings);
-            vec![("disk".to_owned(), Box::new(store) as Box<dyn Storage>)]
-        });
-        let server = world.add_host_with_disks(NetKind::Messages, disks, storages, "server", cores, move |libos| {
-            let mut args = args.clone();
-            args.is_read_only = theirs.get();
-            let system = System::new(libos);
-            booted.borrow_mut().push(system.clone());
-            kv_server::run(&system, args);
-        });
+        let server =
+            world.add_host_with_disks(NetKind::Messages, disks, Box::new(journal), "server", cores, move |libos| {
+                let mut args = args.clone();
+                args.is_read_only = theirs.get();
+                let system = System::new(libos);
+                booted.borrow_mut().push(system.clone());
+                kv_server::run(&system, args);
+            });
         Stage { world, server, cores, is_read_only, systems, asked: 0 }
     }
 
@@ -152,6 +145,18 @@ impl Stage {
 
     pub fn info(&mut self) -> String {
         String::from_utf8_lossy(bulk(&self.ask("INFO persistence"))).into_owned()
+    }
+
+    /// The most bytes that have waited for the log, in a little more than a second in which it is fine.
+    pub fn most_that_waits(&mut self) -> usize {
+        let waiting = (0..60).map(|_| {
+            let info = self.info();
+            assert!(info.contains("aof_last_write_status:ok"), "{info}");
+            let waiting = info.lines().find_map(|line| line.strip_prefix("aof_buffer_length:")).expect("a length");
+            self.run(20);
+            waiting.trim().parse().expect("a number")
+        });
+        waiting.max().expect("sixty")
     }
 
     pub fn run(&mut self, millis: u64) {

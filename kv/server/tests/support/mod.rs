@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use framework::pdpix::Endpoint;
+use framework::pdpix::{Endpoint, Storage};
 use framework::{System, Task};
 use kv_client::{Client, Value};
 use kv_server::ServerArgs;
-use libos_sim::{HostId, World};
+use libos_journal::{Format, Settings as StoreSettings, Store};
+use libos_sim::{AttachedDisks, HostId, World};
 
 pub const PORT: u16 = 6379;
 
@@ -77,4 +78,12 @@ pub async fn all_that_comes(stream: &framework::Stream) -> Vec<u8> {
         all.extend(popped.to_vec());
     }
     all
+}
+
+/// What a core's logs are on: a journal on its disk, formatted if there is none.
+pub fn journal(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
+    let device = attached.disks[attached.core.index].device();
+    let settings = StoreSettings { format: Some(Format::new(u128::from(attached.seed))), ..StoreSettings::default() };
+    let store = Store::new(Box::new(device), attached.heap, settings);
+    vec![("disk".to_owned(), Box::new(store))]
 }
