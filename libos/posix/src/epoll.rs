@@ -1,12 +1,13 @@
 //! Waiting by epoll, edge-triggered: each socket is registered once, when it is made.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use pdpix::{Error, Handle, Heap};
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use crate::driver::Driver;
+use crate::ffi;
 use crate::socket::{Socket, error};
 use crate::sockets::{KernelNetwork, Table};
 
@@ -83,14 +84,11 @@ impl Driver for Epoll {
     }
 
     fn poll(&mut self, table: &mut Table<Epoll>) {
-        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS_MAX];
-        let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        // An error can only be EINTR: the next poll will see what there is.
-        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, Some(&zero)) else { return };
-        for event in events {
-            let h = Handle(event.data.u64() as u32);
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+        for event in ffi::epoll_ready(self.epoll.as_fd(), &mut events) {
+            let h = Handle(event.u64 as u32);
             let Some(socket) = table.sockets.get_mut(h.0 as usize) else { continue };
-            let flags = event.flags;
+            let flags = EventFlags::from_bits_retain(event.events);
             if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
                 socket.readable = true;
             }

@@ -1,6 +1,7 @@
 //! All `unsafe` of this crate: memory that the kernel writes into, and the ring.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 
@@ -31,6 +32,21 @@ pub(crate) fn recv_from(
     // SAFETY: as in `recv`.
     unsafe { buf.set_len(buf.len() + received.min(room)) };
     Ok((received, from))
+}
+
+/// What an epoll instance has to tell, without waiting. Nothing after an error, which can only be EINTR: the next call
+/// will see what there is.
+///
+/// By the C library's `epoll_wait`: rustix calls `epoll_pwait` with the register of `sigsetsize` as it was. Without a
+/// mask the kernel does not read it, but valgrind reports it, in whatever program that uses this.
+pub(crate) fn epoll_ready<'a>(
+    epoll: BorrowedFd<'_>,
+    events: &'a mut [MaybeUninit<libc::epoll_event>],
+) -> &'a [libc::epoll_event] {
+    // SAFETY: there is room for as many events as the kernel may write.
+    let count = unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr().cast(), events.len() as i32, 0) };
+    // SAFETY: the kernel initialised as many as it says, and not more than there is room for.
+    unsafe { std::slice::from_raw_parts(events.as_ptr().cast(), count.max(0) as usize) }
 }
 
 /// A descriptor that is known to be open: it belongs to a socket that the caller holds.
