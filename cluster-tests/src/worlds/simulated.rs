@@ -171,6 +171,9 @@ fn disks(world: &World) -> Vec<DiskSettings> {
 /// The storage of a core: a journal on the disk that is its own, if it has one.
 fn storage(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
     let Some(disk) = attached.disks.get(attached.core.index) else { return Vec::new() };
+    // Half of them can force a write.
+    let forces = attached.seed >> (attached.core.index % 64) & 1 == 1;
+    disk.change(|settings| settings.geometry.forces = forces);
     let format = Some(Format::new(u128::from(attached.seed)));
     let store =
         Store::new(Box::new(disk.device()), attached.heap, StoreSettings { format, ..StoreSettings::default() });

@@ -40,6 +40,7 @@ fn add_server(world: &mut World, net: NetKind, gathers: u16) -> HostId {
         align: 4096,
         gathers,
         volatile_cache: true,
+        forces: false,
         discards: true,
     };
     let storages = Box::new(move |attached: AttachedDisks| {

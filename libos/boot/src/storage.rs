@@ -28,7 +28,8 @@ pub struct StorageSettings {
     pub engine: String,
     /// Past the page cache, where the file system can.
     pub direct: bool,
-    /// "fdatasync": a flush for all records that wait; "dsync": each write durable by itself.
+    /// "fdatasync": a flush for all records that wait; "dsync": each write durable by itself; "auto": the former, and the
+    /// latter for a write that is alone, where the kernel makes that a write and a flush.
     pub flush: String,
     /// Give the space of what is truncated back to the file system or the disk. A later write may then find it full.
     pub discard: bool,
@@ -48,7 +49,7 @@ impl Default for StorageSettings {
             size: "1GiB".into(),
             engine: "auto".into(),
             direct: true,
-            flush: "fdatasync".into(),
+            flush: "auto".into(),
             discard: false,
             prepare: false,
             commit_delay_us: 0,
@@ -74,8 +75,8 @@ impl StorageSettings {
         if !["auto", "io_uring", "thread"].contains(&self.engine.as_str()) {
             return bad("engine", format!("`{}` is not auto, io_uring or thread", self.engine));
         }
-        if !["fdatasync", "dsync"].contains(&self.flush.as_str()) {
-            return bad("flush", format!("`{}` is not fdatasync or dsync", self.flush));
+        if !["auto", "fdatasync", "dsync"].contains(&self.flush.as_str()) {
+            return bad("flush", format!("`{}` is not auto, fdatasync or dsync", self.flush));
         }
         if self.dir.is_some() && self.device.is_some() {
             return bad("device", "`storage.dir` says already where the logs are".into());
@@ -154,7 +155,11 @@ impl StorageSettings {
                 _ => DiskEngine::Auto,
             },
             direct: self.direct,
-            durable: if self.flush == "dsync" { Durable::Dsync } else { Durable::Fdatasync },
+            durable: match self.flush.as_str() {
+                "dsync" => Durable::Dsync,
+                "fdatasync" => Durable::Fdatasync,
+                _ => Durable::Auto,
+            },
             discard: self.discard,
             prepare: self.prepare,
             read_only: self.read_only,

@@ -470,6 +470,7 @@ mod tests {
             align: 512,
             gathers: 1,
             volatile_cache: true,
+            forces: false,
             discards: false,
         }
     }

@@ -53,6 +53,7 @@ pub struct Counters {
     pub bytes_padding: u64,
     pub batches: u64,
     pub flushes: u64,
+    pub forced: u64,
     pub descriptors: u64,
     pub discards: u64,
 }

@@ -53,6 +53,7 @@ impl MemoryDevice {
             align: 1,
             gathers: 1024,
             volatile_cache: false,
+            forces: false,
             discards: true,
         };
         MemoryDevice::with_geometry(contents, geometry)
@@ -103,11 +104,12 @@ impl BlockDevice for MemoryDevice {
                     read = Some(into);
                 }
             },
-            BlockOp::Write { lba, from } => match self.range(lba, from.len()) {
+            BlockOp::Write { forced: true, .. } if !self.geometry.forces => return Err((Error::NotSupported, what)),
+            BlockOp::Write { lba, from, forced } => match self.range(lba, from.len()) {
                 Ok(range) if from.segments().len() <= self.geometry.gathers as usize => {
                     from.copy_to(0, &mut self.contents.0.borrow_mut()[range]);
                 }
-                _ => return Err((Error::InvalidArgument, BlockOp::Write { lba, from })),
+                _ => return Err((Error::InvalidArgument, BlockOp::Write { lba, from, forced })),
             },
             BlockOp::Flush => {}
             BlockOp::Discard { lba, block_count } => {

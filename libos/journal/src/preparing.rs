@@ -77,7 +77,7 @@ impl Store {
         self.preparing.is_under_way = true;
         let (offset, len) = (self.shared.layout.extent(extent) + self.preparing.done, from.len() as u64);
         let lba = offset / self.io.block_size;
-        self.io.submit(Transfer::Zeros { len }, BlockOp::Write { lba, from: Sga::from(from) });
+        self.io.submit(Transfer::Zeros { len }, BlockOp::Write { lba, from: Sga::from(from), forced: false });
     }
 
     fn zeros(&mut self, len: usize) -> Option<Buf> {

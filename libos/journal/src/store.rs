@@ -3,8 +3,8 @@
 //! - `mount.rs` finds out what is on the device, or formats it; `recovery.rs` brings a log to life; `cursor.rs` serves pops,
 //!   seeks and truncations; here are the contract, what comes back from the device, and group commit.
 //!
-//! Always: one flush of ours is under way at a time, and it covers what had come back when it was submitted. What a failed
-//! flush was to make durable is never taken for durable again: all logs of the store have failed. A write that failed fails
+//! Always: one flush of ours is under way at a time, and it covers what had come back when it was submitted; a write beside
+//! which there is nothing may be forced instead. What a failed flush, or a forced write, was to make durable is never taken for durable again: all logs of the store have failed. A write that failed fails
 //! its log. Nothing is reused before what freed it is durable.
 //!
 //! Bounds: `budget` bytes of each log are not durable; `waiting_max` appends stand in line.
@@ -185,15 +185,17 @@ impl Store {
                 self.io.writes_in_flight -= usize::from(self.mount.writes());
                 self.on_mount(step, result, read);
             }
-            Transfer::Batch { log, batch, len } => {
+            Transfer::Batch { log, batch, len, forced } => {
                 self.io.writes_in_flight -= 1;
                 match result {
                     Ok(()) => {
-                        self.io.uncovered += len;
-                        let covered_by = self.io.next_flush();
+                        let covered_by = if forced { 0 } else { self.io.next_flush() };
+                        self.io.uncovered += if forced { 0 } else { len };
                         self.logs[log as usize].on_written(batch, covered_by, self.now);
                         self.commit(log as usize);
                     }
+                    // It may be the flush in it that has failed.
+                    Err(error) if forced => self.fail(error),
                     Err(error) => self.fail_log(log as usize, error),
                 }
             }
@@ -357,6 +359,13 @@ impl Store {
         self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
     }
 
+    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
+    fn forces_what_goes_out(&self) -> bool {
+        let count: usize = self.logs.iter().map(|log| log.outbox.len()).sum();
+        let waits = |log: &Log| !log.outbox.is_empty() && log.patience_left().is_zero();
+        count == 1 && self.io.forces_alone() && self.logs.iter().any(waits)
+    }
+
     /// Sends what is to be sent, at the end of a pass.
     fn write_out(&mut self) {
         self.look_for_flush();
@@ -375,9 +384,16 @@ impl Store {
             {
                 log.close(None, &mut self.shared);
             }
+        }
+        let forced = self.forces_what_goes_out();
+        for index in 0..self.logs.len() {
+            if self.logs[index].state != State::Ready {
+                continue;
+            }
             while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
                 let len = sga.len() as u64;
-                self.io.write(Transfer::Batch { log: index as u32, batch, len }, offset, sga);
+                self.shared.counters.forced += u64::from(forced);
+                self.io.write(Transfer::Batch { log: index as u32, batch, len, forced }, offset, sga);
             }
             self.keep_descriptor(index);
             self.look_for_failure(index);
@@ -559,6 +575,7 @@ impl Storage for Store {
             bytes_padding,
             batches,
             flushes,
+            forced,
             descriptors,
             discards,
         } = self.shared.counters;
@@ -570,6 +587,7 @@ impl Storage for Store {
             ("bytes_padding", bytes_padding),
             ("batches", batches),
             ("flushes", flushes),
+            ("forced", forced),
             ("descriptors", descriptors),
             ("discards", discards),
         ]

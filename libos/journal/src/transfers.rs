@@ -20,6 +20,8 @@ pub(crate) enum Transfer {
         log: u32,
         batch: u64,
         len: u64,
+        /// It is durable when it is written.
+        forced: bool,
     },
     /// A copy of a log's descriptor.
     Descriptor {
@@ -61,6 +63,8 @@ pub(crate) struct Io {
     pub(crate) refused: Vec<BlockDone>,
     pub(crate) block_size: u64,
     pub(crate) needs_flush: bool,
+    /// A write may be forced.
+    forces: bool,
     pub(crate) discards: bool,
     pub(crate) flushes_submitted: u64,
     pub(crate) flushes_done: u64,
@@ -80,6 +84,7 @@ impl Io {
             refused: Vec::new(),
             block_size: geometry.block_size as u64,
             needs_flush: geometry.volatile_cache,
+            forces: geometry.volatile_cache && geometry.forces,
             discards: geometry.discards,
             flushes_submitted: 0,
             flushes_done: 0,
@@ -126,7 +131,13 @@ impl Io {
     }
 
     pub(crate) fn write(&mut self, transfer: Transfer, offset: u64, from: Sga) {
-        self.submit(transfer, BlockOp::Write { lba: offset / self.block_size, from });
+        let forced = matches!(transfer, Transfer::Batch { forced: true, .. });
+        self.submit(transfer, BlockOp::Write { lba: offset / self.block_size, from, forced });
+    }
+
+    /// Whether a write that is the only one now is to be forced: nothing else waits for the flush that this saves.
+    pub(crate) fn forces_alone(&self) -> bool {
+        self.forces && self.uncovered == 0 && !self.is_committing()
     }
 
     pub(crate) fn read(&mut self, transfer: Transfer, offset: u64, into: BufMut) {

@@ -26,6 +26,7 @@ fn a_patient_log_is_flushed_when_it_is_time() {
         align: 4096,
         gathers: 1,
         volatile_cache: true,
+        forces: false,
         discards: true,
     };
     let device = MemoryDevice::with_geometry(contents, geometry);

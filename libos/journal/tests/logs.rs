@@ -302,6 +302,7 @@ fn device(contents: &Contents, gathers: u16) -> Box<MemoryDevice> {
         align: 4096,
         gathers,
         volatile_cache: true,
+        forces: false,
         discards: true,
     };
     Box::new(MemoryDevice::with_geometry(contents.clone(), geometry))

@@ -166,6 +166,7 @@ fn cut(cuts: u32, seed: u64, ignores_flush: bool) -> Result<usize, String> {
         seed: rng.next_u64(),
         // Some during recovery or formatting, most later.
         cut_after: Some(if rng.chance(0.2) { rng.range(1..=20) } else { rng.range(20..=400) }),
+        forces: seed % 2 == 1,
         ignores_flush,
     };
     let mut image = vec![0; SIZE];

@@ -63,6 +63,7 @@ impl Run {
         disk.geometry.gathers = [1, 1, 16][rng.below(3) as usize];
         disk.geometry.discards = rng.chance(0.5);
         disk.geometry.volatile_cache = rng.chance(0.9);
+        disk.geometry.forces = rng.chance(0.5);
         disk.depth = [4, 64][rng.below(2) as usize];
         disk.fresh = rng.chance(0.5);
         disk.slow = if rng.chance(0.3) { 0.05 } else { 0.0 };

@@ -67,6 +67,7 @@ fn add_host(world: &mut World, known: &Rc<RefCell<Known>>) -> HostId {
     let theirs = known.clone();
     let make = |attached: libos_sim::AttachedDisks| {
         let settings = StoreSettings { format: Some(Format::new(9)), ..StoreSettings::default() };
+        attached.disks[0].change(|disk| disk.geometry.forces = attached.seed & 1 == 1);
         let store = Store::new(Box::new(attached.disks[0].device()), attached.heap, settings);
         vec![("disk".to_string(), Box::new(store) as Box<dyn pdpix::Storage>)]
     };

@@ -29,6 +29,8 @@ pub struct Geometry {
     pub gathers: u16,
     /// Writes are durable only after a flush.
     pub volatile_cache: bool,
+    /// A write may be forced, for no more than what it and a flush behind it cost.
+    pub forces: bool,
     /// `Discard` frees space.
     pub discards: bool,
 }
@@ -43,15 +45,19 @@ impl Geometry {
     ///
     /// # Errors
     /// `InvalidArgument`: nothing at all or no whole blocks, outside the device, longer than a transfer can be, a buffer
-    /// that is not aligned or a read's that is not empty, more segments than the device gathers.
+    /// that is not aligned or a read's that is not empty, more segments than the device gathers. `NotSupported`: a write is
+    /// forced, and the device cannot do that.
     pub fn check(&self, op: &BlockOp) -> Result<(), Error> {
+        if matches!(op, BlockOp::Write { forced: true, .. }) && !self.forces {
+            return Err(Error::NotSupported);
+        }
         let fits = match op {
             BlockOp::Flush => true,
             BlockOp::Discard { lba, block_count } => *block_count > 0 && self.holds(*lba, *block_count),
             BlockOp::Read { lba, into } => {
                 into.is_empty() && self.is_aligned(into.as_ptr()) && self.is_transfer(*lba, into.capacity())
             }
-            BlockOp::Write { lba, from } => {
+            BlockOp::Write { lba, from, .. } => {
                 let segments = from.segments();
                 segments.len() <= usize::from(self.gathers.max(1))
                     && (self.gathers > 1 || segments.iter().all(|segment| self.is_aligned(segment.as_ptr())))
@@ -94,6 +100,9 @@ pub enum BlockOp {
         lba: u64,
         /// The device's until it can no longer read it.
         from: Sga,
+        /// It is durable when it is done, and says nothing of other writes. One that fails may have failed as a flush does:
+        /// of the writes that no flush has covered, any part may be lost.
+        forced: bool,
     },
     /// Makes earlier writes durable.
     Flush,
@@ -131,8 +140,8 @@ pub trait BlockDevice {
     /// Begins an operation; exactly one `BlockDone` follows.
     ///
     /// # Errors
-    /// Refused without effect: `InvalidArgument` (outside the device, alignment, too many segments), `NoBuffers` (the
-    /// submission queue is full), `ReadOnly`. The operation comes back.
+    /// Refused without effect: `InvalidArgument` (outside the device, alignment, too many segments), `NotSupported`,
+    /// `NoBuffers` (the submission queue is full), `ReadOnly`. The operation comes back.
     fn submit(&mut self, op: OpId, what: BlockOp) -> Result<(), (Error, BlockOp)>;
 
     /// Gives at most `room` ends.

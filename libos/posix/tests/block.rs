@@ -204,7 +204,7 @@ fn what_is_there_for_reading_only_is_not_written() {
         let subject = BlockSubject::new(heap.clone(), move |heap| open_disk(&settings, heap).unwrap().device);
         let mut bench = Bench::new(subject);
         let from = bench.blocks(Pattern::of(1), 0, 1);
-        let (error, _) = bench.submit(BlockOp::Write { lba: 0, from }).unwrap_err();
+        let (error, _) = bench.submit(BlockOp::Write { lba: 0, from, forced: false }).unwrap_err();
         assert_eq!(error, Error::ReadOnly, "{engine:?}");
         let into = bench.alloc(1);
         let read = bench.do_it(BlockOp::Read { lba: 0, into }).unwrap();

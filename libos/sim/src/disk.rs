@@ -61,6 +61,7 @@ impl DiskSettings {
                 align: 512,
                 gathers: 1,
                 volatile_cache: true,
+                forces: false,
                 discards: true,
             },
             latency: micros(10, 120),
@@ -88,6 +89,7 @@ pub struct DiskCounters {
     pub flushes: u64,
     pub discards: u64,
     pub power_cuts: u64,
+    pub forced: u64,
     pub units_lost: u64,
     pub units_kept: u64,
     pub errors: u64,
@@ -120,6 +122,8 @@ struct Cached {
     number: u64,
     offset: usize,
     bytes: Vec<u8>,
+    /// On the platter, in truth; in line behind older ones that may lie below it.
+    forced: bool,
 }
 
 impl SimDisk {
@@ -186,7 +190,7 @@ impl SimDisk {
 
     /// Bytes that no flush covers.
     pub fn unflushed(&self) -> usize {
-        self.0.borrow().cache.iter().map(|cached| cached.bytes.len()).sum()
+        self.0.borrow().cache.iter().filter(|cached| !cached.forced).map(|cached| cached.bytes.len()).sum()
     }
 
     /// What it has done.
@@ -216,6 +220,9 @@ impl Disk {
             _ => self.settings.latency.clone(),
         };
         let mut latency = self.draw(&range);
+        if matches!(of, BlockOp::Write { forced: true, .. }) {
+            latency += self.draw(&self.settings.flush_latency.clone());
+        }
         if self.rng.chance(self.settings.slow) {
             latency += self.draw(&(Duration::ZERO..=self.settings.stall));
         }
@@ -227,7 +234,7 @@ impl Disk {
         self.current[offset..offset + bytes.len()].copy_from_slice(&bytes);
         self.ended += 1;
         if self.settings.geometry.volatile_cache {
-            self.cache.push_back(Cached { number: self.ended, offset, bytes });
+            self.cache.push_back(Cached { number: self.ended, offset, bytes, forced: false });
         } else {
             self.platter[offset..offset + bytes.len()].copy_from_slice(&bytes);
         }
@@ -246,9 +253,9 @@ impl Disk {
     /// Any part of the cache is kept, and the rest is gone.
     fn lose_cache(&mut self) {
         let unit = self.unit();
-        for Cached { offset, bytes, .. } in std::mem::take(&mut self.cache) {
+        for Cached { offset, bytes, forced, .. } in std::mem::take(&mut self.cache) {
             // All, nothing, or units of it.
-            let kept = [1.0, 0.0, 0.5, 0.5][self.rng.below(4) as usize];
+            let kept = if forced { 1.0 } else { [1.0, 0.0, 0.5, 0.5][self.rng.below(4) as usize] };
             for (i, part) in bytes.chunks(unit).enumerate() {
                 if self.rng.chance(kept) {
                     self.counters.units_kept += 1;
@@ -309,6 +316,19 @@ impl Disk {
         Ok(())
     }
 
+    /// The write that ended last is durable.
+    fn force(&mut self) -> Result<(), Error> {
+        self.counters.forced += 1;
+        if self.fails(self.settings.flush_errors) {
+            self.lose_cache();
+            return Err(Error::Io);
+        }
+        if let Some(last) = self.cache.back_mut() {
+            last.forced = true;
+        }
+        Ok(())
+    }
+
     fn flush(&mut self, covered: u64) -> Result<(), Error> {
         self.counters.flushes += 1;
         if self.fails(self.settings.flush_errors) {
@@ -343,6 +363,7 @@ enum What {
     Write {
         offset: usize,
         from: Sga,
+        forced: bool,
     },
     /// Covers the writes that had ended when it was submitted.
     Flush {
@@ -375,9 +396,12 @@ impl SimBlockDevice {
                 Some(offset) => Ok(What::Read { offset, into }),
                 None => Err((Error::InvalidArgument, BlockOp::Read { lba, into })),
             },
-            BlockOp::Write { lba, from } => match self.place(lba, from.len()) {
-                Some(offset) if self.is_aligned(&from) => Ok(What::Write { offset, from }),
-                _ => Err((Error::InvalidArgument, BlockOp::Write { lba, from })),
+            BlockOp::Write { forced: true, .. } if !self.disk.borrow().settings.geometry.forces => {
+                Err((Error::NotSupported, what))
+            }
+            BlockOp::Write { lba, from, forced } => match self.place(lba, from.len()) {
+                Some(offset) if self.is_aligned(&from) => Ok(What::Write { offset, from, forced }),
+                _ => Err((Error::InvalidArgument, BlockOp::Write { lba, from, forced })),
             },
             BlockOp::Flush => Ok(What::Flush { covered: self.disk.borrow().ended }),
             BlockOp::Discard { lba, block_count } => {
@@ -400,9 +424,10 @@ impl SimBlockDevice {
                 disk.note("disk read", offset as u64, into.capacity() as u64);
                 (disk.read(offset, &mut into), Some(into))
             }
-            What::Write { offset, from } => {
+            What::Write { offset, from, forced } => {
                 disk.note("disk write", offset as u64, from.len() as u64);
-                (disk.write(offset, from.to_vec()), None)
+                let written = disk.write(offset, from.to_vec());
+                (if forced { written.and_then(|()| disk.force()) } else { written }, None)
             }
             What::Flush { covered } => {
                 disk.note("disk flush", covered, 0);

@@ -13,4 +13,9 @@ fn subject(settings: DiskSettings) -> BlockSubject {
 }
 
 block_suite!(sim_disk, || Ok(subject(DiskSettings::new(8 << 20))));
+block_suite!(sim_disk_that_forces, || {
+    let mut settings = DiskSettings::new(8 << 20);
+    settings.geometry.forces = true;
+    Ok(subject(settings))
+});
 block_suite_broken!(sim_disk_broken, || Ok(subject(DiskSettings::new(8 << 20))));

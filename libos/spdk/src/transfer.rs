@@ -37,7 +37,7 @@ impl Transfer {
                 let count = blocks(into.capacity());
                 (Kind::Read(into), lba, count)
             }
-            BlockOp::Write { lba, from } => {
+            BlockOp::Write { lba, from, .. } => {
                 let count = blocks(from.len());
                 (Kind::Write(from), lba, count)
             }
@@ -53,7 +53,7 @@ impl Transfer {
         let (lba, block_count) = (self.lba, self.block_count);
         match self.kind {
             Kind::Read(into) => BlockOp::Read { lba, into },
-            Kind::Write(from) => BlockOp::Write { lba, from },
+            Kind::Write(from) => BlockOp::Write { lba, from, forced: false },
             Kind::Flush => BlockOp::Flush,
             Kind::Discard => BlockOp::Discard { lba, block_count },
         }

@@ -19,7 +19,7 @@ fn settings() -> DiskSettings {
 fn write(heap: &Heap, lba: u64) -> BlockOp {
     let mut block = heap.alloc_aligned(512, 512).unwrap();
     block.resize(512, lba as u8);
-    BlockOp::Write { lba, from: Sga::from(block.freeze()) }
+    BlockOp::Write { lba, from: Sga::from(block.freeze()), forced: false }
 }
 
 fn read(heap: &Heap, lba: u64) -> BlockOp {

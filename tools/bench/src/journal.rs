@@ -37,6 +37,7 @@ impl BlockDevice for Nothing {
             align: 4096,
             gathers: 1,
             volatile_cache: true,
+            forces: false,
             discards: false,
         }
     }

@@ -26,7 +26,7 @@ pub fn what_was_written_is_read(bench: &mut Bench) {
         let lba = rng.below(blocks - count + 1);
         if rng.chance(0.7) {
             let from = bench.blocks(Pattern::of(version), lba, count);
-            bench.do_it(BlockOp::Write { lba, from });
+            bench.do_it(BlockOp::Write { lba, from, forced: false });
             versions[lba as usize..(lba + count) as usize].fill(Some(version));
         } else if let Some(version) = versions[lba as usize] {
             bench.expect(Pattern::of(version), lba, 1);
@@ -47,10 +47,13 @@ pub fn what_is_no_operation_of_this_device_is_refused_and_comes_back(bench: &mut
     let it = bench.geometry();
     let one = |bench: &Bench| bench.blocks(Pattern::of(1), 0, 1);
     let mut wrong = vec![
-        ("behind the end", BlockOp::Write { lba: it.block_count, from: one(bench) }),
-        ("far behind the end", BlockOp::Write { lba: u64::MAX, from: one(bench) }),
-        ("over the end", BlockOp::Write { lba: it.block_count - 1, from: bench.blocks(Pattern::of(1), 0, 2) }),
-        ("nothing", BlockOp::Write { lba: 0, from: Sga::new() }),
+        ("behind the end", BlockOp::Write { lba: it.block_count, from: one(bench), forced: false }),
+        ("far behind the end", BlockOp::Write { lba: u64::MAX, from: one(bench), forced: false }),
+        (
+            "over the end",
+            BlockOp::Write { lba: it.block_count - 1, from: bench.blocks(Pattern::of(1), 0, 2), forced: false },
+        ),
+        ("nothing", BlockOp::Write { lba: 0, from: Sga::new(), forced: false }),
         ("read behind the end", BlockOp::Read { lba: it.block_count, into: bench.alloc(1) }),
         ("discard of nothing", BlockOp::Discard { lba: 0, block_count: 0 }),
         ("discard over the end", BlockOp::Discard { lba: 1, block_count: it.block_count }),
@@ -58,7 +61,7 @@ pub fn what_is_no_operation_of_this_device_is_refused_and_comes_back(bench: &mut
     ];
     let mut half = bench.alloc(1);
     half.resize(bench.bytes(1) / 2, 7);
-    wrong.push(("half a block", BlockOp::Write { lba: 0, from: Sga::from(half.freeze()) }));
+    wrong.push(("half a block", BlockOp::Write { lba: 0, from: Sga::from(half.freeze()), forced: false }));
     let mut used = bench.alloc(1);
     used.put(b"x");
     wrong.push(("a read into what is not empty", BlockOp::Read { lba: 0, into: used }));
@@ -66,18 +69,21 @@ pub fn what_is_no_operation_of_this_device_is_refused_and_comes_back(bench: &mut
         let mut shifted = bench.alloc(2);
         shifted.resize(bench.bytes(1) + it.align as usize / 2, 7);
         let shifted = shifted.freeze().slice(it.align as usize / 2..);
-        wrong.push(("an address that is not aligned", BlockOp::Write { lba: 0, from: Sga::from(shifted) }));
+        wrong.push((
+            "an address that is not aligned",
+            BlockOp::Write { lba: 0, from: Sga::from(shifted), forced: false },
+        ));
     }
     if it.gathers < 64 {
         let mut many = Sga::new();
         for lba in 0..=u64::from(it.gathers) {
             many.append(bench.blocks(Pattern::of(1), lba, 1)).expect("room for a list");
         }
-        wrong.push(("more segments than it gathers", BlockOp::Write { lba: 0, from: many }));
+        wrong.push(("more segments than it gathers", BlockOp::Write { lba: 0, from: many, forced: false }));
     }
     if u64::from(it.transfer_max) < it.block_count && it.transfer_max <= 4096 {
         let long = bench.blocks(Pattern::of(1), 0, u64::from(it.transfer_max) + 1);
-        wrong.push(("longer than a transfer can be", BlockOp::Write { lba: 0, from: long }));
+        wrong.push(("longer than a transfer can be", BlockOp::Write { lba: 0, from: long, forced: false }));
     }
     for (what, op) in wrong {
         let length = |op: &BlockOp| match op {
@@ -104,7 +110,7 @@ pub fn every_operation_ends_once_though_many_are_under_way(bench: &mut Bench) {
     for round in 0..20u64 {
         for lba in (round % 4..blocks).step_by(4) {
             let from = bench.blocks(Pattern::of(round), lba, 1);
-            match bench.submit(BlockOp::Write { lba, from }) {
+            match bench.submit(BlockOp::Write { lba, from, forced: false }) {
                 Ok(op) => assert!(begun.insert(op)),
                 // `Bench::poll` refuses ends that nobody waits for.
                 Err((error, _)) => assert_eq!(error, Error::NoBuffers),
@@ -122,7 +128,7 @@ pub fn poll_gives_no_more_than_there_is_room_for(bench: &mut Bench) {
     let mut begun = 0;
     for lba in 0..20 {
         let from = bench.blocks(Pattern::of(9), lba, 1);
-        begun += usize::from(bench.submit(BlockOp::Write { lba, from }).is_ok());
+        begun += usize::from(bench.submit(BlockOp::Write { lba, from, forced: false }).is_ok());
     }
     assert!(begun >= 8, "a queue of {begun} is too short for anybody");
     bench.ring();
@@ -142,7 +148,7 @@ pub fn a_full_queue_refuses_and_goes_on(bench: &mut Bench) {
     let refused = loop {
         assert!(begun < BEYOND, "a device that takes everything has no bound");
         let segment = one.segments()[0].clone();
-        match bench.submit(BlockOp::Write { lba: begun as u64 % blocks, from: Sga::from(segment) }) {
+        match bench.submit(BlockOp::Write { lba: begun as u64 % blocks, from: Sga::from(segment), forced: false }) {
             Ok(_) => begun += 1,
             Err((error, op)) => {
                 assert_eq!(error, Error::NoBuffers);
@@ -159,7 +165,7 @@ pub fn it_wakes_also_when_something_came_with_the_last_look(bench: &mut Bench) {
     for round in 0..50 {
         for lba in 0..16 {
             let from = bench.blocks(Pattern::of(round), lba, 1);
-            bench.begin(BlockOp::Write { lba, from });
+            bench.begin(BlockOp::Write { lba, from, forced: false });
         }
         bench.ring();
         while bench.is_waiting() {
@@ -173,7 +179,7 @@ pub fn it_wakes_also_when_something_came_with_the_last_look(bench: &mut Bench) {
 pub fn what_was_flushed_is_there_when_it_is_opened_again(bench: &mut Bench) {
     for lba in 0..32 {
         let from = bench.blocks(Pattern::of(3), lba, 1);
-        bench.begin(BlockOp::Write { lba, from });
+        bench.begin(BlockOp::Write { lba, from, forced: false });
         if lba % 8 == 7 {
             bench.wait_all().into_iter().for_each(|done| assert_eq!(done.result, Ok(())));
         }
@@ -189,7 +195,7 @@ pub fn dropping_it_waits_for_what_is_under_way(bench: &mut Bench) {
         let (mut written, mut reads) = (0, 0);
         for lba in 0..64 {
             let from = bench.blocks(Pattern::of(round), lba, 1);
-            written += u64::from(bench.submit(BlockOp::Write { lba, from }).is_ok());
+            written += u64::from(bench.submit(BlockOp::Write { lba, from, forced: false }).is_ok());
             let into = bench.alloc(1);
             reads += u64::from(bench.submit(BlockOp::Read { lba: 64 + lba, into }).is_ok());
         }
@@ -206,7 +212,7 @@ pub fn dropping_it_waits_for_what_is_under_way(bench: &mut Bench) {
 pub fn discarding_touches_nothing_else(bench: &mut Bench) {
     for lba in 0..48 {
         let from = bench.blocks(Pattern::of(5), lba, 1);
-        bench.do_it(BlockOp::Write { lba, from });
+        bench.do_it(BlockOp::Write { lba, from, forced: false });
     }
     let discard = BlockOp::Discard { lba: 16, block_count: 16 };
     if !bench.geometry().discards {
@@ -218,7 +224,7 @@ pub fn discarding_touches_nothing_else(bench: &mut Bench) {
     bench.expect(Pattern::of(5), 0, 16);
     bench.expect(Pattern::of(5), 32, 16);
     let from = bench.blocks(Pattern::of(6), 16, 1);
-    bench.do_it(BlockOp::Write { lba: 16, from });
+    bench.do_it(BlockOp::Write { lba: 16, from, forced: false });
     bench.expect(Pattern::of(6), 16, 1);
 }
 
@@ -241,15 +247,34 @@ pub fn a_write_may_lie_in_as_many_segments_as_it_says(bench: &mut Bench) {
         }
     }
     assert_eq!(from.segments().len(), pieces);
-    bench.do_it(BlockOp::Write { lba: 0, from });
+    bench.do_it(BlockOp::Write { lba: 0, from, forced: false });
     bench.expect(Pattern::of(11), 0, 4);
+}
+
+/// Whether a forced write is durable is for those to see that cut the power.
+pub fn a_write_is_forced_or_refused(bench: &mut Bench) {
+    let from = bench.blocks(Pattern::of(21), 3, 2);
+    let forced = BlockOp::Write { lba: 3, from, forced: true };
+    if bench.geometry().forces {
+        assert!(bench.geometry().volatile_cache, "what is forced where nothing is lost?");
+        bench.do_it(forced);
+        bench.expect(Pattern::of(21), 3, 2);
+    } else {
+        let (error, back) = bench.submit(forced).unwrap_err();
+        assert_eq!(error, Error::NotSupported);
+        assert!(matches!(&back, BlockOp::Write { lba: 3, from, forced: true } if from.len() == bench.bytes(2)));
+    }
+    // Others go on as before.
+    let from = bench.blocks(Pattern::of(22), 3, 2);
+    bench.do_it(BlockOp::Write { lba: 3, from, forced: false });
+    bench.expect(Pattern::of(22), 3, 2);
 }
 
 pub fn the_first_and_the_last_block_are_blocks(bench: &mut Bench) {
     let last = bench.geometry().block_count - 1;
     for (version, lba) in [(1, 0), (2, last)] {
         let from = bench.blocks(Pattern::of(version), lba, 1);
-        bench.do_it(BlockOp::Write { lba, from });
+        bench.do_it(BlockOp::Write { lba, from, forced: false });
     }
     bench.do_it(BlockOp::Flush);
     bench.expect(Pattern::of(1), 0, 1);
@@ -260,7 +285,7 @@ pub fn a_transfer_may_be_as_long_as_it_says(bench: &mut Bench) {
     let it = bench.geometry();
     let count = u64::from(it.transfer_max).min(it.block_count).min((4 << 20) / u64::from(it.block_size));
     let from = bench.blocks(Pattern::of(8), 0, count);
-    bench.do_it(BlockOp::Write { lba: 0, from });
+    bench.do_it(BlockOp::Write { lba: 0, from, forced: false });
     for lba in [0, count / 2, count - 1] {
         bench.expect(Pattern::of(8), lba, 1);
     }

@@ -54,6 +54,7 @@ macro_rules! block_suite {
                 a_full_queue_refuses_and_goes_on
                 it_wakes_also_when_something_came_with_the_last_look
                 what_was_flushed_is_there_when_it_is_opened_again
+                a_write_is_forced_or_refused
                 dropping_it_waits_for_what_is_under_way
                 discarding_touches_nothing_else
                 a_write_may_lie_in_as_many_segments_as_it_says

@@ -23,7 +23,9 @@ pub struct RecorderSettings {
     pub seed: u64,
     /// The power goes when so many operations have been submitted. From then on none ends.
     pub cut_after: Option<u64>,
-    /// A disk that lies: it says that it flushed, and did not. For tests of tests.
+    /// A write may be forced.
+    pub forces: bool,
+    /// A disk that lies: it says that it flushed, or forced a write, and did not. For tests of tests.
     pub ignores_flush: bool,
 }
 
@@ -111,6 +113,7 @@ impl BlockDevice for Device {
             align: 1,
             gathers: 64,
             volatile_cache: true,
+            forces: self.disk.0.borrow().settings.forces,
             discards: false,
         }
     }
@@ -133,7 +136,7 @@ impl BlockDevice for Device {
         }
         state.submitted += 1;
         let number = match &what {
-            BlockOp::Write { lba, from } => state.medium.begin_write(*lba as usize * SECTOR, bytes(from)),
+            BlockOp::Write { lba, from, .. } => state.medium.begin_write(*lba as usize * SECTOR, bytes(from)),
             _ => 0,
         };
         let covered = if matches!(what, BlockOp::Flush) { state.medium.ended() } else { Vec::new() };
@@ -160,6 +163,7 @@ impl BlockDevice for Device {
                     into.put(&bytes);
                     read = Some(into);
                 }
+                BlockOp::Write { forced: true, .. } => state.medium.end_forced_write(pending.number),
                 BlockOp::Write { .. } => state.medium.end_write(pending.number),
                 BlockOp::Flush => state.medium.flush(&pending.covered),
                 BlockOp::Discard { .. } => {}
@@ -205,7 +209,7 @@ mod tests {
     use crate::{Pattern, block_suite};
 
     const SETTINGS: RecorderSettings =
-        RecorderSettings { size: 8 << 20, seed: 7, cut_after: None, ignores_flush: false };
+        RecorderSettings { size: 8 << 20, seed: 7, cut_after: None, forces: true, ignores_flush: false };
 
     fn subject(disk: &Recorder) -> BlockSubject {
         let disk = disk.clone();
@@ -224,7 +228,7 @@ mod tests {
         for version in 1..=2 {
             for lba in (0..64).step_by(8) {
                 let from = bench.blocks(Pattern::of(version), lba, 8);
-                bench.do_it(BlockOp::Write { lba, from });
+                bench.do_it(BlockOp::Write { lba, from, forced: false });
             }
             if version == 1 {
                 bench.do_it(BlockOp::Flush);
@@ -267,10 +271,10 @@ mod tests {
         let mut bench = Bench::new(subject(&disk));
         for lba in 0..2 {
             let from = bench.blocks(Pattern::of(1), lba, 1);
-            bench.do_it(BlockOp::Write { lba, from });
+            bench.do_it(BlockOp::Write { lba, from, forced: false });
         }
         let from = bench.blocks(Pattern::of(1), 2, 1);
-        bench.begin(BlockOp::Write { lba: 2, from });
+        bench.begin(BlockOp::Write { lba: 2, from, forced: false });
         assert!(disk.is_cut());
         assert_eq!(bench.poll(8), 0);
     }

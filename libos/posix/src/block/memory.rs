@@ -34,6 +34,7 @@ impl MemoryDisk {
             align: 1,
             gathers: u16::MAX,
             volatile_cache: false,
+            forces: false,
             discards: true,
         };
         MemoryBlock { disk: self.clone(), geometry, ended: VecDeque::new() }
@@ -80,7 +81,7 @@ impl BlockDevice for MemoryBlock {
                 into.put(&bytes[at(lba)..][..len]);
                 read = Some(into);
             }
-            BlockOp::Write { lba, from } => {
+            BlockOp::Write { lba, from, .. } => {
                 let len = from.len();
                 from.copy_to(0, &mut bytes[at(lba)..][..len]);
             }

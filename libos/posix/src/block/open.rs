@@ -31,8 +31,10 @@ pub enum DiskEngine {
 /// How a write becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durable {
-    /// By the flush that follows it: fdatasync, which has the disk empty its cache.
+    /// By the flush that follows it; one that is alone may be forced instead, where the kernel makes that a write and a flush.
     #[default]
+    Auto,
+    /// By the flush that follows it: fdatasync, which has the disk empty its cache.
     Fdatasync,
     /// By itself, before it is done: RWF_DSYNC, which the kernel makes a forced-unit-access write where the disk has that
     /// and the blocks were written before, and a write with a flush else. A flush is then nothing.
@@ -75,7 +77,7 @@ impl DiskSettings {
             size: None,
             engine: DiskEngine::Auto,
             direct: true,
-            durable: Durable::Fdatasync,
+            durable: Durable::Auto,
             discard: false,
             prepare: false,
             read_only: false,
@@ -207,7 +209,8 @@ pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, Dis
         transfer_max: TRANSFER_MAX / block_size,
         align,
         gathers: if direct.is_some() { 1 } else { GATHERS },
-        volatile_cache: settings.durable == Durable::Fdatasync,
+        volatile_cache: settings.durable != Durable::Dsync,
+        forces: settings.durable == Durable::Auto && !read_only && kernel_flushes(&fd),
         discards: settings.discard,
     };
     if geometry.block_count == 0 {
@@ -417,6 +420,18 @@ fn write_zeros(mut file: &File, from: u64, to: u64) -> io::Result<()> {
         at += len as u64;
     }
     Ok(())
+}
+
+/// Whether a write with RWF_DSYNC is followed by a flush of the kernel's, as the disk has no writes that it forces itself.
+/// There are some that say that they do, and do not (QEMU's NVMe, 7.2); of others this is not known: then no.
+fn kernel_flushes(fd: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(fd) else { return false };
+    let is_disk = FileType::from_raw_mode(stat.st_mode).is_block_device();
+    let number = if is_disk { stat.st_rdev } else { stat.st_dev };
+    let disk = PathBuf::from(format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number)));
+    // A partition has no queue of its own.
+    let said = ["queue/fua", "../queue/fua"].iter().find_map(|file| std::fs::read_to_string(disk.join(file)).ok());
+    said.is_some_and(|said| said.trim() == "0")
 }
 
 /// The name of a new file is durable when its directory is.

@@ -82,7 +82,7 @@ impl ThreadedDisk {
     }
 
     fn start(&mut self, index: usize) {
-        let flags = if self.dsync { libc::RWF_DSYNC } else { 0 };
+        let flags = if self.dsync || self.transfers[index].forced { libc::RWF_DSYNC } else { 0 };
         let job = Job::new(index, &mut self.transfers[index], flags);
         // The thread ends when the sender is gone, and not before.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));

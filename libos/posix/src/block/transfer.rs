@@ -22,6 +22,8 @@ pub(super) struct Transfer {
     /// Bytes of it, and how many of them are over: the kernel may do a part.
     pub(super) len: u64,
     pub(super) done: u64,
+    /// It is to be durable when it is done.
+    pub(super) forced: bool,
     /// How often it was interrupted.
     interrupted: u8,
     /// What the kernel reads while it works: where the buffers lie.
@@ -43,19 +45,20 @@ impl Transfer {
     /// Of an operation that was checked.
     pub(super) fn new(op: OpId, what: BlockOp, geometry: &Geometry) -> Transfer {
         let block_size = u64::from(geometry.block_size);
+        let is_forced = matches!(what, BlockOp::Write { forced: true, .. });
         let (kind, lba, len) = match what {
             BlockOp::Read { lba, into } => {
                 let len = into.capacity() as u64;
                 (Kind::Read(into), lba, len)
             }
-            BlockOp::Write { lba, from } => {
+            BlockOp::Write { lba, from, .. } => {
                 let len = from.len() as u64;
                 (Kind::Write(from), lba, len)
             }
             BlockOp::Flush => (Kind::Flush, 0, 0),
             BlockOp::Discard { lba, block_count } => (Kind::Discard, lba, block_count * block_size),
         };
-        Transfer { op, kind, offset: lba * block_size, len, done: 0, interrupted: 0, vector: None }
+        Transfer { op, kind, offset: lba * block_size, len, done: 0, forced: is_forced, interrupted: 0, vector: None }
     }
 
     /// Takes the kernel's answer in: bytes, or an errno below zero.

@@ -82,7 +82,7 @@ impl UringDisk {
         let transfer = &mut self.transfers[index];
         let vector = Vector::of(transfer);
         let offset = transfer.offset + transfer.done;
-        let flags = if self.disk.dsync { libc::RWF_DSYNC } else { 0 };
+        let flags = if self.disk.dsync || transfer.forced { libc::RWF_DSYNC } else { 0 };
         match (&transfer.kind, vector.one()) {
             (Kind::Flush, _) => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             (Kind::Discard, _) => opcode::Fallocate::new(fd, transfer.len).offset(offset).mode(ffi::PUNCH_HOLE).build(),

@@ -272,6 +272,7 @@ impl BdevQueue {
             align: align.clamp(1, 4096) as u32,
             gathers: if align <= 1 { GATHERS } else { 1 },
             volatile_cache,
+            forces: false,
             discards: unmap,
         })
     }

@@ -205,6 +205,7 @@ impl NvmeQueue {
             // Without lists, SPDK would want each segment but the first and the last to be whole pages.
             gathers: if gathers_anything { sges.clamp(1, SEGMENTS_MAX) } else { 1 },
             volatile_cache: flags & SPDK_NVME_NS_FLUSH_SUPPORTED != 0,
+            forces: false,
             discards: flags & SPDK_NVME_NS_DEALLOCATE_SUPPORTED != 0,
         })
     }

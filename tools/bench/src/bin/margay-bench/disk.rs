@@ -28,9 +28,9 @@ pub fn run() -> Result<()> {
         skip("log_fio", "fio is not installed (Debian: fio)");
     }
     for (name, depth, count, durable) in [
-        ("log_depth_32", 32, 20_000, Durable::Fdatasync),
+        ("log_depth_32", 32, 20_000, Durable::Auto),
         ("log_depth_32_dsync", 32, 20_000, Durable::Dsync),
-        ("log_depth_1", 1, 2_000, Durable::Fdatasync),
+        ("log_depth_1", 1, 2_000, Durable::Auto),
         ("log_depth_1_dsync", 1, 2_000, Durable::Dsync),
     ] {
         let log = LogRun { depth, count, size: SIZE, durable, engine: DiskEngine::Auto, spins: false };
@@ -119,7 +119,7 @@ fn fio_rate(fio: &Path, directory: &Path, log: LogRun) -> Result<f64> {
     let file = directory.join("margay-bench.fio");
     let flush = match log.durable {
         // As many records share a flush as are under way.
-        Durable::Fdatasync => format!("--fdatasync={}", log.depth),
+        Durable::Auto | Durable::Fdatasync => format!("--fdatasync={}", log.depth),
         Durable::Dsync => "--sync=dsync".into(),
     };
     let command = |more: &[&str]| {

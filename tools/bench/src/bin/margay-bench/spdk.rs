@@ -99,7 +99,7 @@ fn wipe(device: &mut dyn pdpix::BlockDevice, heap: &Heap) -> Result<()> {
     for lba in (0..32).map(|number| number * blocks).chain([geometry.block_count - blocks]) {
         let mut zeros = heap.alloc_aligned(len, 4096)?;
         zeros.resize(len, 0);
-        let op = BlockOp::Write { lba, from: pdpix::Sga::from(zeros.freeze()) };
+        let op = BlockOp::Write { lba, from: pdpix::Sga::from(zeros.freeze()), forced: false };
         device.submit(pdpix::OpId(lba), op).map_err(|(error, _)| anyhow!(error.text()))?;
         while done.is_empty() {
             device.flush_submissions(KernelClock.now());
