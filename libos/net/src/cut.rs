@@ -50,6 +50,10 @@ impl<'a> Cut<'a> {
         Some(Cut { head: bytes.get(..head_len)?, tcp, payload_len, segment_size })
     }
 
+    pub(crate) fn flags(&self) -> Flags {
+        TcpHeader::ref_from_prefix(&self.head[self.tcp..]).map_or(Flags(0), |(header, _)| header.flags)
+    }
+
     /// Bytes of the headers.
     pub fn head_len(&self) -> usize {
         self.head.len()

@@ -39,13 +39,17 @@ fn session(seed: u64, loss: f64, cuts_up: bool) -> (Vec<(Instant, Vec<u8>)>, u64
         Options { seed, mtu, gathers, cuts_up, keep: true, settings: Box::new(settings), ..Options::default() };
     let mut pair = Pair::new(options);
     let (a, b, listener) = pair.connect();
-    let faults = Faults { latency, loss, twice: loss / 4.0, jitter: latency / 5, ..Faults::default() };
+    let faults = Faults { latency, loss, twice: loss / 4.0, jitter: latency / 5, marked: loss, ..Faults::default() };
     [A, B].into_iter().for_each(|side| pair.set_faults(side, faults));
     pair.nets[A].set_option(a, SocketOption::NoDelay(rng.chance(0.6))).unwrap();
     for round in 0..4 {
         let len = rng.range(1..=[600, 30_000, 200_000, 400_000][round]) as usize;
         let len = if loss > 0.05 { len / 8 + 1 } else { len };
+        // Beside what the other side says.
+        let answer = pattern(rng.below(20_000) as usize + 1, seed);
+        pair.push(B, b, &answer);
         pair.transfer(A, a, B, b, &pattern(len, seed + round as u64), LONG);
+        assert!(pair.pop_all(A, a, answer.len(), LONG) == answer);
         pair.run_for(Duration::from_millis(rng.below(400)));
     }
     // The FIN goes out with the last of the text.
@@ -70,7 +74,10 @@ fn first_difference(short: &[(Instant, Vec<u8>)], long: &[(Instant, Vec<u8>)]) -
     let of = |frames: &[(Instant, Vec<u8>)]| {
         frames.get(i).map_or("nothing".into(), |(at, bytes)| format!("{at:?} {}", support::describe(bytes)))
     };
-    Some(format!("frame {i}: {}\n    instead of {}", of(long), of(short)))
+    let bytes = |frames: &[(Instant, Vec<u8>)]| frames.get(i).map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+    let (was, is) = (bytes(short), bytes(long));
+    let at: Vec<usize> = (0..was.len().min(is.len())).filter(|&at| was[at] != is[at]).take(8).collect();
+    Some(format!("frame {i}: {}\n    instead of {}\n    bytes {at:?} differ", of(long), of(short)))
 }
 
 /// The same frames, byte for byte, at the same times: with and without losses, doubles and jitter, of all the ways in which

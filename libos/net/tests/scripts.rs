@@ -53,6 +53,7 @@ scripts! {
     cookie_wrong,
     dctcp_asks,
     dctcp_echo,
+    dsack_beside_text,
     dsack_received,
     dsack_sent,
     ecn_active,

@@ -289,6 +289,7 @@ fn users(seed: u64) {
         jitter: Duration::from_micros(rng.below(5000)),
         loss,
         twice: [0.0, 0.02][rng.below(2) as usize],
+        marked: 0.0,
         corrupted: [0.0, 0.02][rng.below(2) as usize],
         bandwidth: rng.chance(0.3).then(|| 1 << (17 + rng.below(6))),
         queue: 16 << (10 + rng.below(5)),

@@ -35,7 +35,7 @@ pub use cidr::Cidr;
 #[doc(hidden)]
 pub use fuzz::FuzzedHost;
 pub(crate) use icmp::Unreachable;
-pub(crate) use path::Path;
+pub(crate) use path::{HEADER_MEMORY_MAX, Path};
 pub(crate) use receive::{Inbound, Packet, PlainV4};
 
 use crate::Counters;

@@ -18,7 +18,7 @@ use libos_mem::CopyPath;
 /// RFC 1122 §3.2.1.7; RFC 1700's number.
 const HOPS: u8 = 64;
 /// The longest header and the longest piece that still comes from the reserve of headers.
-const HEADER_MEMORY_MAX: usize = 512;
+pub(crate) const HEADER_MEMORY_MAX: usize = 512;
 const HEAD_LEN_MAX: usize = ETHERNET_LEN + IPV6_LEN;
 
 /// How packets between two addresses go: cached by who sends them, looked up anew when [`Ip`]'s epoch has changed.

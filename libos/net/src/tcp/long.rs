@@ -3,7 +3,8 @@
 //! Always: a long segment is what as many segments would have been that went out at the same time. The scoreboard has each
 //! of them by itself, so that a part of a long segment can be lost, acknowledged selectively, and sent again. Only new data
 //! goes out so. What differs between devices is kept out: the segment with CWR goes by itself (RFC 3168 §6.1.2: it is said
-//! once), and so does one with selective acknowledgements, for which full segments have no room.
+//! once), and so does a short last one that has room for selective acknowledgements; and there are devices that refuse to cut
+//! into small pieces.
 //! How long it may be follows Linux's `tcp_tso_autosize` in spirit: what the path takes in about a millisecond, so that a long
 //! segment is no burst that a queue on the way has not room for; as much as fits where a round trip is short.
 
@@ -15,6 +16,8 @@ use crate::wire::{IPV6_LEN, TCP_LEN, TCP_OPTIONS_MAX};
 const LONG_MAX: u32 = u16::MAX as u32 - (IPV6_LEN + TCP_LEN + TCP_OPTIONS_MAX) as u32;
 /// What is copied into one piece at most, for a device that gathers fewer pieces than there are.
 const LINEAR_MAX: u32 = 16 << 10;
+/// The least text of a segment that is cut off a long one: Intel's XL710 (DPDK's i40e) drops what is to be cut into less.
+const CUT_MIN: u32 = 256;
 /// Nanoseconds of sending that a long segment may hold.
 const BURST_NANOS: u64 = 1_000_000;
 
@@ -24,13 +27,16 @@ impl Tcb {
     #[inline(never)]
     pub(super) fn long_len(&mut self, unsent: u32, window: u32, room: u32, cx: &Cx<'_>) -> u32 {
         let mss = self.mss;
-        let Some(cut_max) = cx.ip.cuts_up(&self.path).filter(|_| !self.says_reduced) else { return mss };
+        let Some(cut_max) = cx.ip.cuts_up(&self.path).filter(|_| !self.says_reduced && mss >= CUT_MIN) else {
+            return mss;
+        };
         let most = cut_max.min(LONG_MAX).min(self.burst()).min(window).min(room);
         if most <= mss {
             return mss;
         }
         // RFC 9293 §3.7.4 (Nagle): the short one waits, as the others are under way.
-        let takes_tail = self.no_delay || self.fin == Fin::Asked;
+        let tells = self.agreed.sack && self.receive.has_blocks();
+        let takes_tail = (self.no_delay || self.fin == Fin::Asked) && !tells;
         let len = if unsent <= most && takes_tail { unsent } else { most.min(unsent) };
         let len = if len < unsent || !takes_tail { len - len % mss } else { len };
         self.gathered(len, cx).max(mss)

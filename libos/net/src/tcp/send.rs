@@ -86,21 +86,22 @@ impl Tcb {
             return Output::Done;
         }
         self.receive.settle();
-        loop {
+        let ended = loop {
             if cx.ip.outbound().len() >= OUTBOUND_MAX {
                 return Output::Blocked;
             }
             let sent = if self.recovery.board.lost() > 0 { self.resend_lost(cx) } else { self.send_next(cx) };
             match sent {
                 Ok(true) => {}
-                Ok(false) => break,
-                Err(_) => return Output::Blocked,
+                Ok(false) => break Output::Done,
+                // There is no memory for text: an acknowledgement has its own.
+                Err(_) => break Output::Blocked,
             }
-        }
+        };
         if self.receive.is_due() {
             self.send_ack(cx);
         }
-        Output::Done
+        ended
     }
 
     /// The oldest lost segment, if the window has room for it.
@@ -169,11 +170,11 @@ impl Tcb {
         if len == self.mss && !is_last {
             let long = self.long_len(unsent, window, room, cx);
             // If there is no memory for its list of pieces, there may be for one segment.
-            if long > len && self.send_new(long, long == unsent, cx).is_ok() {
+            if long > len && self.send_new(long, long == unsent, false, cx).is_ok() {
                 return Ok(true);
             }
         }
-        self.send_new(len, is_last, cx)?;
+        self.send_new(len, is_last, false, cx)?;
         Ok(true)
     }
 
@@ -183,7 +184,7 @@ impl Tcb {
         len > 0 && (len >= self.mss || len * 2 >= self.snd_wnd_max)
     }
 
-    fn send_new(&mut self, len: u32, is_last: bool, cx: &mut Cx<'_>) -> Result<(), Error> {
+    fn send_new(&mut self, len: u32, is_last: bool, is_window_probe: bool, cx: &mut Cx<'_>) -> Result<(), Error> {
         let fin = is_last && self.fin == Fin::Asked;
         let mut flags = Flags::ACK;
         if is_last && len > 0 {
@@ -193,7 +194,7 @@ impl Tcb {
             flags = flags.with(Flags::FIN);
         }
         let mut ecn = Ecn::NotCapable;
-        if self.agreed.ecn && len > 0 {
+        if self.agreed.ecn && len > 0 && !is_window_probe {
             ecn = Ecn::Capable0;
             if self.says_reduced {
                 flags = flags.with(Flags::CWR);
@@ -234,7 +235,8 @@ impl Tcb {
         cx.ip.counters.tcp_window_probes += 1;
         let len = self.unsent().min(self.snd_wnd.clamp(1, self.mss));
         let is_last = len == self.unsent();
-        if self.send_new(len, is_last, cx).is_err() {
+        // RFC 3168 §6.1.6: without a word of congestion.
+        if self.send_new(len, is_last, true, cx).is_err() {
             let pause = (self.recovery.rto() * (1 << count.min(10))).min(PERSIST_MAX);
             self.persist = Some((cx.now + pause, count.saturating_add(1)));
         }
@@ -247,7 +249,7 @@ impl Tcb {
         let len = self.unsent().min(self.mss);
         if len > 0 && self.snd_wnd.saturating_sub(in_flight) >= len {
             let is_last = len == self.unsent();
-            if self.send_new(len, is_last, cx).is_ok() {
+            if self.send_new(len, is_last, false, cx).is_ok() {
                 return self.recovery.on_probe(self.snd_nxt, false, cx.now);
             }
         }
@@ -323,7 +325,11 @@ impl Tcb {
     ) -> Result<(), Error> {
         let timestamps = self.stamps_now(cx.now);
         let mut text = text as usize;
-        let listed = if self.receive.has_blocks() { self.with_blocks(timestamps, text) } else { None };
+        let (mut listed, mut owes) = (None, false);
+        if self.receive.has_blocks() {
+            listed = self.with_blocks(timestamps, text);
+            owes = self.agreed.sack && listed.is_none() && self.receive.is_due();
+        }
         let options = match (&listed, timestamps) {
             (Some(listed), _) => Options::Listed(listed),
             (None, Some(stamps)) => Options::Stamps(stamps),
@@ -338,20 +344,20 @@ impl Tcb {
         let pieces = if text <= PUSH_COPY_MAX { 0 } else { self.queue.pieces(offset as usize, text) };
         let linear = pieces == 0 || !cx.ip.gathers(1 + pieces);
         let head_len = if linear { header_len + text } else { header_len };
+        let payload =
+            if linear { Sga::new() } else { self.queue.slice(offset as usize, text).map_err(|_| Error::NoBuffers)? };
         let mut memory = cx.ip.begin(&mut self.path, Protocol::TCP, ecn, header_len + text, head_len)?;
         let start = memory.len();
         let window = self.receive.announce(self.mss);
+        if owes {
+            self.receive.set_due();
+        }
         let ports = (self.ends.local.port(), self.ends.remote.port());
         let header = Header { ports, seq, ack: self.receive.nxt, flags, window, options };
         put_header(&mut memory, &header);
-        let mut payload = Sga::new();
-        if text > 0 {
-            if linear {
-                self.queue.copy(offset as usize, &mut memory, text);
-                cx.ip.heap().count_copied(CopyPath::Push, text);
-            } else {
-                payload = self.queue.slice(offset as usize, text).map_err(|_| Error::NoBuffers)?;
-            }
+        if linear && text > 0 {
+            self.queue.copy(offset as usize, &mut memory, text);
+            cx.ip.heap().count_copied(CopyPath::Push, text);
         }
         let checksum = finish(&mut memory, start, &payload, &self.path, cx);
         cx.ip.counters.tcp_segments_sent += 1;
@@ -367,7 +373,7 @@ impl Tcb {
     #[cold]
     fn with_blocks(&mut self, timestamps: Option<Timestamps>, text: usize) -> Option<TcpOptions> {
         let fits = if timestamps.is_some() { SACK_BLOCKS_MAX - 1 } else { SACK_BLOCKS_MAX };
-        // Text that fills the segment leaves no room for them (RFC 6691 §3); an acknowledgement follows with them.
+        // Text that fills the segment leaves no room for them (RFC 6691 §3); if they are due, an acknowledgement follows.
         if !self.agreed.sack || text + 8 * fits + 4 > self.mss as usize {
             return None;
         }

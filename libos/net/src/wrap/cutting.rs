@@ -13,10 +13,13 @@ use pdpix::{Buf, Error, Instant, Sga, WakeOn};
 
 use crate::cut::Cut;
 use crate::device::{ChecksumAt, Device, Frame, Link, Offloads, Received};
-use crate::wire::Checksum;
+use crate::ip::HEADER_MEMORY_MAX;
+use crate::wire::{Checksum, Flags};
 
 /// Frames that the device below has not taken; beyond that, no more are taken from above.
 const READY_MAX: usize = 64;
+/// Where the checksum is in a UDP header.
+const UDP_FIELD: u16 = 6;
 /// The longest payload that is taken to be cut up.
 const SEGMENTED_MAX: usize = 64 << 10;
 
@@ -51,13 +54,19 @@ impl<D: Device> Cutting<D> {
             debug_assert!(false, "a frame to be cut up that is no TCP segment");
             return;
         };
+        debug_assert!(!cut.flags().has(Flags::CWR), "devices differ in what they make of it");
         self.cut += 1;
         let inline = frame.header.slice(cut.head_len()..);
         let mut payload = frame.payload;
         let mut left = if inline.is_empty() { std::mem::take(&mut payload) } else { Sga::from(inline) };
         debug_assert!(payload.is_empty(), "a payload in two places");
         for part in 0..cut.parts() {
-            let made = left.split_to(cut.payload(part).len()).ok().and_then(|text| self.part(&cut, part, text));
+            let len = cut.payload(part).len();
+            let text = left.split_to(len);
+            if text.is_err() {
+                left.advance(len); // a split that fails changes nothing, and the next part is not this one
+            }
+            let made = text.ok().and_then(|text| self.part(&cut, part, text));
             match made {
                 Some(frame) => {
                     self.parts += 1;
@@ -93,7 +102,10 @@ impl<D: Device> Cutting<D> {
     /// A frame with its checksum, if the device below does not fill it in.
     fn summed(&self, frame: Frame) -> Option<Frame> {
         let Some(at) = frame.checksum.filter(|_| !self.below.offloads.checksums) else { return Some(frame) };
-        let mut header = self.heap.alloc_for(Purpose::App, frame.header.len()).ok()?;
+        let len = frame.header.len();
+        let purpose = if len <= HEADER_MEMORY_MAX { Purpose::Header } else { Purpose::App };
+        let mut header = self.heap.alloc_for(purpose, len).ok()?;
+        self.heap.count_copied(CopyPath::Coalesce, len);
         header.put(&frame.header);
         fill(&mut header, &frame.payload, at);
         Some(Frame { header: header.freeze(), checksum: None, ..frame })
@@ -105,8 +117,8 @@ fn fill(header: &mut [u8], payload: &Sga, at: ChecksumAt) {
     let (start, field) = (usize::from(at.start), usize::from(at.start + at.field));
     let pieces = std::iter::once(&header[start..]).chain(payload.segments().iter().map(Buf::as_ref));
     let sum = Checksum::new().add_pieces(pieces).finish();
-    // RFC 768: zero says that there is none, and all ones are the same number.
-    let sum = if sum == 0 { 0xffff } else { sum };
+    // RFC 768, of UDP: zero says that there is none, and all ones are the same number.
+    let sum = if sum == 0 && at.field == UDP_FIELD { 0xffff } else { sum };
     header[field..field + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -145,7 +157,12 @@ impl<D: Device> Device for Cutting<D> {
     }
 
     fn arm(&mut self, now: Instant) -> WakeOn {
-        self.device.arm(now)
+        match self.device.arm(now) {
+            WakeOn::Now => WakeOn::Now,
+            // Above, nobody sees what waits here.
+            _ if !self.ready.is_empty() => WakeOn::Nap,
+            wake => wake,
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -170,8 +187,9 @@ impl<D: Device> Device for Cutting<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Flags, TcpHeader};
+    use crate::wire::TcpHeader;
     use crate::wrap::fake::Fake;
+    use libos_mem::{Plan, Reservation, Reserves, Source};
     use zerocopy::FromBytes;
 
     const HEAD_LEN: usize = 54;
@@ -256,6 +274,36 @@ mod tests {
         }
     }
 
+    /// What there is no memory for is lost, and nothing else is changed by it.
+    #[test]
+    fn without_memory_parts_are_lost_and_no_byte_moves() {
+        let payload: Vec<u8> = (0..=255).cycle().take(4000).collect();
+        let reserves = Reserves { header_spans: 2, ..Reserves::NONE };
+        let plan = Plan { heaps: 1, heap_size: 4 << 20, reserves, source: Source::Ordinary };
+        let heap = Reservation::new(plan).unwrap().heap(0).unwrap();
+        let mut cutting = Cutting::new(plain(8), heap.clone());
+        // The second part lies in two pieces, so that it needs a list; the others in one each.
+        let mut frame = long(&heap, &[], false);
+        for piece in [&payload[..1500], &payload[1500..]] {
+            frame.payload.push(heap.copy(piece).unwrap()).unwrap();
+        }
+        let short = Frame { segment_size: 0, ..long(&heap, b"short", true) };
+        let mut hoard = Vec::new();
+        for size in [256 << 10, 16 << 10, 1 << 10, 64, 1] {
+            hoard.extend(std::iter::from_fn(|| heap.alloc(size).ok()));
+        }
+        cutting.transmit(Instant::ZERO, &mut VecDeque::from([frame, short]));
+        let sent = std::mem::take(&mut cutting.device.sent);
+        assert!(cutting.counters().contains(&("cutting_no_memory", 1)), "{:?}", cutting.counters());
+        assert_eq!(sent.len(), 4, "three parts, and the short one, whose header has memory of its own");
+        for frame in &sent[..3] {
+            let (header, text) = TcpHeader::ref_from_prefix(&frame[34..]).unwrap();
+            let at = header.sequence.get() as usize - 5;
+            assert!(is_right(frame) && text == &payload[at..at + 1000], "what is at {at}");
+        }
+        assert_ne!(sent[3][50..52], [0, 0], "it is summed");
+    }
+
     #[test]
     fn a_device_without_room_loses_nothing() {
         let mut fake = plain(8);
@@ -266,6 +314,7 @@ mod tests {
         let taken = 40 - frames.len();
         assert_eq!((cutting.device.sent.len(), cutting.in_flight()), (3, taken * 4 - 3));
         assert!(cutting.ready.len() < READY_MAX + 4, "bounded: {}", cutting.ready.len());
+        assert_eq!(cutting.arm(Instant::ZERO), WakeOn::Nap, "nobody above sees what waits here");
         cutting.device.room = usize::MAX;
         cutting.flush(Instant::ZERO);
         cutting.transmit(Instant::ZERO, &mut frames);

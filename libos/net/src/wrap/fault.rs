@@ -115,12 +115,16 @@ impl<D: Device> Device for Faults<D> {
 
     fn arm(&mut self, now: Instant) -> WakeOn {
         let wake = self.device.arm(now);
-        let is_due = self.receiving.deadline().is_some_and(|due| due <= now);
-        if is_due { WakeOn::Now } else { wake }
+        if self.receiving.deadline().is_some_and(|due| due <= now) {
+            return WakeOn::Now;
+        }
+        // Above, nobody sees what waits here for room.
+        let waits = !self.ready.is_empty() && !matches!(wake, WakeOn::Now);
+        if waits { WakeOn::Nap } else { wake }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        // When the device below has no room, `arm` says when it has again.
+        // When the device below has no room, `arm` has it asked again.
         let sends = self.transmitting.deadline().filter(|_| self.ready.is_empty());
         [self.device.deadline(), self.receiving.deadline(), sends].into_iter().flatten().min()
     }

@@ -24,6 +24,8 @@ pub struct Faults {
     pub loss: f64,
     pub twice: f64,
     pub corrupted: f64,
+    /// What may be is marked, as by a queue that grows (RFC 3168); of IPv4.
+    pub marked: f64,
     /// Bytes a second; none: as many as there are.
     pub bandwidth: Option<u64>,
     /// Bytes that may wait for it.
@@ -40,6 +42,7 @@ impl Default for Faults {
             loss: 0.0,
             twice: 0.0,
             corrupted: 0.0,
+            marked: 0.0,
             bandwidth: None,
             queue: 256 << 10,
             len_max: usize::MAX,
@@ -92,6 +95,13 @@ impl Line {
             if self.rng.chance(f.corrupted) {
                 let at = self.rng.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << self.rng.below(8);
+            }
+            // ECT(0) becomes CE: the header's sum is one less.
+            if bytes[12..14] == [8, 0] && bytes[15] & 3 == 2 && self.rng.chance(f.marked) {
+                bytes[15] |= 1;
+                let sum = u16::from_be_bytes([bytes[24], bytes[25]]);
+                let sum = if sum == 0 { 0xfffe } else { sum - 1 };
+                bytes[24..26].copy_from_slice(&sum.to_be_bytes());
             }
             let at = leaves + f.latency + jitter;
             let place = self.frames.partition_point(|other| other.at <= at);
