@@ -134,6 +134,8 @@ pub(crate) struct Persistence {
     /// The last record that was appended, and the last that is durable, with the number of its last piece in the log.
     pub appended: u64,
     pub durable: u64,
+    /// Up to this record somebody waits.
+    hurries_to: u64,
     pub durable_sequence: u64,
     is_timer_set: bool,
     /// With `always`: how many waited for the last flush or wait for the next, and until when the next append waits for
@@ -400,9 +402,16 @@ impl Shard {
     }
 
     /// Somebody waits for what was appended so far.
-    pub(crate) fn hurry_log(&self, out: &mut Outbox<'_, Shard>) {
+    pub(crate) fn hurry_log(&mut self, out: &mut Outbox<'_, Shard>) {
+        self.persistence.hurries_to = self.persistence.appended;
+        self.hurry_on(out);
+    }
+
+    /// What was under way is in a hurry; what was not, when it is.
+    fn hurry_on(&self, out: &mut Outbox<'_, Shard>) {
         if let Some(logs) = self.persistence.logs
             && self.persistence.durability == Durability::EverySecond
+            && self.persistence.hurries_to > self.persistence.durable
         {
             out.hurry_log(logs.commands);
         }
@@ -418,6 +427,7 @@ impl Shard {
             let ticket = out.append(logs.commands, data);
             self.persistence.appends.push_back(Append { ticket, record, is_last, len, at: out.now() });
         }
+        self.hurry_on(out);
     }
 
     /// Those who have waited for the disk go on, as far as it keeps up.

@@ -185,8 +185,8 @@ impl Store {
                 self.io.writes_in_flight -= usize::from(self.mount.writes());
                 self.on_mount(step, result, read);
             }
-            Transfer::Batch { log, batch, len, forced } => {
-                self.io.writes_in_flight -= 1;
+            Transfer::Batch { log, batch, len, forced, patient } => {
+                self.io.writes_in_flight -= usize::from(!patient);
                 match result {
                     Ok(()) => {
                         let covered_by = if forced { 0 } else { self.io.next_flush() };
@@ -390,10 +390,11 @@ impl Store {
             if self.logs[index].state != State::Ready {
                 continue;
             }
+            let patient = !self.logs[index].patience_left().is_zero();
             while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
                 let len = sga.len() as u64;
                 self.shared.counters.forced += u64::from(forced);
-                self.io.write(Transfer::Batch { log: index as u32, batch, len, forced }, offset, sga);
+                self.io.write(Transfer::Batch { log: index as u32, batch, len, forced, patient }, offset, sga);
             }
             self.keep_descriptor(index);
             self.look_for_failure(index);

@@ -22,6 +22,8 @@ pub(crate) enum Transfer {
         len: u64,
         /// It is durable when it is written.
         forced: bool,
+        /// Nobody waits for it.
+        patient: bool,
     },
     /// A copy of a log's descriptor.
     Descriptor {
@@ -71,6 +73,7 @@ pub(crate) struct Io {
     pub(crate) flush_wanted: bool,
     /// Bytes written, and not covered by a flush that was submitted.
     pub(crate) uncovered: u64,
+    /// Those that somebody waits for, and so for the flush behind them.
     pub(crate) writes_in_flight: usize,
 }
 
@@ -95,10 +98,8 @@ impl Io {
     }
 
     pub(crate) fn submit(&mut self, transfer: Transfer, what: BlockOp) {
-        // Nobody waits for zeros.
-        if matches!(what, BlockOp::Write { .. }) && !matches!(transfer, Transfer::Zeros { .. }) {
-            self.writes_in_flight += 1;
-        }
+        let is_awaited = !matches!(transfer, Transfer::Zeros { .. } | Transfer::Batch { patient: true, .. });
+        self.writes_in_flight += usize::from(matches!(what, BlockOp::Write { .. }) && is_awaited);
         let op = OpId(self.transfers.insert(transfer) as u64);
         if self.backlog.is_empty() {
             self.hand_over(op, what);

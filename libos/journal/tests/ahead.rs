@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use libos_journal::memory::{Contents, MemoryDevice};
 use libos_journal::{Format, Settings};
-use pdpix::{BlockDevice, BlockDone, BlockOp, Error, Geometry, Instant, OpId, Outcome, Storage, Wake};
+use libos_sim::{DiskSettings, SimDisk};
+use pdpix::{BlockDevice, BlockDone, BlockOp, Error, Geometry, Instant, OpId, Outcome, Rng, Storage, Wake};
 use rig::{Rig, record, small};
 
 const MIB: usize = 1 << 20;
@@ -74,6 +75,43 @@ fn a_patient_log_is_flushed_when_it_is_time() {
     rig.store.close(log);
     rig.settle();
     assert!(many.iter().skip(ended).all(|&op| rig.ended(op).is_some()));
+}
+
+/// A log that always has something on its way, and is patient with it, does not keep another waiting.
+#[test]
+fn writes_that_nobody_waits_for_hold_nobody_up() {
+    let mut disk = DiskSettings::new(64 << 20);
+    let millisecond = Duration::from_millis(1);
+    (disk.latency, disk.flush_latency) = (millisecond..=millisecond, millisecond..=millisecond);
+    let disk = SimDisk::new(disk, Rng::new(1));
+    let format = Format { extent_size: Some(8 << 20), ..Format::new(7) };
+    let mut rig = Rig::over(Box::new(disk.device()), Settings { format: Some(format), ..small() });
+    let (patient, log) = (rig.log("patient"), rig.log("log"));
+    rig.store.set_patience(patient, Duration::from_secs(10));
+    let ready = rig.append(log, b"both are there").unwrap();
+    for _ in 0..100 {
+        rig.now += millisecond;
+        rig.turn();
+    }
+    assert!(rig.ended(ready).is_some());
+    let mut waits = Vec::new();
+    for turn in 0..300 {
+        rig.append(patient, &[7; 60_000]).unwrap();
+        rig.now += Duration::from_micros(250);
+        rig.turn();
+        if turn % 40 == 0 {
+            waits.push((rig.append(log, b"now").unwrap(), rig.now, None));
+        }
+        for (op, since, took) in &mut waits {
+            if took.is_none() && rig.ended(*op).is_some() {
+                *took = Some(rig.now.since(*since));
+            }
+        }
+        assert!(turn < 20 || disk.counters().writes > turn / 4, "the patient log writes all the time");
+    }
+    // A write and a flush, and one flush that may have been under way.
+    let most = waits.iter().map(|(.., took)| took.unwrap_or(Duration::MAX)).max().unwrap();
+    assert!(most <= 4 * millisecond, "{waits:?}");
 }
 
 /// A device that says that nobody has written it.

@@ -147,6 +147,34 @@ fn a_file_has_its_space_from_the_start() {
     }
 }
 
+/// What was written is said to be: also where blocks are to be given back later.
+#[test]
+fn a_prepared_file_has_nothing_that_nobody_has_written() {
+    let (directory, heap) = (Directory::new(), heap());
+    for (prepare, discard) in [(true, false), (true, true), (false, false), (false, true)] {
+        let path = directory.0.join(format!("{prepare}-{discard}"));
+        let opened = open_disk(&DiskSettings { path, prepare, discard, ..directory.settings() }, &heap).unwrap();
+        assert_eq!(opened.device.unwritten().is_empty(), prepare, "prepare {prepare}, discard {discard}");
+    }
+}
+
+/// A write is forced where the kernel adds the flush, and nowhere else.
+#[test]
+fn a_device_forces_writes_if_it_is_left_to_choose() {
+    let (directory, heap) = (Directory::new(), heap());
+    let forces = |durable| {
+        let settings = DiskSettings { durable, ..directory.settings() };
+        open_disk(&settings, &heap).unwrap().device.geometry().forces
+    };
+    assert!(!forces(Durable::Fdatasync) && !forces(Durable::Dsync));
+    let of_the_disk = std::process::Command::new("sh")
+        .args(["-c", "cd /sys/dev/block/$(stat -c '%Hd:%Ld' \"$0\") && cat queue/fua || cat ../queue/fua"])
+        .arg(&directory.0)
+        .output()
+        .unwrap();
+    assert_eq!(forces(Durable::Auto), of_the_disk.stdout == b"0\n", "{of_the_disk:?}");
+}
+
 #[test]
 fn a_file_with_holes_is_filled_unless_it_is_to_have_some() {
     use std::os::unix::fs::MetadataExt;

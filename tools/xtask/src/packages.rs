@@ -17,7 +17,7 @@ struct Package {
     serves: &'static str,
 }
 
-const PACKAGES: [Package; 20] = [
+const PACKAGES: [Package; 21] = [
     Package { name: "fio", probe: &["fio", "--version"], serves: "a log on a disk, beside fio," },
     Package { name: "redis-server", probe: &["redis-server", "--version"], serves: "comparisons with a real Redis" },
     Package { name: "redis-tools", probe: &["redis-benchmark", "--version"], serves: "redis-cli and redis-benchmark" },
@@ -28,6 +28,7 @@ const PACKAGES: [Package; 20] = [
         serves: "the Python client library",
     },
     Package { name: "iproute2", probe: &["ip", "-V"], serves: "devices against the kernel, in network namespaces" },
+    Package { name: "ethtool", probe: &["ethtool", "--version"], serves: "offloads of a link, in network namespaces" },
     Package { name: "clang", probe: &["clang", "--version"], serves: "AF_XDP, which is left out without it," },
     Package {
         name: "libbpf-dev",

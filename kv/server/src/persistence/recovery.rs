@@ -6,6 +6,7 @@
 //! told of, see the parent's head). What does not count is noted, durably, before anything else is written.
 
 mod file;
+mod found;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,6 +22,8 @@ use super::notes::SavedNote;
 use super::{Note, space_of};
 use crate::peer::Peer;
 use crate::shard::Shard;
+
+pub use found::Found;
 
 /// Records, and bytes of them, that are taken in at once.
 const RECORDS: usize = 256;
@@ -41,23 +44,13 @@ pub struct Progress {
     pub is_over: bool,
 }
 
-/// What a shard has found before anything was loaded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
-    /// Its whole snapshots.
-    pub(crate) generations: Vec<u64>,
-    /// Changes were written down here.
-    pub(crate) has_commands: bool,
-    /// Nothing at all was ever written here.
-    pub(crate) is_new: bool,
-}
-
 /// Where a shard is.
 pub(crate) struct Recovery {
     notes: Vec<(u64, Note)>,
     ready: usize,
-    /// First and next piece of each log.
+    /// First and next piece of the log of commands, and of those of snapshots.
     commands: (u64, u64),
+    snapshots: [(u64, u64); 2],
     found: Vec<Option<Found>>,
     stage: Stage,
     reader: Reader,
@@ -108,6 +101,7 @@ impl Recovery {
             notes: Vec::new(),
             ready: 0,
             commands: (1, 1),
+            snapshots: [(1, 1); 2],
             found: vec![None; shards],
             stage: Stage::Notes,
             reader: Reader::new(),
@@ -143,6 +137,15 @@ impl Recovery {
             _ => None,
         })
     }
+
+    /// Those whose pieces are there. One that was given up may have its note, where that was on its way then; and so has one
+    /// that came to nothing because of another shard.
+    fn whole(&self) -> impl Iterator<Item = SavedNote> {
+        self.saved_notes().filter(|saved| {
+            let (first, next) = self.snapshots[usize::from(saved.place)];
+            first <= saved.first && saved.last < next
+        })
+    }
 }
 
 // The logs.
@@ -157,7 +160,8 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            self.tell_found(Found { generations: Vec::new(), has_commands: false, is_new: false }, out);
+            let nothing = Found { generations: Vec::new(), newest: 0, has_commands: false, is_new: false };
+            self.tell_found(nothing, out);
         }
     }
 
@@ -214,6 +218,7 @@ impl Shard {
         }
         if let Some(place) = logs.snapshots.iter().position(|snapshots| *snapshots == log) {
             self.persistence.snapshot_ends[place] = next;
+            recovery.snapshots[place] = (first, next);
         }
         if recovery.ready < 4 {
             return;
@@ -235,67 +240,10 @@ impl Shard {
                 out,
             );
         }
-        let generations = recovery.saved_notes().map(|saved| saved.generation).collect();
+        let generations = recovery.whole().map(|saved| saved.generation).collect();
+        let newest = recovery.saved_notes().map(|saved| saved.generation).max().unwrap_or(0);
         let has_commands = recovery.commands.1 > 1;
-        self.tell_found(Found { generations, has_commands, is_new: made_for.is_none() }, out);
-    }
-
-    fn tell_found(&mut self, found: Found, out: &mut Outbox<'_, Shard>) {
-        self.tell_others(|me| Peer::Recovers { core: me as u8, found: Box::new(found.clone()) }, out);
-        self.on_found_data(self.index, found, out);
-    }
-
-    /// What another shard has found; when all have told, it is clear where to begin.
-    pub(crate) fn on_found_data(&mut self, shard: usize, found: Found, out: &mut Outbox<'_, Shard>) {
-        let (me, shards) = (self.index, self.shards);
-        let (logs, is_read_only) = (self.persistence.logs, self.persistence.is_read_only);
-        let Some(recovery) = &mut self.persistence.recovery else { return };
-        recovery.found[shard] = Some(found);
-        let Some(found) = recovery.found.iter().cloned().collect::<Option<Vec<Found>>>() else { return };
-        if recovery.stage != Stage::Notes {
-            return;
-        }
-        // Nobody writes anything before all have noted that they were there.
-        let has_data = |found: &Found| found.has_commands || !found.generations.is_empty();
-        if let Some(core) = found.iter().position(|found| found.is_new)
-            && found.iter().any(has_data)
-        {
-            let why = format!("there is nothing of core {core}, and others have data: is its file missing?");
-            return self.give_up(&why, out);
-        }
-        if let Some(logs) = logs.filter(|_| found[me].is_new && !is_read_only) {
-            match out.heap().copy(&Note::Made { cores: shards as u16 }.write()) {
-                Ok(data) => recovery.making = Some(out.append(logs.notes, data)),
-                Err(_) => self.give_up("there is not enough memory for a note", out),
-            }
-            return;
-        }
-        self.begin_loading(out);
-    }
-
-    /// It is clear what there is: begins with what all have.
-    fn begin_loading(&mut self, out: &mut Outbox<'_, Shard>) {
-        let Some(recovery) = &mut self.persistence.recovery else { return };
-        let found: Vec<Found> = recovery.found.iter().flatten().cloned().collect();
-        let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
-        let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
-        self.persistence.generation =
-            found.iter().flat_map(|found| found.generations.iter()).copied().max().unwrap_or(0);
-        // A snapshot of some shards only was the first one: that of an import that did not come to its end, perhaps.
-        if chosen.is_none() && !found.iter().any(|found| found.has_commands) {
-            return self.begin_file(out);
-        }
-        if self.args.load_is_asked_for {
-            return self.give_up("there is data already: a file is loaded where there is none", out);
-        }
-        recovery.saved = chosen.and_then(|chosen| recovery.saved_notes().find(|saved| saved.generation == chosen));
-        match recovery.saved {
-            Some(saved) => {
-                (recovery.stage, recovery.next, recovery.last) = (Stage::Snapshot, saved.first, saved.next - 1);
-                self.read_on(out);
-            }
-            None => self.begin_commands(out),
-        }
+        self.tell_found(Found { generations, newest, has_commands, is_new: made_for.is_none() }, out);
     }
 
     fn read_on(&mut self, out: &mut Outbox<'_, Shard>) {

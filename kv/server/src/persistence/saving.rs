@@ -361,9 +361,10 @@ impl Shard {
         }
     }
 
-    /// The service is being stopped, which is not to wait for a snapshot; unless it is stopped when that is whole.
+    /// The service is being stopped, which is not to wait for a snapshot; unless it is stopped when that is whole. One that is
+    /// being noted stays: others may learn that it is whole here, and cut off what is before it.
     pub(crate) fn stop_saving(&mut self, out: &mut Outbox<'_, Shard>) {
-        if self.persistence.saving.as_ref().is_some_and(|saving| !saving.is_for_the_end) {
+        if self.persistence.saving.as_ref().is_some_and(|saving| !saving.is_for_the_end && saving.note.is_none()) {
             self.fail_saving(out);
         }
     }
@@ -391,6 +392,7 @@ impl Shard {
             return;
         }
         let (Some(saving), Some(logs)) = (self.persistence.saving.take(), self.persistence.logs) else { return };
+        debug_assert!(!is_fine || !saving.has_failed, "nobody says that it is whole of what was given up");
         let told = &mut self.persistence.told;
         told.save_failed = !is_fine;
         if self.persistence.is_importing && is_fine {

@@ -300,6 +300,41 @@ fn a_stop_does_not_wait_for_a_snapshot() {
     stage.end();
 }
 
+/// Stopped at any moment of a snapshot, and started again: while its pieces are written, while it is noted, and while the
+/// cores tell each other that it is whole.
+#[test]
+fn a_snapshot_in_which_the_service_is_stopped_costs_nothing() {
+    let mut cut_short = 0;
+    for seed in 0..18 {
+        let (cores, mut rng) = (1 + seed as usize % 3, Rng::new(seed));
+        let mut stage = Stage::new(cores, DiskSettings::new(8 << 20), |_| {});
+        stage.change_disks(|disk| {
+            disk.latency = Duration::from_micros(50)..=Duration::from_micros(200);
+            disk.flush_latency = Duration::from_millis(2)..=Duration::from_millis(3);
+        });
+        for round in 0..20 {
+            let written = format!("round {round}");
+            for key in &KEYS[..4] {
+                assert!(matches!(stage.try_ask(&[b"SET", key, written.as_bytes()]), Some(Value::Simple(_))));
+            }
+            assert!(matches!(stage.ask("BGSAVE"), Value::Simple(_)), "seed {seed}, round {round}");
+            stage.world.run_for(Duration::from_micros(rng.below(16_000)));
+            let info = stage.ask("INFO persistence");
+            let info = String::from_utf8_lossy(info.as_bytes().unwrap());
+            cut_short += u64::from(info.contains("rdb_bgsave_in_progress:1"));
+            let later = [(); 3].map(|()| Duration::from_micros([0, 1, 10, 200][rng.below(4) as usize]));
+            assert!(stage.stop_apart(&later, 200), "the cores do not end: seed {seed}, round {round}");
+            stage.restart();
+            for key in &KEYS[..4] {
+                let value = stage.try_ask(&[b"GET", key]).unwrap();
+                assert_eq!(value.as_bytes(), Some(written.as_bytes()), "seed {seed}, round {round}");
+            }
+        }
+        stage.end();
+    }
+    assert!((60..340).contains(&cut_short), "{cut_short} of 360 snapshots were cut short");
+}
+
 /// The time of day goes back by an hour: what was written down before is not younger than what is written down then, and a
 /// key that has expired does not come back, neither at once nor from the log.
 #[test]

@@ -165,10 +165,17 @@ impl Stage {
 
     /// As a process does that is asked to end; says whether it was done in so many milliseconds.
     pub fn stop(&mut self, millis: u64) -> bool {
+        self.stop_apart(&[], millis)
+    }
+
+    /// The same; cores learn of it so much later.
+    pub fn stop_apart(&mut self, later: &[Duration], millis: u64) -> bool {
         let ended = Rc::new(Cell::new(0));
         for (core, system) in self.systems.take().into_iter().enumerate() {
             let ended = ended.clone();
-            self.world.spawn(self.server.core(core), "stop", move |_| async move {
+            let later = later.get(core).copied().unwrap_or_default();
+            self.world.spawn(self.server.core(core), "stop", move |libos| async move {
+                libos.sleep(later).await;
                 system.drain(Duration::from_secs(5)).await;
                 ended.set(ended.get() + 1);
             });

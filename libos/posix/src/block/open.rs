@@ -378,7 +378,7 @@ fn take_space(fd: &OwnedFd, settings: &DiskSettings) -> Result<bool, DiskError> 
     };
     // What a log begins with is wanted at once; what follows is for whoever uses it (`BlockDevice::unwritten`).
     let first = if settings.prepare || !allocated { size } else { (size / 16).min(PREPARED_MAX) };
-    if there < first && !settings.discard {
+    if there < first && (settings.prepare || !allocated || !settings.discard) {
         let file = File::from(fd.try_clone().map_err(os("open"))?);
         write_zeros(&file, there, first).map_err(os("write the space of"))?;
     }
