@@ -78,6 +78,8 @@ pub enum Death {
     /// Its machine loses the power: of what no flush covers, any part is there. Between processes it is a kill, as the
     /// machine is ours.
     Power,
+    /// It is asked to end; when the time is over its machine loses the power, or, between processes, it is killed.
+    Stop,
 }
 
 /// A fault and its time.
@@ -185,9 +187,13 @@ fn some(rng: &mut Rng, clients: usize) -> Vec<usize> {
 }
 
 impl Death {
-    /// Mostly the worse of the two.
+    /// Mostly the worst of them.
     pub fn draw(rng: &mut Rng) -> Death {
-        if rng.chance(0.7) { Death::Power } else { Death::Kill }
+        match rng.below(10) {
+            0..6 => Death::Power,
+            6..8 => Death::Stop,
+            _ => Death::Kill,
+        }
     }
 }
 
@@ -241,6 +247,7 @@ impl Fault {
             Fault::Pause(_) => "pause",
             Fault::Kill(_) | Fault::Crash(Death::Kill) => "kill",
             Fault::Crash(Death::Power) => "power",
+            Fault::Crash(Death::Stop) => "stop",
             Fault::Loss(_) => "loss",
             Fault::Full(_) => "full",
         }
@@ -323,9 +330,9 @@ mod tests {
         };
         assert_eq!(names(Kind::ALL), ["cut", "kill", "loss", "pause"]);
         assert_eq!(names(&[Kind::Cut]), ["cut"]);
-        assert_eq!(names(&[Kind::Crash]), ["kill", "power"]);
-        assert_eq!(names(Kind::WITH_CRASHES), ["cut", "kill", "loss", "pause", "power"]);
-        assert_eq!(names(Kind::WITH_FULL_DISKS), ["full", "kill", "power"]);
+        assert_eq!(names(&[Kind::Crash]), ["kill", "power", "stop"]);
+        assert_eq!(names(Kind::WITH_CRASHES), ["cut", "kill", "loss", "pause", "power", "stop"]);
+        assert_eq!(names(Kind::WITH_FULL_DISKS), ["full", "kill", "power", "stop"]);
         let killed = (0..100).filter(|&seed| draw(seed, Kind::ALL).kills_server).count();
         assert!((10..40).contains(&killed), "{killed} of 100");
         let ways = |seeds: std::ops::Range<u64>| seeds.flat_map(|seed| draw(seed, &[Kind::Cut]).windows);

@@ -149,6 +149,8 @@ impl Wires {
     }
 }
 
+/// How long the server may take to end; longer than it is given.
+const GRACE: Duration = Duration::from_secs(5);
 /// Bytes of a disk, one a core.
 const DISK: u64 = 2 << 20;
 /// With a log of more bytes than this a snapshot is written: some in each run.
@@ -180,7 +182,10 @@ fn storage(attached: AttachedDisks) -> Vec<(String, Box<dyn Storage>)> {
     vec![("disk".to_owned(), Box::new(store))]
 }
 
-fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World) -> HostId {
+/// The cores of the server that are up, so that it can be asked to end.
+type Systems = Rc<RefCell<Vec<System>>>;
+
+fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World, systems: &Systems) -> HostId {
     let mut args = ServerArgs::new(pdpix::Endpoint::new([0, 0, 0, 0].into(), PORT));
     let mut disks_of_cores = Vec::new();
     if world.is_durable {
@@ -191,8 +196,13 @@ fn add_server(simulation: &mut Simulation, wires: Option<&Wires>, world: &World)
         disks_of_cores = disks(world);
     }
     let net = wires.map_or(NetKind::Messages, Wires::plug);
+    let systems = systems.clone();
     simulation.add_host_with_disks(net, disks_of_cores, Box::new(storage), "server", world.cores, move |libos| {
-        kv_server::run(&System::new(libos), args.clone());
+        let system = System::new(libos);
+        kv_server::run(&system, args.clone());
+        if args.has_storage {
+            systems.borrow_mut().push(system);
+        }
     })
 }
 
@@ -211,6 +221,7 @@ struct Stage<'a> {
     shared: Rc<Shared>,
     wires: Option<Wires>,
     server: HostId,
+    systems: Systems,
     clients: Vec<HostId>,
     manner: Manner,
     cores: usize,
@@ -220,12 +231,14 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn new(world: &World, simulation: &'a mut Simulation) -> Stage<'a> {
         let wires = (world.stage == StageKind::Frames).then(|| Wires::new(world, simulation));
-        let server = add_server(simulation, wires.as_ref(), world);
+        let systems = Systems::default();
+        let server = add_server(simulation, wires.as_ref(), world, &systems);
         let shared = Rc::new(Shared::default());
         shared.processes.borrow_mut().resize(world.clients + 1, None);
         let manner = world.manner(simulation.endpoint(server, PORT));
         let World { cores, is_durable, .. } = *world;
-        let mut stage = Stage { simulation, shared, wires, server, clients: Vec::new(), manner, cores, is_durable };
+        let mut stage =
+            Stage { simulation, shared, wires, server, systems, clients: Vec::new(), manner, cores, is_durable };
         (0..world.clients).for_each(|index| stage.add_client(world, index));
         stage
     }
@@ -264,9 +277,12 @@ impl<'a> Stage<'a> {
         }
         self.shared.over.set(true);
         if !self.run_while(world.tempo().settling, |shared| shared.running.get() > 0) {
+            self.systems.take();
             return Some("the clients did not end after the heal".into());
         }
-        if schedule.kills_server { None } else { self.read_all(world) }
+        let stuck = if schedule.kills_server { None } else { self.read_all(world) };
+        self.systems.take();
+        stuck
     }
 
     /// The last fault is that the server dies in the middle of all calls: so nothing that the final reads see is there
@@ -309,8 +325,15 @@ impl<'a> Stage<'a> {
                 self.simulation.crash(self.clients[*index]);
                 self.shared.lose(process);
             }
-            Fault::Crash(Death::Power) => self.simulation.crash(self.server),
-            Fault::Crash(Death::Kill) => self.simulation.kill(self.server),
+            Fault::Crash(Death::Power) => {
+                self.systems.take();
+                self.simulation.crash(self.server);
+            }
+            Fault::Crash(Death::Kill) => {
+                self.systems.take();
+                self.simulation.kill(self.server);
+            }
+            Fault::Crash(Death::Stop) => self.stop(),
             Fault::Full(core) => self.simulation.disk(self.server, *core).change(|disk| disk.full = 1.0),
             Fault::Loss(percent) if self.wires.is_some() => self.lose(*percent),
             Fault::Loss(_) => {
@@ -329,7 +352,10 @@ impl<'a> Stage<'a> {
             }
             Fault::Pause(node) => self.simulation.resume(self.host(*node)),
             Fault::Kill(index) => self.simulation.restart(self.clients[*index]),
-            Fault::Crash(_) => {
+            Fault::Crash(death) => {
+                if *death == Death::Stop {
+                    self.simulation.crash(self.server);
+                }
                 // Without room for a note it would not start.
                 (0..self.cores).for_each(|core| self.make_room(core));
                 self.simulation.restart(self.server);
@@ -337,6 +363,15 @@ impl<'a> Stage<'a> {
             Fault::Full(core) => self.make_room(*core),
             Fault::Loss(_) if self.wires.is_some() => self.lose(0),
             Fault::Loss(_) => {}
+        }
+    }
+
+    /// Asks the server to end, as SIGTERM does.
+    fn stop(&mut self) {
+        for (index, system) in self.systems.take().into_iter().enumerate() {
+            self.simulation.spawn(self.server.core(index), "stop", move |_| async move {
+                system.drain(GRACE).await;
+            });
         }
     }
 

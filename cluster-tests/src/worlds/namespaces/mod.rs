@@ -14,7 +14,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use pdpix::Endpoint;
 
 use self::client::{ClientOrder, Task, monotonic_now};
@@ -194,6 +194,9 @@ impl<'a> Stage<'a> {
             // If it has ended by itself, that is what there is to say.
             Fault::Crash(_) => match self.server.as_mut().map(ServerProcess::ended).transpose()?.flatten() {
                 Some(status) => bail!("the server has ended by itself: {status}"),
+                None if *fault == Fault::Crash(Death::Stop) => {
+                    self.server.as_ref().map_or(Ok(()), |server| server.node.stop())
+                }
                 None => {
                     self.server = None;
                     Ok(())
@@ -210,6 +213,11 @@ impl<'a> Stage<'a> {
             Fault::Pause(node) => self.process(*node).map_or(Ok(()), NodeProcess::resume),
             Fault::Kill(index) => self.start_client(*index),
             Fault::Crash(_) => {
+                // One that was asked to end has done so, and all was well; or it is killed.
+                if let Some(status) = self.server.as_mut().map(ServerProcess::ended).transpose()?.flatten() {
+                    ensure!(status.success(), "the server was asked to end, and did so with {status}");
+                }
+                self.server = None;
                 let server = ServerProcess::start(&self.network, SERVER, self.means, self.world, self.disk.as_ref())?;
                 self.server = Some(server);
                 Ok(())

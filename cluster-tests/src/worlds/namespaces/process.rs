@@ -73,6 +73,14 @@ impl NodeProcess {
         self.signal(Signal::CONT)
     }
 
+    /// It is asked to end.
+    ///
+    /// # Errors
+    /// If it is no more.
+    pub fn stop(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.child.id() as i32).context("a process has a number")?;
         kill_process(pid, signal).with_context(|| format!("{signal:?}"))
