@@ -223,6 +223,8 @@ pub type spdk_nvme_remove_cb = unsafe extern "C" fn(*mut c_void, *mut spdk_nvme_
 pub type spdk_bdev_io_completion_cb = unsafe extern "C" fn(*mut spdk_bdev_io, bool, *mut c_void);
 /// Something happened to a device of the block layer.
 pub type spdk_bdev_event_cb_t = unsafe extern "C" fn(c_int, *mut spdk_bdev, *mut c_void);
+/// A device of the block layer, one after the other; what is not 0 ends it.
+pub type spdk_for_each_bdev_fn = unsafe extern "C" fn(*mut c_void, *mut spdk_bdev) -> c_int;
 /// Subsystems are started, or not.
 pub type spdk_subsystem_init_fn = unsafe extern "C" fn(c_int, *mut c_void);
 
@@ -326,6 +328,8 @@ functions! {
         spdk_bdev_desc_get_bdev(*mut spdk_bdev_desc) -> *mut spdk_bdev;
         spdk_bdev_get_io_channel(*mut spdk_bdev_desc) -> *mut spdk_io_channel;
         spdk_put_io_channel(*mut spdk_io_channel);
+        spdk_for_each_bdev(*mut c_void, spdk_for_each_bdev_fn) -> c_int;
+        spdk_bdev_get_name(*const spdk_bdev) -> *const c_char;
         spdk_bdev_get_product_name(*const spdk_bdev) -> *const c_char;
         spdk_bdev_get_block_size(*const spdk_bdev) -> u32;
         spdk_bdev_get_num_blocks(*const spdk_bdev) -> u64;

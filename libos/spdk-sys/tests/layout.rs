@@ -152,6 +152,11 @@ struct spdk_thread *(*f29)(const char *, const struct spdk_cpuset *) = spdk_thre
 int (*f30)(struct spdk_thread *, uint32_t, uint64_t) = spdk_thread_poll;
 size_t (*f31)(const struct spdk_bdev *) = spdk_bdev_get_buf_align;
 uint32_t (*f32)(const struct spdk_bdev *) = spdk_bdev_get_write_unit_size;
+int (*f33)(void *, int (*)(void *, struct spdk_bdev *)) = spdk_for_each_bdev;
+const char *(*f34)(const struct spdk_bdev *) = spdk_bdev_get_name;
+const char *(*f35)(const struct spdk_bdev *) = spdk_bdev_get_product_name;
+bool (*f36)(const struct spdk_bdev *) = spdk_bdev_has_write_cache;
+bool (*f37)(struct spdk_bdev *, enum spdk_bdev_io_type) = spdk_bdev_io_type_supported;
 ";
 
 /// What C says of each, by its name.

@@ -13,20 +13,36 @@ use nvmf::{NQN, Nvmf, POOLS};
 use pdpix::block::BlockOp;
 use pdpix::{BlockDevice, Error, Heap, OpId};
 
+/// Memory as a device.
+fn malloc(name: &str, mib: u32) -> String {
+    let blocks = mib * 2048;
+    format!(r#"{{"method":"bdev_malloc_create","params":{{"name":"{name}","num_blocks":{blocks},"block_size":512}}}}"#)
+}
+
+fn raid(name: &str, level: &str, bases: &str, strip: u32) -> String {
+    format!(
+        r#"{{"method":"bdev_raid_create","params":{{"name":"{name}","raid_level":"{level}","strip_size_kb":{strip},"base_bdevs":[{bases}]}}}}"#
+    )
+}
+
+/// A target's controller, whose namespaces are Nn1, Nn2, and so on. It is waited for when it is gone.
+fn attach(port: u16) -> String {
+    format!(
+        r#"{{"method":"bdev_nvme_attach_controller","params":{{"name":"N","trtype":"TCP","adrfam":"IPv4","traddr":"127.0.0.1","trsvcid":"{port}","subnqn":"{NQN}","ctrlr_loss_timeout_sec":-1,"reconnect_delay_sec":1}}}}"#
+    )
+}
+
+/// A configuration of the block layer, of these calls.
+fn bdevs(calls: &[String]) -> String {
+    format!(
+        r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{}]}}]}}"#,
+        calls.join(",")
+    )
+}
+
 /// RAIDs of both kinds, a logical volume, a file, and nothing at all.
 fn configuration(file: &str) -> String {
-    let malloc = |name: &str, mib: u32| {
-        let blocks = mib * 2048;
-        format!(
-            r#"{{"method":"bdev_malloc_create","params":{{"name":"{name}","num_blocks":{blocks},"block_size":512}}}}"#
-        )
-    };
-    let raid = |name: &str, level: &str, bases: &str, strip: u32| {
-        format!(
-            r#"{{"method":"bdev_raid_create","params":{{"name":"{name}","raid_level":"{level}","strip_size_kb":{strip},"base_bdevs":[{bases}]}}}}"#
-        )
-    };
-    let calls = [
+    bdevs(&[
         malloc("A", 8),
         malloc("B", 8),
         malloc("C", 8),
@@ -39,11 +55,7 @@ fn configuration(file: &str) -> String {
         r#"{"method":"bdev_lvol_create","params":{"lvs_name":"lvs","lvol_name":"volume","size_in_mib":8}}"#.into(),
         format!(r#"{{"method":"bdev_aio_create","params":{{"name":"File","filename":"{file}","block_size":512}}}}"#),
         r#"{"method":"bdev_null_create","params":{"name":"Null","num_blocks":16384,"block_size":512}}"#.into(),
-    ];
-    format!(
-        r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{}]}}]}}"#,
-        calls.join(",")
-    )
+    ])
 }
 
 struct Layers {
@@ -104,6 +116,50 @@ fn what_lies_on_other_devices_is_flushed_or_refused() {
 }
 
 #[test]
+fn what_lies_on_a_cache_that_nobody_flushes_is_refused() {
+    let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_layers_cache: {why}"),
+        Ok(both) => both,
+    };
+    // SPDK's target says that it has a cache; and the block layer ends a flush of it without sending it.
+    let lying = [
+        r#"{"method":"bdev_passthru_create","params":{"base_bdev_name":"Nn1","name":"Through"}}"#.into(),
+        r#"{"method":"bdev_split_create","params":{"base_bdev":"Nn2","split_count":2}}"#.into(),
+        r#"{"method":"bdev_delay_create","params":{"base_bdev_name":"Nn3","name":"Slow","avg_read_latency":0,"p99_read_latency":0,"avg_write_latency":0,"p99_write_latency":0}}"#
+            .into(),
+        raid("Striped", "0", r#""Nn4","Nn5""#, 64),
+        raid("Joined", "concat", r#""Nn6","Nn7""#, 64),
+    ];
+    let others = [malloc("Memory", 8), malloc("A", 8), malloc("B", 8), raid("Other", "0", r#""A","B""#, 64)];
+    let configuration = bdevs(&[vec![attach(target.port)], lying.to_vec(), others.to_vec()].concat());
+    let heap = nvmf::heap(env);
+    let open = |name: &str, read_only| {
+        let settings = DiskSettings { configuration: configuration.clone(), read_only, ..DiskSettings::default() };
+        open(env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &heap)
+    };
+    let products = [
+        ("Through", "passthru"),
+        ("Nn2p0", "Split Disk"),
+        ("Slow", "delay"),
+        ("Striped", "Raid Volume"),
+        ("Joined", "Raid Volume"),
+        // That this one lies on memory only cannot be told from the others.
+        ("Other", "Raid Volume"),
+    ];
+    let taken: Vec<_> = products.iter().filter(|(name, _)| open(name, false).is_ok()).collect();
+    assert!(taken.is_empty(), "{taken:?} were taken");
+    for (name, product) in products {
+        let why = open(name, false).err().expect("it was refused before").to_string();
+        assert!(why.contains(product) && why.contains("does not flush the cache of Nn"), "{name}: {why}");
+        assert!(open(name, true).is_ok(), "{name} to be read");
+    }
+    let why = open("Nn8", false).err().expect("it cannot be flushed, and was taken").to_string();
+    assert!(why.contains("its controller has a cache"), "{why}");
+    // What lies on nothing is as it was.
+    open("Memory", false).unwrap();
+}
+
+#[test]
 fn a_device_that_says_success_and_reads_nothing_is_found_out() {
     let layers = match Layers::new() {
         Err(why) => return println!("SKIP spdk_layers: {why}"),
@@ -133,13 +189,7 @@ fn a_core_that_is_idle_does_not_hold_up_the_others() {
         Err(why) => return println!("SKIP spdk_layers_idle: {why}"),
         Ok(both) => both,
     };
-    let attach = format!(
-        r#"{{"method":"bdev_nvme_attach_controller","params":{{"name":"N","trtype":"TCP","adrfam":"IPv4","traddr":"127.0.0.1","trsvcid":"{}","subnqn":"{NQN}","ctrlr_loss_timeout_sec":-1,"reconnect_delay_sec":1}}}}"#,
-        target.port
-    );
-    let configuration = format!(
-        r#"{{"subsystems":[{{"subsystem":"iobuf","config":[{POOLS}]}},{{"subsystem":"bdev","config":[{attach}]}}]}}"#
-    );
+    let configuration = bdevs(&[attach(target.port)]);
     // Only to be read: SPDK's target says that it has a cache, and the block layer would not flush it.
     let settings = DiskSettings { configuration, timeout: Duration::from_secs(20), read_only: true, discard: true };
     let why = open(

@@ -4,7 +4,7 @@
 //! core, and rests while no device is open; each channel has one of its own, polled by its core.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null, null_mut};
 use std::rc::Rc;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError, mpsc};
@@ -229,9 +229,22 @@ impl BdevQueue {
     /// What kind of device it is.
     pub(crate) fn name(&self) -> String {
         // SAFETY: opened; a text that stays as long as the device.
-        let name =
-            unsafe { CStr::from_ptr((self.subsystems.library.functions.spdk_bdev_get_product_name)(self.bdev())) };
-        name.to_string_lossy().into_owned()
+        text(unsafe { (self.subsystems.library.functions.spdk_bdev_get_product_name)(self.bdev()) })
+    }
+
+    /// A device of this process, by its name, that has a cache and does not flush it. Which one lies on which SPDK does not
+    /// say: so all are looked at.
+    fn unflushed(&self) -> Result<Option<String>, String> {
+        let functions = &self.subsystems.library.functions;
+        let mut search = Search { functions, found: None };
+        self.enter();
+        // SAFETY: on a thread of SPDK's, which opens each, calls `look` with what it is given here, and closes it.
+        let rc = unsafe { (functions.spdk_for_each_bdev)((&raw mut search).cast(), look) };
+        if rc == 0 {
+            Ok(search.found)
+        } else {
+            Err(format!("the devices of this process cannot be seen: {}", says(rc)))
+        }
     }
 
     pub(crate) fn geometry(&self) -> Result<Geometry, String> {
@@ -257,7 +270,10 @@ impl BdevQueue {
         if !(512..=65_536).contains(&block_size) || !block_size.is_power_of_two() || block_count == 0 {
             return Err(format!("{block_count} blocks of {block_size} B are nothing to keep logs on"));
         }
-        let volatile_cache = match cache_of(&self.name(), says_cache, self.can_flush()) {
+        let is_volatile = self
+            .unflushed()
+            .and_then(|unflushed| cache_of(&self.name(), says_cache, self.can_flush(), unflushed.as_deref()));
+        let volatile_cache = match is_volatile {
             Ok(is_volatile) => is_volatile,
             // Nothing that is written could be lost.
             Err(_) if self.read_only => false,
@@ -407,26 +423,73 @@ impl Drop for BdevQueue {
     }
 }
 
-/// Whether writes are durable only after a flush; `product` is the name of the module that gives the device.
+/// A text of a device's.
+fn text(name: *const c_char) -> String {
+    // SAFETY: of a device that is open; it ends with a NUL.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+/// For a device that does not flush its cache.
+struct Search<'a> {
+    functions: &'a BdevFunctions,
+    found: Option<String>,
+}
+
+unsafe extern "C" fn look(argument: *mut c_void, bdev: *mut spdk_bdev) -> c_int {
+    // SAFETY: the one of `unflushed`, which nobody else has while it waits for this.
+    let search = unsafe { &mut *argument.cast::<Search>() };
+    // SAFETY: it is open while we look.
+    let (product, says_cache) = unsafe {
+        ((search.functions.spdk_bdev_get_product_name)(bdev), (search.functions.spdk_bdev_has_write_cache)(bdev))
+    };
+    if search.found.is_none() && forgets_flushes(&text(product), says_cache) {
+        // SAFETY: as above.
+        search.found = Some(text(unsafe { (search.functions.spdk_bdev_get_name)(bdev) }));
+    }
+    0
+}
+
+/// Whether a flush of it ends well and does nothing (v24.09's sources).
+fn forgets_flushes(product: &str, says_cache: bool) -> bool {
+    match product {
+        // Whatever its disks have.
+        "FTL disk" => true,
+        // Of each command set. It says what the controller says: that there is a cache, be it on or off.
+        _ => product.starts_with("NVMe ") && says_cache,
+    }
+}
+
+/// Whether writes are durable only after a flush; `product` is the name of the module that gives the device, `unflushed` a
+/// device of this process that [`forgets_flushes`].
 ///
 /// That a device says to have no cache is believed of few: modules that lie on others (a RAID, a logical volume), or that
-/// reach a disk through something else (the kernel's, virtio), say so whatever is below them (v24.09's sources).
-fn cache_of(product: &str, says_cache: bool, can_flush: bool) -> Result<bool, String> {
+/// reach a disk through something else (the kernel's, virtio), say so whatever is below them (v24.09's sources). And those
+/// that lie on others hand a flush down: it is worth what the lowest one makes of it.
+fn cache_of(product: &str, says_cache: bool, can_flush: bool, unflushed: Option<&str>) -> Result<bool, String> {
+    const INSTEAD: &str = "name an NVMe controller itself (spdk:0000:03:00.0, spdk:tcp://…)";
     match product {
-        // It says what the controller says; but it ends a flush without sending it.
-        "NVMe disk" if says_cache => {
-            Err("its controller has a cache, and SPDK's block layer does not flush that of an \
-             NVMe controller: name the controller itself (spdk:0000:03:00.0, spdk:tcp://…), or turn the cache off"
-                .into())
-        }
-        "NVMe disk" => Ok(false),
+        _ if product.starts_with("NVMe ") && says_cache => Err(format!(
+            "its controller has a cache, and SPDK's block layer does not flush that of an NVMe controller: {INSTEAD}"
+        )),
+        _ if product.starts_with("NVMe ") => Ok(false),
         // Memory, or nothing at all.
         "Malloc disk" | "Null disk" => Ok(says_cache && can_flush),
-        _ if can_flush => Ok(true),
-        _ => Err(format!(
+        // It says that it can, and each one fails.
+        "Virtio SCSI Disk" => Err(format!("SPDK fails each flush of a \"{product}\"")),
+        _ if forgets_flushes(product, says_cache) => Err(format!("SPDK ends a flush of a \"{product}\" without any")),
+        _ if !can_flush => Err(format!(
             "SPDK cannot tell a \"{product}\" to flush, and what is below it may have a cache: what was acknowledged could \
              be lost"
         )),
+        // A file: it lies on none of SPDK's.
+        "AIO disk" => Ok(true),
+        _ => match unflushed {
+            None => Ok(true),
+            Some(name) => Err(format!(
+                "SPDK does not say what a \"{product}\" lies on, and does not flush the cache of {name}, which this process \
+                 has, too: {INSTEAD}, or have spdk.config without {name}"
+            )),
+        },
     }
 }
 
@@ -443,22 +506,43 @@ mod tests {
 
     #[test]
     fn a_device_that_says_to_have_no_cache_is_believed_only_if_it_would_know() {
-        for (product, says_cache, can_flush, is_volatile) in [
-            ("Malloc disk", true, true, Some(true)),
-            ("Null disk", false, false, Some(false)),
-            ("NVMe disk", false, true, Some(false)),
-            ("NVMe disk", true, true, None),
-            ("AIO disk", true, true, Some(true)),
-            ("Raid Volume", false, true, Some(true)),
-            ("Raid Volume", false, false, None),
-            ("Logical Volume", false, false, None),
-            ("URING bdev", false, false, None),
-            ("VirtioBlk Disk", false, false, None),
-            ("Virtio SCSI Disk", false, true, Some(true)),
-            ("something new", true, false, None),
+        for (product, says_cache, can_flush, unflushed, is_volatile) in [
+            ("Malloc disk", true, true, None, Some(true)),
+            ("Null disk", false, false, None, Some(false)),
+            ("NVMe disk", false, true, None, Some(false)),
+            ("NVMe disk", true, true, None, None),
+            ("NVMe ZNS disk", false, true, None, Some(false)),
+            ("NVMe ZNS disk", true, true, None, None),
+            ("NVMe Passthrough disk", true, true, None, None),
+            ("FTL disk", false, true, None, None),
+            ("AIO disk", true, true, None, Some(true)),
+            ("Raid Volume", false, true, None, Some(true)),
+            ("Raid Volume", false, false, None, None),
+            ("Logical Volume", false, false, None, None),
+            ("URING bdev", false, false, None, None),
+            ("VirtioBlk Disk", false, false, None, None),
+            ("Virtio SCSI Disk", false, true, None, None),
+            ("something new", true, false, None, None),
+            // Beside a cache that is not flushed: what lies on nothing, and what may lie on it.
+            ("Malloc disk", true, true, Some("Nn1"), Some(true)),
+            ("AIO disk", true, true, Some("Nn1"), Some(true)),
+            ("NVMe disk", false, true, Some("Nn1"), Some(false)),
+            ("Raid Volume", false, true, Some("Nn1"), None),
+            ("Split Disk", true, true, Some("Nn1"), None),
+            ("passthru", true, true, Some("Nn1"), None),
+            ("something new", false, true, Some("Nn1"), None),
         ] {
-            let is = cache_of(product, says_cache, can_flush);
+            let is = cache_of(product, says_cache, can_flush, unflushed);
             assert_eq!(is.clone().ok(), is_volatile, "{product}: {is:?}");
         }
+    }
+
+    #[test]
+    fn a_flush_is_forgotten_by_nvme_with_a_cache_and_by_ftl() {
+        for product in ["NVMe disk", "NVMe ZNS disk", "NVMe Passthrough disk"] {
+            assert!(forgets_flushes(product, true) && !forgets_flushes(product, false), "{product}");
+        }
+        assert!(forgets_flushes("FTL disk", false));
+        assert!(!forgets_flushes("AIO disk", true) && !forgets_flushes("Malloc disk", true));
     }
 }
