@@ -40,7 +40,7 @@ pub(crate) enum Carrier {
     /// It has not been up yet.
     Never = 0,
     Up = 1,
-    /// It was up.
+    /// It was up, or will never be.
     Down = 2,
 }
 
@@ -269,14 +269,20 @@ impl Port {
     /// driver's word for a descriptor until it is held, so it is stopped and started behind its back.
     fn seek_again(&self) {
         let is_due = self.search().again_at.is_some_and(|at| Instant::now() >= at);
-        let may_come = self.manners.comes_back || !self.is_started();
-        if !(self.manners.looks_once && is_due && may_come) {
+        if !(self.manners.looks_once && is_due) {
+            return;
+        }
+        if !self.manners.comes_back && self.is_started() {
+            // It can be started once. A peer that let go of it before there was a link is lost as one that had it.
+            if !self.is_met() {
+                self.carrier.store(Carrier::Down as u8, Ordering::Relaxed);
+            }
             return;
         }
         let _ = gate::while_held(|| {
             // A peer that has no time for us yet will find us waiting. A connection that is given up takes a place in its
             // queue until it looks, and where all places are taken the driver waits in `connect`: never more than one.
-            if self.search().met.as_ref().is_some_and(ffi::Connection::is_open) {
+            if self.is_met() {
                 return;
             }
             if self.is_started.swap(false, Ordering::SeqCst) {
@@ -285,6 +291,11 @@ impl Port {
             }
             self.seek();
         });
+    }
+
+    /// Whether the peer that it found keeps its connection.
+    fn is_met(&self) -> bool {
+        self.search().met.as_ref().is_some_and(ffi::Connection::is_open)
     }
 
     fn search(&self) -> MutexGuard<'_, Search> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant as Clock};
 use libos_dpdk::{OpenError, Port, PortSettings, Queue};
 use libos_mem::Heap;
 use libos_net::{Device, Frame, Received};
-use pdpix::{Instant, Sga};
+use pdpix::{Error, Instant, Sga};
 use ports::{Opened, eal, opened, reserve, wait_until_up};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -197,6 +197,41 @@ fn busy_server(server: impl FnOnce(&Path) -> Opened<OwnedFd>) -> Opened<()> {
     come_second()
 }
 
+/// A port without copies has no other before or after it.
+fn has_this_process() -> Opened<()> {
+    if std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
+        || std::env::args().any(|argument| argument == "--exact")
+    {
+        return Ok(());
+    }
+    Err("its driver closes DPDK's memory: it takes a process for itself (cargo nextest, or --exact)".into())
+}
+
+/// Who does not copy cannot connect again: a server that lets go of it before there is a link is the end of its network, as
+/// one that does later. It waits for one that keeps it.
+fn let_go() -> Opened<()> {
+    let _alone = alone();
+    has_this_process()?;
+    let folder = Folder::make();
+    let server = silent_server(&folder.socket());
+    let (port, heap) = opened(open(&folder.socket(), "role=client,zero-copy=yes")?)?;
+    let mut queue = port.queue(0, heap).expect("its queue");
+    let clock = Clock::now();
+    look(&mut queue, clock, Duration::from_secs(3), || false);
+    drop(accepted(&server).expect("the client is there"));
+    let (start, mut into) = (Clock::now(), VecDeque::new());
+    let error = loop {
+        if let Err(error) = queue.receive(Instant::from_nanos(clock.elapsed().as_nanos() as u64), &mut into, 64) {
+            break error;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "nobody is told");
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert_eq!(error, Error::NetworkDown);
+    assert!(accepted(&server).is_none(), "it has not come again");
+    Ok(())
+}
+
 /// A server in a network namespace of its own, as containers with a folder in common have them.
 fn elsewhere(path: &Path) -> Opened<OwnedFd> {
     std::thread::scope(|scope| {
@@ -280,11 +315,7 @@ fn frame(heap: &Heap, number: u32, is_short: bool) -> Frame {
 /// a frame in pieces that meets its end the first would never come back.
 fn small_ring() -> Opened<()> {
     let _alone = alone();
-    if !std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
-        && !std::env::args().any(|argument| argument == "--exact")
-    {
-        return Err("its driver closes DPDK's memory: it takes a process for itself (cargo nextest, or --exact)".into());
-    }
+    has_this_process()?;
     let folder = Folder::make();
     // Two names of one socket: the driver takes one name in one role only.
     let (server, server_heap) = opened(open(&folder.0.join(".").join("socket"), "role=server")?)?;
@@ -376,6 +407,11 @@ fn what_a_dead_server_left_is_no_hindrance() {
 #[test]
 fn a_small_ring_without_copies_gives_everything_back() {
     with("a_small_ring_without_copies_gives_everything_back", small_ring());
+}
+
+#[test]
+fn a_server_that_lets_go_at_once_is_the_end_of_a_client_without_copies() {
+    with("a_server_that_lets_go_at_once_is_the_end_of_a_client_without_copies", let_go());
 }
 
 #[test]
