@@ -359,8 +359,9 @@ impl Store {
         self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
     }
 
-    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
-    fn forces_what_goes_out(&self) -> bool {
+    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone. (Behind a page
+    /// that was full more will come, with which it can share one.)
+    fn forces_what_was_closed(&self) -> bool {
         let count: usize = self.logs.iter().map(|log| log.outbox.len()).sum();
         let waits = |log: &Log| !log.outbox.is_empty() && log.patience_left().is_zero();
         count == 1 && self.io.forces_alone() && self.logs.iter().any(waits)
@@ -370,6 +371,7 @@ impl Store {
     fn write_out(&mut self) {
         self.look_for_flush();
         let is_committing = self.io.is_committing();
+        let nothing_goes_out = self.logs.iter().all(|log| log.outbox.is_empty());
         let delay = self.shared.settings.commit_delay;
         for index in 0..self.logs.len() {
             let log = &mut self.logs[index];
@@ -385,7 +387,7 @@ impl Store {
                 log.close(None, &mut self.shared);
             }
         }
-        let forced = self.forces_what_goes_out();
+        let forced = nothing_goes_out && self.forces_what_was_closed();
         for index in 0..self.logs.len() {
             if self.logs[index].state != State::Ready {
                 continue;
