@@ -3,6 +3,7 @@
 //!
 //! Every server has the first processor, and its client the second. The contestants run in turn, each with a server that is
 //! started for it: one that spins would take the processor from the others. Redis is given the better of its two clients.
+//! What this machine has not is found out before, and skipped; whatever fails then is an error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,10 +12,12 @@ use anyhow::{Context, Result, bail, ensure};
 use margay_bench::sampling::{Pinned, median};
 
 use super::ROUNDS;
-use crate::child::{Scratch, Server, sibling, tethered};
+use crate::child::{Scratch, Server, installed, sibling, tethered};
 use crate::redis::{self, Benchmark, CONNECTIONS};
 use crate::{result, skip};
 
+/// What is asked, by redis-benchmark's names.
+const TESTS: [&str; 2] = ["get", "set"];
 /// Operations of redis-benchmark: about a second.
 const OPERATIONS: u64 = 150_000;
 /// What `margay load` asks for, and how it has to answer.
@@ -46,6 +49,17 @@ enum Contestant {
     Loopback,
 }
 
+impl Contestant {
+    /// Programs that are to be installed for it.
+    fn takes(self) -> &'static [&'static str] {
+        match self {
+            Contestant::Memif | Contestant::Loopback => &[],
+            Contestant::Redis => &["redis-server"],
+            Contestant::RedisBenchmark => &["redis-server", "redis-benchmark"],
+        }
+    }
+}
+
 const CONTESTANTS: [(&str, Contestant); 4] = [
     ("memif", Contestant::Memif),
     ("redis", Contestant::Redis),
@@ -65,33 +79,26 @@ pub fn run() -> Result<()> {
     let scratch = Scratch::new()?;
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load before: {}", load.trim());
-    let mut figures: BTreeMap<String, Vec<Rate>> = BTreeMap::new();
-    let mut skipped: BTreeMap<String, String> = BTreeMap::new();
-    for _ in 0..ROUNDS {
-        for test in ["get", "set"] {
-            for (name, contestant) in CONTESTANTS {
-                let name = format!("dpdk_kv_{test}_{name}");
-                if skipped.contains_key(&name) {
-                    continue;
-                }
-                match one(contestant, test, &scratch.0) {
-                    Ok(rate) => figures.entry(name).or_default().push(rate),
-                    Err(error) => _ = skipped.insert(name, format!("{error:#}").replace('\n', " ")),
-                }
+    let mut contestants = Vec::new();
+    for (name, contestant) in CONTESTANTS {
+        match contestant.takes().iter().find(|program| installed(program).is_none()) {
+            Some(program) => {
+                TESTS.iter().for_each(|test| skip(&named(test, name), &format!("{program} is not installed")));
             }
+            None => contestants.push((name, contestant)),
         }
     }
-    skipped.iter().for_each(|(name, why)| skip(name, why));
+    let figures = measure(&contestants, |contestant, test| one(contestant, test, &scratch.0))?;
     let of = |name: &str, what: fn(&Rate) -> f64| figures.get(name).map(|rates| median(rates.iter().map(what)));
-    for (name, rates) in figures.iter().filter(|(name, _)| !skipped.contains_key(*name)) {
+    for (name, rates) in &figures {
         let all: Vec<String> = rates.iter().map(|it| format!("{:.0}", it.rate)).collect();
         println!("{name}: {}", all.join(" "));
         result(name, median(rates.iter().map(|it| it.rate)), "ops/s");
         result(&format!("{name}_p50"), median(rates.iter().map(|it| it.p50)), "us");
         result(&format!("{name}_cpu"), median(rates.iter().map(|it| it.cpu)), "ns/op");
     }
-    for test in ["get", "set"] {
-        let name = |who: &str| format!("dpdk_kv_{test}_{who}");
+    for test in TESTS {
+        let name = |who| named(test, who);
         let clients = ["redis", "redis_by_redis_benchmark"].map(name);
         let rate = clients.iter().filter_map(|name| of(name, |it| it.rate)).reduce(f64::max);
         let p50 = clients.iter().filter_map(|name| of(name, |it| it.p50)).reduce(f64::min);
@@ -102,6 +109,29 @@ pub fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a figure is called.
+fn named(test: &str, who: &str) -> String {
+    format!("dpdk_kv_{test}_{who}")
+}
+
+/// All rounds, by name.
+fn measure(
+    contestants: &[(&str, Contestant)],
+    mut one: impl FnMut(Contestant, &str) -> Result<Rate>,
+) -> Result<BTreeMap<String, Vec<Rate>>> {
+    let mut figures: BTreeMap<String, Vec<Rate>> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for test in TESTS {
+            for &(name, contestant) in contestants {
+                let name = named(test, name);
+                let rate = one(contestant, test).with_context(|| name.clone())?;
+                figures.entry(name).or_default().push(rate);
+            }
+        }
+    }
+    Ok(figures)
 }
 
 /// Starts the server on the first processor, and asks it from the second.
@@ -121,14 +151,14 @@ fn one(contestant: Contestant, test: &str, folder: &Path) -> Result<Rate> {
                 Server::that_says_where(&mut command)
             }
             Contestant::Loopback => Server::margay(&format!("kv --backend epoll --cores 1 {MEMORY}")),
-            Contestant::Redis | Contestant::RedisBenchmark => redis::start()?.context("redis-server is not installed"),
+            Contestant::Redis | Contestant::RedisBenchmark => redis::start()?.context("redis-server is gone"),
         }?
     };
     let _second = Pinned::to(1);
     let before = server.cpu_ns()?;
     let (rate, p50, operations) = match contestant {
         Contestant::RedisBenchmark => {
-            let benchmark = Benchmark::find().context("redis-benchmark is not installed (redis-tools)")?;
+            let benchmark = Benchmark::find().context("redis-benchmark is gone")?;
             let measured = benchmark.run(server.at, test, 1, OPERATIONS)?;
             (measured.rate, measured.p50_us, OPERATIONS as f64)
         }
@@ -168,6 +198,20 @@ fn read_report(text: &str) -> Result<(f64, f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fails_is_an_error_and_not_a_skip() {
+        let rate = Rate { rate: 1.0, p50: 1.0, cpu: 1.0 };
+        let figures = measure(&CONTESTANTS, |_, _| Ok(rate)).unwrap();
+        assert_eq!((figures.len(), figures["dpdk_kv_set_redis"].len()), (8, ROUNDS));
+        let mut count = 0;
+        let failed = measure(&CONTESTANTS, |contestant, test| {
+            count += 1;
+            ensure!(count < 10 || contestant != Contestant::Loopback || test != "set", "GETs found nothing");
+            Ok(rate)
+        });
+        assert_eq!(format!("{:#}", failed.unwrap_err()), "dpdk_kv_set_loopback: GETs found nothing");
+    }
 
     #[test]
     fn a_report_with_errors_is_no_figure() {
