@@ -1,6 +1,8 @@
 //! Binds the installed libdpdk, where there is one, and compiles the C for what its headers have inline. Where there is
 //! none, the crate is empty, and says so.
 
+mod watch;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -20,9 +22,13 @@ fn main() {
             println!("cargo::metadata=built=yes");
         }
         Err(why) => {
+            if std::env::var_os("MARGAY_WITHOUT_DPDK").is_none() {
+                let places = watch::places(&pkg_config_folders(), watch::DEBIANS_LIST);
+                places.iter().for_each(|place| println!("cargo::rerun-if-changed={}", place.display()));
+            }
             println!("cargo::metadata=why={why}");
             println!(
-                "cargo::warning=DPDK is left out: {why}. To have it: libdpdk {VERSION_MIN} or newer and libclang (Debian: apt-get install libdpdk-dev libclang-dev), and then cargo clean -p dpdk-sys"
+                "cargo::warning=DPDK is left out: {why}. To have it: libdpdk {VERSION_MIN} or newer and libclang (Debian: apt-get install libdpdk-dev libclang-dev); if that is not noticed, cargo clean -p dpdk-sys"
             );
         }
     }
@@ -32,27 +38,34 @@ fn bind() -> Result<(), String> {
     if std::env::var_os("MARGAY_WITHOUT_DPDK").is_some() {
         return Err("MARGAY_WITHOUT_DPDK is set".into());
     }
-    pkg_config(&["--atleast-version", VERSION_MIN])
+    pkg_config("libdpdk", &["--atleast-version", VERSION_MIN])
         .map_err(|_| format!("pkg-config finds no libdpdk of version {VERSION_MIN} or newer"))?;
-    let flags = pkg_config(&["--cflags"])?;
-    let libraries = pkg_config(&["--libs"])?;
+    let flags = pkg_config("libdpdk", &["--cflags"])?;
+    let libraries = pkg_config("libdpdk", &["--libs"])?;
     let has_ring_pairs =
-        PathBuf::from(pkg_config(&["--variable=libdir"])?.concat()).join("librte_net_ring.so").exists();
+        PathBuf::from(pkg_config("libdpdk", &["--variable=libdir"])?.concat()).join("librte_net_ring.so").exists();
     generate(&flags)?;
     compile(&flags, has_ring_pairs)?;
     link(&libraries, has_ring_pairs);
     Ok(())
 }
 
-fn pkg_config(arguments: &[&str]) -> Result<Vec<String>, String> {
+/// Where it looks, as far as it runs.
+fn pkg_config_folders() -> String {
+    let own = std::env::var("PKG_CONFIG_PATH").unwrap_or_default();
+    let usual = pkg_config("pkg-config", &["--variable=pc_path"]).unwrap_or_default();
+    format!("{own}:{}", usual.concat())
+}
+
+fn pkg_config(package: &str, arguments: &[&str]) -> Result<Vec<String>, String> {
     let program = std::env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".into());
     let output = Command::new(&program)
         .args(arguments)
-        .arg("libdpdk")
+        .arg(package)
         .output()
         .map_err(|error| format!("{program} does not run ({error})"))?;
     if !output.status.success() {
-        return Err("pkg-config finds no libdpdk".into());
+        return Err(format!("pkg-config finds no {package}"));
     }
     Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_string).collect())
 }
