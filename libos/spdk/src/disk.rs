@@ -101,7 +101,7 @@ enum Queue {
     /// Its controller's thread is there as long as a queue is.
     Nvme(NvmeQueue, #[allow(dead_code, reason = "it is kept")] Arc<Controller>),
     Bdev(BdevQueue),
-    /// What does not answer, and cannot be taken back: nothing of it is freed, as the device may still use it.
+    /// What did not answer, and could not be taken back: it is somewhere else, as the device may still use it.
     Lost,
 }
 
@@ -144,15 +144,6 @@ impl Queue {
             Queue::Nvme(queue, _) => queue.process(max as u32),
             Queue::Bdev(queue) => queue.process(),
             Queue::Lost => Err(Gone),
-        }
-    }
-
-    /// Leaves it as it is: nothing of it is freed, and its controller is not detached. Threads that serve nothing else end.
-    fn abandon(self) {
-        match self {
-            Queue::Nvme(queue, _) => std::mem::forget(queue),
-            Queue::Bdev(queue) => queue.abandon(),
-            Queue::Lost => {}
         }
     }
 }
@@ -282,12 +273,32 @@ impl SpdkDisk {
             Queue::Bdev(_) | Queue::Lost => self.state = State::Haunted,
         }
         if self.state == State::Haunted {
-            std::mem::replace(&mut self.queue, Queue::Lost).abandon();
+            self.abandon();
         }
         for index in 0..DEPTH {
             if self.transfers[index].is_some() && !self.ended.holds(index) {
                 self.ended.push(index, false);
             }
+        }
+    }
+
+    /// Leaves the queue with what is under way in it. Its controller is not detached; threads that serve nothing else end.
+    fn abandon(&mut self) {
+        // One that was begun when the device was opened is in a slot, and no transfer.
+        let under_way = self.under_way() - self.ended.len();
+        let may_write = self.transfers.iter().enumerate().any(|(index, transfer)| {
+            let writes = transfer.as_ref().is_some_and(|it| matches!(it.kind, Kind::Write(_) | Kind::Discard));
+            writes && !self.ended.holds(index)
+        });
+        match std::mem::replace(&mut self.queue, Queue::Lost) {
+            // Nothing of it is freed, and nobody polls it.
+            Queue::Nvme(queue, _) => std::mem::forget(queue),
+            Queue::Bdev(queue) => {
+                // Its indexes are used again here: what ends there late is kept apart.
+                let before = Rc::new(self.ended.take());
+                queue.give_up(std::mem::replace(&mut self.ended, before), under_way, may_write);
+            }
+            Queue::Lost => {}
         }
     }
 
@@ -349,7 +360,7 @@ impl SpdkDisk {
     fn give(&mut self, room: usize, done: &mut Vec<BlockDone>) {
         for _ in 0..room {
             let Some((index, is_good)) = self.ended.pop() else { break };
-            // Of what was ended by us when the device was given up there may be a second word.
+            // Nothing ends twice; if it did, the second word would be for nobody.
             let Some(transfer) = self.transfers[index].take() else { continue };
             self.free.push(index);
             let is_ours_again = is_good || self.state != State::Haunted;

@@ -19,6 +19,7 @@
 //! SPDK is found at run time: `spdk.library`, or where the linker looks. Sources: the NVM Express base specification 2.0;
 //! SPDK's documentation of its NVMe driver and its block layer. Not here: what is written (libos/journal).
 
+mod cache;
 mod controller;
 mod disk;
 mod env;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Time};
 
 use libos_runtime::{Clock, KernelClock};
-use libos_spdk::{DiskSettings, Env, OpenError, Opened, Target, open};
+use libos_spdk::{DiskSettings, Env, OpenError, Opened, SpdkDisk, Target, open};
 use nvmf::{NQN, Nvmf, POOLS};
 use pdpix::block::BlockOp;
-use pdpix::{BlockDevice, Error, Heap, OpId};
+use pdpix::{BlockDevice, Error, Heap, OpId, Sga};
 
 /// Memory as a device.
 fn malloc(name: &str, mib: u32) -> String {
@@ -181,6 +181,21 @@ fn what_somebody_else_writes_to_can_be_read() {
     assert!(layers.open("A", true).is_ok());
 }
 
+/// How a read ends, and after how long.
+fn read(disk: &mut SpdkDisk, heap: &Heap, number: u64) -> (Result<(), Error>, Duration) {
+    let into = heap.alloc_aligned(512, 512).unwrap();
+    end_of(disk, OpId(number), BlockOp::Read { lba: number % 1000, into })
+}
+
+fn end_of(disk: &mut SpdkDisk, op: OpId, what: BlockOp) -> (Result<(), Error>, Duration) {
+    let (begun, mut done) = (Time::now(), Vec::new());
+    disk.submit(op, what).unwrap();
+    while done.is_empty() {
+        disk.poll(KernelClock.now(), 1, &mut done);
+    }
+    (done.pop().unwrap().result, begun.elapsed())
+}
+
 /// A controller of the block layer's, over TCP; two cores have a namespace of it each, and one has nothing to do. When the
 /// target is gone, the block layer resets the controller, for which it asks both, until there is one again.
 #[test]
@@ -219,23 +234,126 @@ fn a_core_that_is_idle_does_not_hold_up_the_others() {
     });
     let heap = nvmf::heap(env);
     let mut disk = open(env, &Target::parse("bdev:Nn1", 0).unwrap(), &settings, &heap).unwrap().device;
-    let mut read = |number: u64| {
-        let (begun, mut done) = (Time::now(), Vec::new());
-        let block = heap.alloc_aligned(512, 512).unwrap();
-        disk.submit(OpId(number), BlockOp::Read { lba: number % 1000, into: block }).unwrap();
-        while done.is_empty() {
-            disk.poll(KernelClock.now(), 1, &mut done);
-        }
-        (done.pop().unwrap().result, begun.elapsed())
-    };
-    assert!((0..200).all(|number| read(number).0 == Ok(())));
+    assert!((0..200).all(|number| read(&mut disk, &heap, number).0 == Ok(())));
     target.kill();
     target.restart();
-    let (result, took) = read(200);
+    let (result, took) = read(&mut disk, &heap, 200);
     assert_eq!(result, Ok(()), "after {took:?}: it waited for the core that is idle");
     stop.store(true, Ordering::SeqCst);
     idle.join().unwrap();
     println!("a read after {took:?}");
+}
+
+/// The same controller, and devices that were given up on it: their cores poll them no more, and the block layer asks them
+/// all the same.
+#[test]
+fn a_device_that_was_given_up_does_not_hold_up_the_others() {
+    let (env, mut target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_layers_given_up: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    // What was given up keeps its share of the pools until it has ended, so these are larger.
+    let pools = POOLS.replace(r#""large_pool_count":64"#, r#""large_pool_count":256"#);
+    let configuration = bdevs(&[attach(target.port)]).replace(POOLS, &pools);
+    assert!(configuration.contains("256"));
+    let open = |name: &str, timeout| {
+        let settings =
+            DiskSettings { configuration: configuration.clone(), timeout, read_only: true, ..DiskSettings::default() };
+        open(env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &heap)
+    };
+    let mut disk = open("Nn1", Duration::from_secs(20)).unwrap().device;
+    // Of this one nothing is left that a core could poll.
+    let why = open("Nn2", Duration::from_nanos(1)).err().expect("nothing answers in a nanosecond").to_string();
+    assert!(why.contains("does not answer"), "{why}");
+    assert!((0..200).all(|number| read(&mut disk, &heap, number).0 == Ok(())));
+    target.kill();
+    target.restart();
+    let (result, took) = read(&mut disk, &heap, 200);
+    assert_eq!(result, Ok(()), "after {took:?}: it waited for the one that was given up when it was opened");
+    // And this one is given up with a read under way that does not end before there is another target.
+    let mut late = open("Nn3", Duration::from_secs(2)).unwrap().device;
+    target.freeze();
+    assert_eq!(read(&mut late, &heap, 0).0, Err(Error::Io));
+    target.kill();
+    target.restart();
+    let (result, took) = read(&mut disk, &heap, 201);
+    assert_eq!(result, Ok(()), "after {took:?}: it waited for the one that was given up with a read under way");
+    // Whoever opens that again has it as before.
+    let mut again = open("Nn3", Duration::from_secs(20)).unwrap().device;
+    assert_eq!(read(&mut again, &heap, 0).0, Ok(()));
+    assert_eq!(read(&mut late, &heap, 1).0, Err(Error::Io));
+}
+
+/// A namespace is taken away from the controller, and comes again: which it can when the first is gone to the last.
+#[test]
+fn a_device_that_was_given_up_can_be_removed() {
+    let (env, target) = match nvmf::env().and_then(|env| Ok((env, Nvmf::start()?))) {
+        Err(why) => return println!("SKIP spdk_layers_removed: {why}"),
+        Ok(both) => both,
+    };
+    let heap = nvmf::heap(env);
+    let configuration = bdevs(&[attach(target.port)]);
+    let open = |name: &str, timeout| {
+        let settings =
+            DiskSettings { configuration: configuration.clone(), timeout, read_only: true, ..DiskSettings::default() };
+        open(env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &heap)
+    };
+    let long = Duration::from_secs(20);
+    let _disk = open("Nn1", long).unwrap();
+    let why = open("Nn2", Duration::from_nanos(1)).err().expect("nothing answers in a nanosecond").to_string();
+    assert!(why.contains("does not answer"), "{why}");
+    target.call("nvmf_subsystem_remove_ns", &format!(r#"{{"nqn":"{NQN}","nsid":2}}"#));
+    // When it is gone to the last is not seen from here. And it is not opened meanwhile: v24.09 takes two locks in one order
+    // when it removes a namespace, and in the other when it gives a channel to one.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(open("Nn2", long).is_err(), "it was not removed");
+    target.call("nvmf_subsystem_add_ns", &format!(r#"{{"nqn":"{NQN}","namespace":{{"nsid":2,"bdev_name":"M2"}}}}"#));
+    std::thread::sleep(Duration::from_secs(2));
+    let mut again = open("Nn2", long).unwrap().device;
+    assert_eq!(read(&mut again, &heap, 0).0, Ok(()));
+}
+
+/// A write that was given up may be done late, by a retry in the block layer or by the device: over what whoever opened it
+/// again has written.
+#[test]
+fn what_may_still_be_written_is_not_opened_again_for_writing() {
+    let env = match nvmf::env() {
+        Err(why) => return println!("SKIP spdk_layers_late_write: {why}"),
+        Ok(env) => env,
+    };
+    let heap = nvmf::heap(env);
+    // Of the write's six seconds the core waits for one.
+    let configuration = bdevs(&[
+        malloc("Base", 8),
+        malloc("Other", 8),
+        r#"{"method":"bdev_delay_create","params":{"base_bdev_name":"Base","name":"Slow","avg_read_latency":0,"p99_read_latency":0,"avg_write_latency":6000000,"p99_write_latency":6000000}}"#
+            .into(),
+    ]);
+    let open = |name: &str, read_only| {
+        let (configuration, timeout) = (configuration.clone(), Duration::from_secs(1));
+        let settings = DiskSettings { configuration, timeout, read_only, ..DiskSettings::default() };
+        open(env, &Target::parse(&format!("bdev:{name}"), 0).unwrap(), &settings, &heap)
+    };
+    let mut disk = open("Slow", false).unwrap().device;
+    let mut block = heap.alloc_aligned(512, 512).unwrap();
+    block.resize(512, 7);
+    let write = BlockOp::Write { lba: 3, from: Sga::from(block.freeze()), forced: false };
+    let begun = Time::now();
+    assert_eq!(end_of(&mut disk, OpId(1), write).0, Err(Error::Io));
+    drop(disk);
+    let why = open("Slow", false).err().expect("it may still be written").to_string();
+    assert!(why.contains("may still be written") && begun.elapsed() < Duration::from_secs(6), "{why}");
+    assert!(open("Slow", true).is_ok() && open("Other", false).is_ok());
+    // Once it has ended, it is as any other.
+    let opened = loop {
+        match open("Slow", false) {
+            Err(why) => assert!(begun.elapsed() < Duration::from_secs(20), "{why}"),
+            Ok(opened) => break opened,
+        }
+    };
+    assert!(begun.elapsed() >= Duration::from_secs(6), "it was opened after {:?}", begun.elapsed());
+    assert_eq!(read(&mut { opened.device }, &heap, 3).0, Ok(()));
 }
 
 #[test]

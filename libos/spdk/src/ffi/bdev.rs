@@ -1,7 +1,7 @@
 //! SPDK's block layer: its subsystems, and a channel of a core's to one of its devices.
 //!
 //! What SPDK calls a thread is a list of things to do, which some thread of ours does. One does all that belongs to no
-//! core, and rests while no device is open; each channel has one of its own, polled by its core.
+//! core, and rests while no device is open; each channel has one of its own, polled by its core, until that gives it up.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -14,8 +14,10 @@ use pdpix::Error;
 use pdpix::block::Geometry;
 use spdk_sys::*;
 
+use super::given_up::{AllGivenUp, Served};
 use super::slots::{Ended, Slots, on_bdev_end};
 use super::{DmaMemory, Gone, be_nobodys};
+use crate::cache::{cache_of, forgets_flushes};
 use crate::error::says;
 use crate::transfer::{Kind, Transfer};
 
@@ -25,6 +27,7 @@ pub(crate) struct Subsystems {
     /// Devices that are open.
     open: Mutex<usize>,
     changed: Condvar,
+    given_up: AllGivenUp,
 }
 
 /// Starting and configuring takes no longer.
@@ -51,7 +54,12 @@ impl Subsystems {
             };
             std::thread::Builder::new().name("spdk".into()).spawn(serve).map_err(|error| error.to_string())?;
             let result = reported.recv().unwrap_or_else(|_| Err("its thread has ended".into()));
-            result.map(|()| Subsystems { library, open: Mutex::new(0), changed: Condvar::new() })
+            result.map(|()| Subsystems {
+                library,
+                open: Mutex::new(0),
+                changed: Condvar::new(),
+                given_up: AllGivenUp::default(),
+            })
         };
         let started = STARTED.get_or_init(begin).as_ref().map_err(Clone::clone)?;
         let _ = SERVED.set(started);
@@ -134,18 +142,39 @@ fn bring_up(library: &'static BdevLibrary, configuration: &str) -> Result<SpdkTh
     Ok(SpdkThread(thread))
 }
 
-/// Does what belongs to no core, for ever.
+/// Does what belongs to no core, or not any more, for ever.
 fn serve(library: &'static BdevLibrary, thread: SpdkThread) {
+    let mut given_up = Served::default();
     loop {
         // Polling what nobody uses would keep a processor awake, and be in the way when the process ends.
         if let Some(served) = SERVED.get() {
             served.wait_until_open();
+            if given_up.poll(&served.given_up) {
+                // SAFETY: this thread's.
+                unsafe { (library.functions.spdk_set_thread)(thread.0.as_ptr()) };
+            }
         }
         // SAFETY: this thread's.
         let worked = unsafe { (library.functions.spdk_thread_poll)(thread.0.as_ptr(), 0, 0) };
         if worked <= 0 {
             std::thread::sleep(REST);
         }
+    }
+}
+
+/// A device that is open.
+struct Counted(&'static Subsystems);
+
+impl Counted {
+    fn new(subsystems: &'static Subsystems) -> Counted {
+        subsystems.count(|open| *open += 1);
+        Counted(subsystems)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count(|open| *open -= 1);
     }
 }
 
@@ -158,6 +187,8 @@ pub(crate) struct BdevQueue {
     slots: Slots,
     removed: Rc<Cell<bool>>,
     read_only: bool,
+    /// Until its core gives it up.
+    counted: Option<Counted>,
 }
 
 unsafe extern "C" fn on_event(event: c_int, _: *mut spdk_bdev, argument: *mut c_void) {
@@ -189,7 +220,7 @@ impl BdevQueue {
         let thread = unsafe { (functions.spdk_thread_create)(c"core".as_ptr(), null()) };
         let thread = NonNull::new(thread).ok_or("SPDK makes no thread")?;
         let removed = Rc::new(Cell::new(false));
-        subsystems.count(|open| *open += 1);
+        let counted = Some(Counted::new(subsystems));
         // From here on dropping it puts all away.
         let mut queue = BdevQueue {
             subsystems,
@@ -199,6 +230,7 @@ impl BdevQueue {
             slots: Slots::new(depth, ended),
             removed,
             read_only,
+            counted,
         };
         let argument = Rc::as_ptr(&queue.removed).cast_mut().cast();
         queue.enter();
@@ -209,6 +241,9 @@ impl BdevQueue {
         if rc != 0 {
             queue.descriptor = null_mut();
             return Err(format!("it cannot be opened: {}", says(rc)));
+        }
+        if !read_only {
+            subsystems.given_up.wait_for_writes(queue.address())?;
         }
         // SAFETY: opened on this thread.
         queue.channel = unsafe { (functions.spdk_bdev_get_io_channel)(queue.descriptor) };
@@ -224,6 +259,16 @@ impl BdevQueue {
     fn bdev(&self) -> *mut spdk_bdev {
         // SAFETY: opened.
         unsafe { (self.subsystems.library.functions.spdk_bdev_desc_get_bdev)(self.descriptor) }
+    }
+
+    /// The device, as long as it is open.
+    pub(super) fn address(&self) -> usize {
+        self.bdev().addr()
+    }
+
+    /// Operations that it has slots for.
+    pub(super) fn depth(&self) -> usize {
+        self.slots.len()
     }
 
     /// What kind of device it is.
@@ -379,10 +424,14 @@ impl BdevQueue {
         if self.removed.get() { Err(Gone) } else { Ok(()) }
     }
 
-    /// Frees nothing: what is under way in it may still end.
-    pub(crate) fn abandon(self) {
-        self.subsystems.count(|open| *open -= 1);
-        std::mem::forget(self);
+    /// Leaves it to the thread that belongs to no core. So many operations are under way in it; where they end, `ended`,
+    /// is for nobody else. `may_write`: some of them write.
+    pub(crate) fn give_up(mut self, ended: Rc<Ended>, under_way: usize, may_write: bool) {
+        let (subsystems, counted) = (self.subsystems, self.counted.take());
+        // SAFETY: it sets a variable of this thread of ours, which is on that thread of SPDK's no more.
+        unsafe { (subsystems.library.functions.spdk_set_thread)(null_mut()) };
+        subsystems.given_up.add(self, ended, under_way, may_write);
+        drop(counted);
     }
 
     /// Gives the channel and the device back. Nothing is under way.
@@ -400,26 +449,35 @@ impl BdevQueue {
             unsafe { (functions.spdk_bdev_close)(descriptor) };
         }
     }
+
+    /// Closes it, and ends its thread of SPDK's, which is polled for that until it [`has_ended`](BdevQueue::has_ended).
+    pub(super) fn end(&mut self) {
+        self.close();
+        // SAFETY: on that thread, which `close` has entered. A second time it does nothing.
+        unsafe { (self.subsystems.library.functions.spdk_thread_exit)(self.thread.as_ptr()) };
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        // SAFETY: made by `new`, and destroyed by `drop` only.
+        unsafe { (self.subsystems.library.functions.spdk_thread_is_exited)(self.thread.as_ptr()) }
+    }
 }
 
 impl Drop for BdevQueue {
     fn drop(&mut self) {
-        self.close();
-        let (functions, thread) = (&self.subsystems.library.functions, self.thread.as_ptr());
-        // SAFETY: made by `new`, on this thread; it is polled until it has ended, and only then destroyed.
+        self.end();
+        let begun = Instant::now();
+        while !self.has_ended() && begun.elapsed() < EXIT_MAX {
+            let _ = self.process();
+        }
+        let functions = &self.subsystems.library.functions;
+        // SAFETY: made by `new`; it has ended. One that does not end stays: what it waits for may still name it.
         unsafe {
-            (functions.spdk_thread_exit)(thread);
-            let begun = Instant::now();
-            while !(functions.spdk_thread_is_exited)(thread) && begun.elapsed() < EXIT_MAX {
-                (functions.spdk_thread_poll)(thread, 0, 0);
-            }
-            // One that does not end stays: what it waits for may still name it.
-            if (functions.spdk_thread_is_exited)(thread) {
-                (functions.spdk_thread_destroy)(thread);
+            if self.has_ended() {
+                (functions.spdk_thread_destroy)(self.thread.as_ptr());
             }
             (functions.spdk_set_thread)(null_mut());
         }
-        self.subsystems.count(|open| *open -= 1);
     }
 }
 
@@ -449,100 +507,9 @@ unsafe extern "C" fn look(argument: *mut c_void, bdev: *mut spdk_bdev) -> c_int 
     0
 }
 
-/// Whether a flush of it ends well and does nothing (v24.09's sources).
-fn forgets_flushes(product: &str, says_cache: bool) -> bool {
-    match product {
-        // Whatever its disks have.
-        "FTL disk" => true,
-        // Of each command set. It says what the controller says: that there is a cache, be it on or off.
-        _ => product.starts_with("NVMe ") && says_cache,
-    }
-}
-
-/// Whether writes are durable only after a flush; `product` is the name of the module that gives the device, `unflushed` a
-/// device of this process that [`forgets_flushes`].
-///
-/// That a device says to have no cache is believed of few: modules that lie on others (a RAID, a logical volume), or that
-/// reach a disk through something else (the kernel's, virtio), say so whatever is below them (v24.09's sources). And those
-/// that lie on others hand a flush down: it is worth what the lowest one makes of it.
-fn cache_of(product: &str, says_cache: bool, can_flush: bool, unflushed: Option<&str>) -> Result<bool, String> {
-    const INSTEAD: &str = "name an NVMe controller itself (spdk:0000:03:00.0, spdk:tcp://…)";
-    match product {
-        _ if product.starts_with("NVMe ") && says_cache => Err(format!(
-            "its controller has a cache, and SPDK's block layer does not flush that of an NVMe controller: {INSTEAD}"
-        )),
-        _ if product.starts_with("NVMe ") => Ok(false),
-        // Memory, or nothing at all.
-        "Malloc disk" | "Null disk" => Ok(says_cache && can_flush),
-        // It says that it can, and each one fails.
-        "Virtio SCSI Disk" => Err(format!("SPDK fails each flush of a \"{product}\"")),
-        _ if forgets_flushes(product, says_cache) => Err(format!("SPDK ends a flush of a \"{product}\" without any")),
-        _ if !can_flush => Err(format!(
-            "SPDK cannot tell a \"{product}\" to flush, and what is below it may have a cache: what was acknowledged could \
-             be lost"
-        )),
-        // A file: it lies on none of SPDK's.
-        "AIO disk" => Ok(true),
-        _ => match unflushed {
-            None => Ok(true),
-            Some(name) => Err(format!(
-                "SPDK does not say what a \"{product}\" lies on, and does not flush the cache of {name}, which this process \
-                 has, too: {INSTEAD}, or have spdk.config without {name}"
-            )),
-        },
-    }
-}
-
 /// SPDK's own limit for a thread to end is five seconds.
 const EXIT_MAX: Duration = Duration::from_secs(6);
 /// Bytes of one transfer; the block layer divides it for its modules.
 const TRANSFER_MAX: u32 = 1 << 20;
 /// Segments of one write.
 const GATHERS: u16 = 32;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_that_says_to_have_no_cache_is_believed_only_if_it_would_know() {
-        for (product, says_cache, can_flush, unflushed, is_volatile) in [
-            ("Malloc disk", true, true, None, Some(true)),
-            ("Null disk", false, false, None, Some(false)),
-            ("NVMe disk", false, true, None, Some(false)),
-            ("NVMe disk", true, true, None, None),
-            ("NVMe ZNS disk", false, true, None, Some(false)),
-            ("NVMe ZNS disk", true, true, None, None),
-            ("NVMe Passthrough disk", true, true, None, None),
-            ("FTL disk", false, true, None, None),
-            ("AIO disk", true, true, None, Some(true)),
-            ("Raid Volume", false, true, None, Some(true)),
-            ("Raid Volume", false, false, None, None),
-            ("Logical Volume", false, false, None, None),
-            ("URING bdev", false, false, None, None),
-            ("VirtioBlk Disk", false, false, None, None),
-            ("Virtio SCSI Disk", false, true, None, None),
-            ("something new", true, false, None, None),
-            // Beside a cache that is not flushed: what lies on nothing, and what may lie on it.
-            ("Malloc disk", true, true, Some("Nn1"), Some(true)),
-            ("AIO disk", true, true, Some("Nn1"), Some(true)),
-            ("NVMe disk", false, true, Some("Nn1"), Some(false)),
-            ("Raid Volume", false, true, Some("Nn1"), None),
-            ("Split Disk", true, true, Some("Nn1"), None),
-            ("passthru", true, true, Some("Nn1"), None),
-            ("something new", false, true, Some("Nn1"), None),
-        ] {
-            let is = cache_of(product, says_cache, can_flush, unflushed);
-            assert_eq!(is.clone().ok(), is_volatile, "{product}: {is:?}");
-        }
-    }
-
-    #[test]
-    fn a_flush_is_forgotten_by_nvme_with_a_cache_and_by_ftl() {
-        for product in ["NVMe disk", "NVMe ZNS disk", "NVMe Passthrough disk"] {
-            assert!(forgets_flushes(product, true) && !forgets_flushes(product, false), "{product}");
-        }
-        assert!(forgets_flushes("FTL disk", false));
-        assert!(!forgets_flushes("AIO disk", true) && !forgets_flushes("Malloc disk", true));
-    }
-}

@@ -2,6 +2,7 @@
 
 mod bdev;
 mod environment;
+mod given_up;
 mod nvme;
 mod slots;
 

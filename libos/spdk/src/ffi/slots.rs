@@ -30,6 +30,11 @@ impl Ended {
         self.0.borrow().len()
     }
 
+    /// All of them.
+    pub(crate) fn take(&self) -> Ended {
+        Ended(RefCell::new(self.0.take()))
+    }
+
     pub(crate) fn holds(&self, index: usize) -> bool {
         self.0.borrow().iter().any(|(ended, _)| *ended == index)
     }
@@ -60,6 +65,10 @@ impl Slots {
             ranges: UnsafeCell::default(),
         };
         Slots((0..count).map(slot).collect())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn slot(&self, index: usize) -> &Slot {

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,6 +93,21 @@ impl Nvmf {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Calls one of its methods, as scripts/rpc.py does.
+    pub fn call(&self, method: &str, params: &str) {
+        let mut stream = UnixStream::connect(self.folder.join("rpc")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
+        stream.write_all(call.as_bytes()).unwrap();
+        let (mut answer, mut part) = (String::new(), [0; 4096]);
+        while !answer.trim_end().ends_with('}') {
+            let len = stream.read(&mut part).unwrap();
+            assert!(len > 0, "{method}: {answer}");
+            answer += std::str::from_utf8(&part[..len]).unwrap();
+        }
+        assert!(answer.contains("\"result\""), "{method}: {answer}");
     }
 
     /// It does not answer any more, and is there all the same.
