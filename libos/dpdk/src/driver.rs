@@ -15,6 +15,8 @@ pub(crate) struct Manners {
     pub no_offload: bool,
     /// It says that it cuts segments up before it knows whether its peer takes long ones.
     pub knows_peer_later: bool,
+    /// It brings TCP segments that nobody has cut up, in chains of buffers of the pool; what finds none is dropped.
+    pub brings_long: bool,
     /// An empty burst makes it give back what it has sent.
     pub reaps_when_empty: bool,
     /// Buffers that it may keep before it gives any back, if that can be chosen.
@@ -38,6 +40,7 @@ const USUAL: Manners = Manners {
     mac_is_the_peers: false,
     no_offload: false,
     knows_peer_later: false,
+    brings_long: false,
     reaps_when_empty: false,
     keeps: None,
     ring_size: None,
@@ -79,6 +82,7 @@ pub(crate) fn manners(driver: &str, settings: &PortSettings) -> Manners {
                 ..USUAL
             }
         }
+        "net_vhost" => Manners { brings_long: settings.argument("tso") == Some("1"), ..USUAL },
         // What is in the ring that the kernel fills is never given back; its socket and its memory are gone by then.
         "net_af_xdp" => Manners { plain_pool: true, loses: true, ..USUAL },
         "net_tap" | "net_tun" => Manners { mac_is_the_peers: true, no_offload: true, ..USUAL },

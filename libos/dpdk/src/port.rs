@@ -24,6 +24,8 @@ use crate::{Eal, OpenError, PortSettings, gate, left_behind};
 const MTU_USUAL: usize = 1500;
 /// The longest payload of a frame that a port cuts up: IP packets have 64 KiB, and headers at most 120 of them.
 const SEGMENTED_MAX: usize = 65_535 - 120;
+/// The longest frame that nobody has cut up.
+const LONG_FRAME_MAX: usize = ETHERNET_LEN + 65_535 + TAGS_LEN;
 /// Room beyond a frame: a VLAN tag or two, and what virtio puts before it.
 const TAGS_LEN: usize = 32;
 /// How often a driver that looks for its peer once is started again.
@@ -312,7 +314,13 @@ impl Port {
     fn receive_buffers(&self) -> usize {
         // AF_XDP fills rings of its own beside the one that it is asked for.
         let beyond = if self.manners.plain_pool { 8192 } else { BUFFERS_BEYOND };
-        usize::from(self.rings[0].max(self.manners.ring_size.unwrap_or(0))) + beyond
+        let ring = usize::from(self.rings[0].max(self.manners.ring_size.unwrap_or(0)));
+        let burst = if self.manners.brings_long {
+            ffi::BURST * LONG_FRAME_MAX.div_ceil(self.receive_room() - ffi::HEADROOM)
+        } else {
+            0
+        };
+        ring.max(burst) + beyond
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -12,15 +12,13 @@ use libos_net::{Device, Frame, Link, Received};
 use pdpix::{Error, Instant, WakeOn};
 
 use crate::counters::Counters;
-use crate::ffi::{Receiver, Registered, Sender, Taken};
+use crate::ffi::{BURST, Receiver, Registered, Sender, Taken};
 use crate::port::{Carrier, Port};
 
 /// How often it is looked whether the link is there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often DPDK's interrupt thread is let round, where it is held, though nothing is known of that it has to do.
 const SERVE_INTERVAL: Duration = Duration::from_secs(1);
-/// Frames built before they are handed to the ring.
-const BURST: usize = dpdk_sys::MARGAY_BURST_MAX as usize;
 
 /// See the module's head.
 pub struct Queue {

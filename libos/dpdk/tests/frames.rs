@@ -380,6 +380,33 @@ fn long_segments() -> Opened<()> {
     Ok(())
 }
 
+/// As many of the longest as come in one burst, longer ones than ours: the driver has buffers for all of them. Else it would
+/// drop the last.
+fn long_burst() -> Opened<()> {
+    const COUNT: u32 = 40;
+    const MOST: usize = 65_535 - 52;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_wire, mut ends) = ends(Kind::VhostLong)?;
+    let (mut waiting, expected): (VecDeque<Frame>, Vec<Vec<u8>>) =
+        (0..COUNT).map(|number| long_segment(&ends[1].heap, number, MOST, false)).unzip();
+    ends[1].send(&mut waiting);
+    assert!(waiting.is_empty(), "the ring has room for all of them: {:?}", ends[1].queue);
+    let (mut received, start) = (0, Clock::now());
+    while received < COUNT as usize {
+        assert!(start.elapsed() < LIMIT, "{received} of {COUNT} have come: {:?}", ends[0].queue);
+        for Received { buf, .. } in ends[0].receive() {
+            assert!(buf[HEADER_LEN..] == expected[received][HEADER_LEN..], "frame {received} is another");
+            received += 1;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_longest_segments_come_in_a_burst() {
+    with("the_longest_segments_come_in_a_burst", long_burst());
+}
+
 #[test]
 fn long_segments_go_whole_where_both_sides_agree() {
     with("long_segments_go_whole_where_both_sides_agree", long_segments());

@@ -16,6 +16,9 @@ pub(crate) use interrupts::{Connection, are_readable, connections, on_interrupt,
 pub(crate) use receive::{HEADROOM, Receiver, Taken};
 pub(crate) use send::{PIECES_MAX, Sender};
 
+/// The most frames that a driver is asked for, or handed, in one call.
+pub(crate) const BURST: usize = sys::MARGAY_BURST_MAX as usize;
+
 /// What an error number means, of those that DPDK returns negated.
 fn says(error: i32) -> String {
     // SAFETY: it returns a text that lives until this thread's next call.
