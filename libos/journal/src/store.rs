@@ -56,6 +56,8 @@ pub struct Store {
     pub(crate) chases: Slab<Chase>,
     pub(crate) preparing: Preparing,
     ends: VecDeque<End>,
+    /// While the last commit was under way, more went out.
+    is_crowded: bool,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
 }
@@ -93,6 +95,7 @@ impl Store {
             chases: Slab::new(),
             preparing: Preparing::default(),
             ends: VecDeque::new(),
+            is_crowded: false,
             now: Instant::ZERO,
             came_back: Vec::new(),
         };
@@ -359,19 +362,19 @@ impl Store {
         self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
     }
 
-    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone. (Behind a page
-    /// that was full more will come, with which it can share one.)
-    fn forces_what_was_closed(&self) -> bool {
+    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
+    fn forces_what_goes_out(&self) -> bool {
         let count: usize = self.logs.iter().map(|log| log.outbox.len()).sum();
         let waits = |log: &Log| !log.outbox.is_empty() && log.patience_left().is_zero();
-        count == 1 && self.io.forces_alone() && self.logs.iter().any(waits)
+        count == 1 && !self.is_crowded && self.logs.iter().any(waits)
     }
 
     /// Sends what is to be sent, at the end of a pass.
     fn write_out(&mut self) {
         self.look_for_flush();
-        let is_committing = self.io.is_committing();
-        let nothing_goes_out = self.logs.iter().all(|log| log.outbox.is_empty());
+        // What can be forced waits for no flush but that of other records: not for that of a descriptor.
+        let is_clear = self.io.forces && self.io.uncovered == 0 && self.logs.iter().all(|log| log.batches.is_empty());
+        let is_committing = self.io.is_committing() && !is_clear;
         let delay = self.shared.settings.commit_delay;
         for index in 0..self.logs.len() {
             let log = &mut self.logs[index];
@@ -387,7 +390,10 @@ impl Store {
                 log.close(None, &mut self.shared);
             }
         }
-        let forced = nothing_goes_out && self.forces_what_was_closed();
+        let forced = is_clear && self.forces_what_goes_out();
+        // Pages that are full while another commit is under way: who comes so thick shares flushes.
+        self.is_crowded = is_committing && self.logs.iter().any(|log| !log.outbox.is_empty())
+            || self.is_crowded && (is_committing || self.logs.iter().all(|log| log.outbox.is_empty()));
         for index in 0..self.logs.len() {
             if self.logs[index].state != State::Ready {
                 continue;

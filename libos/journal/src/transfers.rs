@@ -66,7 +66,7 @@ pub(crate) struct Io {
     pub(crate) block_size: u64,
     pub(crate) needs_flush: bool,
     /// A write may be forced.
-    forces: bool,
+    pub(crate) forces: bool,
     pub(crate) discards: bool,
     pub(crate) flushes_submitted: u64,
     pub(crate) flushes_done: u64,
@@ -134,11 +134,6 @@ impl Io {
     pub(crate) fn write(&mut self, transfer: Transfer, offset: u64, from: Sga) {
         let forced = matches!(transfer, Transfer::Batch { forced: true, .. });
         self.submit(transfer, BlockOp::Write { lba: offset / self.block_size, from, forced });
-    }
-
-    /// Whether a write that is the only one now is to be forced: nothing else waits for the flush that this saves.
-    pub(crate) fn forces_alone(&self) -> bool {
-        self.forces && self.uncovered == 0 && !self.is_committing()
     }
 
     pub(crate) fn read(&mut self, transfer: Transfer, offset: u64, into: BufMut) {
