@@ -95,6 +95,8 @@ pub(crate) struct Batch {
     pub(crate) last_sequence: u64,
     /// Writes that have not come back.
     pub(crate) left: u32,
+    /// It is durable when it is written.
+    pub(crate) forced: bool,
     /// Once they are all back: the flush that covers them, and since when.
     pub(crate) covered_by: u64,
     pub(crate) written_at: Instant,

@@ -281,6 +281,7 @@ impl Log {
             next: self.tail,
             last_sequence,
             left,
+            forced: false,
             covered_by: 0,
             written_at: Instant::ZERO,
         });

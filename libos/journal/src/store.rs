@@ -35,6 +35,10 @@ const BURST: usize = 256;
 const STARVED_DELAY: Duration = Duration::from_millis(1);
 /// So many flushes may begin while a batch is open.
 const PASSED_OVER_MAX: u32 = 2;
+/// So many forced writes may be under way, and bytes in them. Kernels lay the flushes behind them together; of more bytes, one
+/// flush for all is faster.
+const FORCED_MAX: usize = 4;
+const FORCED_BYTES_MAX: u64 = 64 << 10;
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
 
@@ -190,6 +194,7 @@ impl Store {
             }
             Transfer::Batch { log, batch, len, forced, patient } => {
                 self.io.writes_in_flight -= usize::from(!patient);
+                self.io.forced_in_flight -= usize::from(forced);
                 match result {
                     Ok(()) => {
                         let covered_by = if forced { 0 } else { self.io.next_flush() };
@@ -362,6 +367,18 @@ impl Store {
         self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
     }
 
+    /// Whether a page may be forced now, and so need not wait: nothing waits for a flush but descriptors, and few others are
+    /// forced at the moment.
+    fn forces(&self) -> bool {
+        let batches = || self.logs.iter().flat_map(|log| &log.batches);
+        let bytes = |log: &Log| if log.batches.is_empty() { 0 } else { log.tail - log.committed_position };
+        self.io.forces
+            && self.io.uncovered == 0
+            && batches().count() < FORCED_MAX
+            && self.logs.iter().map(bytes).sum::<u64>() < FORCED_BYTES_MAX
+            && batches().all(|batch| batch.forced)
+    }
+
     /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
     fn forces_what_goes_out(&self) -> bool {
         let count: usize = self.logs.iter().map(|log| log.outbox.len()).sum();
@@ -372,8 +389,7 @@ impl Store {
     /// Sends what is to be sent, at the end of a pass.
     fn write_out(&mut self) {
         self.look_for_flush();
-        // What can be forced waits for no flush but that of other records: not for that of a descriptor.
-        let is_clear = self.io.forces && self.io.uncovered == 0 && self.logs.iter().all(|log| log.batches.is_empty());
+        let is_clear = self.forces();
         let is_committing = self.io.is_committing() && !is_clear;
         let delay = self.shared.settings.commit_delay;
         for index in 0..self.logs.len() {
@@ -401,7 +417,10 @@ impl Store {
             let patient = !self.logs[index].patience_left().is_zero();
             while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
                 let len = sga.len() as u64;
-                self.shared.counters.forced += u64::from(forced);
+                if forced {
+                    self.shared.counters.forced += 1;
+                    self.logs[index].batches.iter_mut().rev().take(1).for_each(|batch| batch.forced = true);
+                }
                 self.io.write(Transfer::Batch { log: index as u32, batch, len, forced, patient }, offset, sga);
             }
             self.keep_descriptor(index);

@@ -75,6 +75,8 @@ pub(crate) struct Io {
     pub(crate) uncovered: u64,
     /// Those that somebody waits for, and so for the flush behind them.
     pub(crate) writes_in_flight: usize,
+    /// Those of them that are forced: no flush is for them.
+    pub(crate) forced_in_flight: usize,
 }
 
 impl Io {
@@ -94,12 +96,14 @@ impl Io {
             flush_wanted: false,
             uncovered: 0,
             writes_in_flight: 0,
+            forced_in_flight: 0,
         }
     }
 
     pub(crate) fn submit(&mut self, transfer: Transfer, what: BlockOp) {
         let is_awaited = !matches!(transfer, Transfer::Zeros { .. } | Transfer::Batch { patient: true, .. });
         self.writes_in_flight += usize::from(matches!(what, BlockOp::Write { .. }) && is_awaited);
+        self.forced_in_flight += usize::from(matches!(what, BlockOp::Write { forced: true, .. }));
         let op = OpId(self.transfers.insert(transfer) as u64);
         if self.backlog.is_empty() {
             self.hand_over(op, what);
@@ -168,7 +172,7 @@ impl Io {
     pub(crate) fn flush_if_due(&mut self) -> bool {
         let is_due = self.flush_wanted
             && self.flushes_submitted == self.flushes_done
-            && (self.writes_in_flight == 0 || self.uncovered >= UNCOVERED_MAX);
+            && (self.writes_in_flight == self.forced_in_flight || self.uncovered >= UNCOVERED_MAX);
         if is_due {
             self.flush_wanted = false;
             self.uncovered = 0;

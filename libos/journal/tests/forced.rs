@@ -82,6 +82,53 @@ fn beside_what_no_flush_covers_nothing_is_forced() {
     assert_eq!(since(&rig, before), [written + 2, 1, 1]);
 }
 
+/// Those who append one after the other do not wait for each other's flushes, as long as they are few; and what wants a flush
+/// gets one meanwhile.
+#[test]
+fn a_few_forced_writes_are_under_way_at_a_time() {
+    let mut disk = DiskSettings::new(64 << 20);
+    disk.geometry.forces = true;
+    let millisecond = Duration::from_millis(1);
+    (disk.latency, disk.flush_latency) = (millisecond..=millisecond, millisecond..=millisecond);
+    let disk = SimDisk::new(disk, Rng::new(5));
+    let format = Format { extent_size: Some(64 << 10), ..Format::new(7) };
+    let mut rig = Rig::over(Box::new(disk.device()), Settings { format: Some(format), ..small() });
+    let log = rig.log("log");
+    rig.append(log, b"first").unwrap();
+    let turn = |rig: &mut Rig| {
+        rig.now += Duration::from_micros(20);
+        rig.turn();
+    };
+    (0..100_000).for_each(|_| turn(&mut rig));
+    let before = rig.store.store_counters();
+    let mut ops = Vec::new();
+    for number in 1..=7 {
+        ops.push(rig.append(log, b"one by one").unwrap());
+        turn(&mut rig);
+        assert_eq!(since(&rig, before), [number.min(4), 0, number.min(4)], "after {number}");
+    }
+    // The other three are one write, and what comes while that is under way the next.
+    (0..110).for_each(|_| turn(&mut rig));
+    assert!(ops[..4].iter().all(|&op| rig.ended(op).is_some_and(|result| result.is_ok())));
+    assert_eq!(since(&rig, before), [5, 0, 5]);
+    // Always some under way; the log gets extents all the same, before it needs them, and nobody waits for that.
+    let (grown, mut waits, mut longest) = (rig.store.store_counters().descriptors, Vec::new(), Duration::ZERO);
+    for turns in 0..20_000 {
+        if turns % 20 == 0 {
+            waits.push((rig.append(log, &[7; 3000]).unwrap(), rig.now));
+        }
+        turn(&mut rig);
+        while let Some(&(op, since)) = waits.first()
+            && rig.ended(op).is_some()
+        {
+            longest = longest.max(rig.now.since(since));
+            waits.remove(0);
+        }
+    }
+    let grown = rig.store.store_counters().descriptors - grown;
+    assert!(grown > 20 && longest < 6 * millisecond, "{grown} descriptors, {longest:?}");
+}
+
 /// What has failed may be the flush in it, and so what others had written: as for a flush, nothing is known of that.
 #[test]
 fn a_forced_write_that_fails_fails_all_logs() {
