@@ -16,6 +16,7 @@
 
 mod chase;
 mod checksum;
+mod committing;
 mod cursor;
 mod descriptors;
 pub mod format;

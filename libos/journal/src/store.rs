@@ -1,11 +1,12 @@
 //! The logs of one device: a [`Storage`] over a [`BlockDevice`].
 //!
 //! - `mount.rs` finds out what is on the device, or formats it; `recovery.rs` brings a log to life; `cursor.rs` serves pops,
-//!   seeks and truncations; here are the contract, what comes back from the device, and group commit.
+//!   seeks and truncations; `committing.rs` sends what is to be durable; here are the contract and what comes back from the
+//!   device.
 //!
-//! Always: one flush of ours is under way at a time, and it covers what had come back when it was submitted; a write beside
-//! which there is nothing may be forced instead. What a failed flush, or a forced write, was to make durable is never taken for durable again: all logs of the store have failed. A write that failed fails
-//! its log. Nothing is reused before what freed it is durable.
+//! Always: one flush of ours is under way at a time, and it covers what had come back when it was submitted; writes that are
+//! few may be forced instead. What a failed flush, or forced write, was to make durable is never taken for durable again: all
+//! logs of the store have failed. Another write that failed fails its log. Nothing is reused before what freed it is durable.
 //!
 //! Bounds: `budget` bytes of each log are not durable; `waiting_max` appends stand in line.
 
@@ -22,7 +23,7 @@ use slab::Slab;
 use crate::chase::Chase;
 use crate::cursor::{Cursor, CursorOp};
 use crate::format::NAME_MAX;
-use crate::log::{Counters, Log, Outgoing, Shared, Stage, State, Waiting};
+use crate::log::{Counters, Log, Shared, Stage, State, Waiting};
 use crate::mount::Mount;
 use crate::preparing::Preparing;
 use crate::reader::Reader;
@@ -33,12 +34,6 @@ use crate::transfers::{Io, Transfer};
 const BURST: usize = 256;
 /// How long a log that has no memory waits before it looks again.
 const STARVED_DELAY: Duration = Duration::from_millis(1);
-/// So many flushes may begin while a batch is open.
-const PASSED_OVER_MAX: u32 = 2;
-/// So many forced writes may be under way, and bytes in them. Kernels lay the flushes behind them together; of more bytes, one
-/// flush for all is faster.
-const FORCED_MAX: usize = 4;
-const FORCED_BYTES_MAX: u64 = 64 << 10;
 /// The most handles.
 const HANDLES_MAX: usize = 1 << 16;
 
@@ -61,7 +56,7 @@ pub struct Store {
     pub(crate) preparing: Preparing,
     ends: VecDeque<End>,
     /// While the last commit was under way, more went out.
-    is_crowded: bool,
+    pub(crate) is_crowded: bool,
     pub(crate) now: Instant,
     came_back: Vec<BlockDone>,
 }
@@ -351,84 +346,11 @@ impl Store {
         self.place_waiting(index);
     }
 
-    fn look_for_failure(&mut self, index: usize) {
+    pub(crate) fn look_for_failure(&mut self, index: usize) {
         if let State::Failed(why) = self.logs[index].state
             && std::mem::take(&mut self.logs[index].is_broken)
         {
             self.fail_log(index, why);
-        }
-    }
-
-    /// What was written is to be flushed, unless its log is patient: then when that is over, or when it is much.
-    fn look_for_flush(&mut self) {
-        let (submitted, now) = (self.io.flushes_submitted, self.now);
-        let is_due = |log: &Log| log.flush_is_due_at(submitted).is_some_and(|at| at <= now);
-        let much = self.shared.settings.budget as u64 / 2;
-        self.io.flush_wanted |= self.io.needs_flush && self.io.uncovered >= much || self.logs.iter().any(is_due);
-    }
-
-    /// Whether a page may be forced now, and so need not wait: nothing waits for a flush but descriptors, and few others are
-    /// forced at the moment.
-    fn forces(&self) -> bool {
-        let batches = || self.logs.iter().flat_map(|log| &log.batches);
-        let bytes = |log: &Log| if log.batches.is_empty() { 0 } else { log.tail - log.committed_position };
-        self.io.forces
-            && self.io.uncovered == 0
-            && batches().count() < FORCED_MAX
-            && self.logs.iter().map(bytes).sum::<u64>() < FORCED_BYTES_MAX
-            && batches().all(|batch| batch.forced)
-    }
-
-    /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
-    fn forces_what_goes_out(&self) -> bool {
-        let count: usize = self.logs.iter().map(|log| log.outbox.len()).sum();
-        let waits = |log: &Log| !log.outbox.is_empty() && log.patience_left().is_zero();
-        count == 1 && !self.is_crowded && self.logs.iter().any(waits)
-    }
-
-    /// Sends what is to be sent, at the end of a pass.
-    fn write_out(&mut self) {
-        self.look_for_flush();
-        let is_clear = self.forces();
-        let is_committing = self.io.is_committing() && !is_clear;
-        let delay = self.shared.settings.commit_delay;
-        for index in 0..self.logs.len() {
-            let log = &mut self.logs[index];
-            if log.state != State::Ready {
-                continue;
-            }
-            // What comes while a commit is under way shares the next one; beside a log that always has more to commit, one of
-            // the next.
-            if let Some(opened) = log.opened_at
-                && (!is_committing || log.passed_over >= PASSED_OVER_MAX)
-                && self.now >= opened + delay.max(log.patience_left())
-            {
-                log.close(None, &mut self.shared);
-            }
-        }
-        let forced = is_clear && self.forces_what_goes_out();
-        // Pages that are full while another commit is under way: who comes so thick shares flushes.
-        self.is_crowded = is_committing && self.logs.iter().any(|log| !log.outbox.is_empty())
-            || self.is_crowded && (is_committing || self.logs.iter().all(|log| log.outbox.is_empty()));
-        for index in 0..self.logs.len() {
-            if self.logs[index].state != State::Ready {
-                continue;
-            }
-            let patient = !self.logs[index].patience_left().is_zero();
-            while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
-                let len = sga.len() as u64;
-                if forced {
-                    self.shared.counters.forced += 1;
-                    self.logs[index].batches.iter_mut().rev().take(1).for_each(|batch| batch.forced = true);
-                }
-                self.io.write(Transfer::Batch { log: index as u32, batch, len, forced, patient }, offset, sga);
-            }
-            self.keep_descriptor(index);
-            self.look_for_failure(index);
-        }
-        self.prepare();
-        if self.io.flush_if_due() {
-            self.logs.iter_mut().filter(|log| log.opened_at.is_some()).for_each(|log| log.passed_over += 1);
         }
     }
 }
