@@ -66,6 +66,7 @@ impl Store {
             || self.is_crowded && (is_committing || self.logs.iter().all(|log| log.outbox.is_empty()));
         for index in 0..self.logs.len() {
             if self.logs[index].state != State::Ready {
+                self.look_for_failure(index);
                 continue;
             }
             let patient = !self.logs[index].patience_left().is_zero();

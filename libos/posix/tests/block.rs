@@ -167,6 +167,9 @@ fn a_device_forces_writes_if_it_is_left_to_choose() {
         open_disk(&settings, &heap).unwrap().device.geometry().forces
     };
     assert!(!forces(Durable::Fdatasync) && !forces(Durable::Dsync));
+    let cached = open_disk(&DiskSettings { direct: false, ..directory.settings() }, &heap).unwrap();
+    assert!(!cached.device.geometry().forces, "through the page cache one flush at a time is under way");
+    drop(cached);
     let of_the_disk = std::process::Command::new("sh")
         .args(["-c", "cd /sys/dev/block/$(stat -c '%Hd:%Ld' \"$0\") && cat queue/fua || cat ../queue/fua"])
         .arg(&directory.0)

@@ -160,7 +160,8 @@ impl Shard {
         if self.persistence.has_storage {
             self.open_logs(out);
         } else {
-            let nothing = Found { generations: Vec::new(), newest: 0, has_commands: false, is_new: false };
+            let nothing =
+                Found { generations: Vec::new(), newest: 0, was_complete: false, has_commands: false, is_new: false };
             self.tell_found(nothing, out);
         }
     }
@@ -242,8 +243,9 @@ impl Shard {
         }
         let generations = recovery.whole().map(|saved| saved.generation).collect();
         let newest = recovery.saved_notes().map(|saved| saved.generation).max().unwrap_or(0);
+        let was_complete = matches!(recovery.notes.first(), Some((_, Note::Saved(_))));
         let has_commands = recovery.commands.1 > 1;
-        self.tell_found(Found { generations, newest, has_commands, is_new: made_for.is_none() }, out);
+        self.tell_found(Found { generations, newest, was_complete, has_commands, is_new: made_for.is_none() }, out);
     }
 
     fn read_on(&mut self, out: &mut Outbox<'_, Shard>) {

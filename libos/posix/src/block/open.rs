@@ -210,7 +210,7 @@ pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, Dis
         align,
         gathers: if direct.is_some() { 1 } else { GATHERS },
         volatile_cache: settings.durable != Durable::Dsync,
-        forces: settings.durable == Durable::Auto && !read_only && kernel_flushes(&fd),
+        forces: settings.durable == Durable::Auto && !read_only && direct.is_some() && kernel_flushes(&fd),
         discards: settings.discard,
     };
     if geometry.block_count == 0 {
@@ -422,7 +422,8 @@ fn write_zeros(mut file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a write with RWF_DSYNC is followed by a flush of the kernel's, as the disk has no writes that it forces itself.
+/// Of a file that is written past the page cache (through it, an error of a page is told to whoever syncs first, and several that
+/// do so at a time would each believe that it is the other's): whether a write with RWF_DSYNC is followed by a flush of the kernel's, as the disk has no writes that it forces itself.
 /// There are some that say that they do, and do not (QEMU's NVMe, 7.2); of others this is not known: then no.
 fn kernel_flushes(fd: &OwnedFd) -> bool {
     let Ok(stat) = rustix::fs::fstat(fd) else { return false };

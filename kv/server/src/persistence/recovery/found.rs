@@ -14,6 +14,8 @@ pub struct Found {
     pub(crate) generations: Vec<u64>,
     /// The last number that one had.
     pub(crate) newest: u64,
+    /// One was whole everywhere: the notes before it are gone.
+    pub(crate) was_complete: bool,
     /// Changes were written down here.
     pub(crate) has_commands: bool,
     /// Nothing at all was ever written here.
@@ -61,6 +63,11 @@ impl Shard {
         let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
         let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
         self.persistence.generation = found.iter().map(|found| found.newest).max().unwrap_or(0);
+        if chosen.is_none()
+            && let Some(core) = found.iter().position(|found| found.was_complete)
+        {
+            return self.give_up(&format!("the snapshot of core {core} was whole on all, and is not any more"), out);
+        }
         // A snapshot of some shards only was the first one: that of an import that did not come to its end, perhaps.
         if chosen.is_none() && !found.iter().any(|found| found.has_commands) {
             return self.begin_file(out);
