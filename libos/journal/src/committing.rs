@@ -28,9 +28,9 @@ impl Store {
         let bytes = |log: &Log| if log.batches.is_empty() { 0 } else { log.tail - log.committed_position };
         self.io.forces
             && self.io.uncovered == 0
+            && batches().all(|batch| batch.forced)
             && batches().count() < FORCED_MAX
             && self.logs.iter().map(bytes).sum::<u64>() < FORCED_BYTES_MAX
-            && batches().all(|batch| batch.forced)
     }
 
     /// Whether it is one write that somebody waits for, and nothing else: a flush behind it would be for it alone.
@@ -69,13 +69,14 @@ impl Store {
                 self.look_for_failure(index);
                 continue;
             }
+            if forced && !self.logs[index].outbox.is_empty() {
+                self.shared.counters.forced += 1;
+                // It was closed just now.
+                self.logs[index].batches.back_mut().expect("what goes out is a batch").forced = true;
+            }
             let patient = !self.logs[index].patience_left().is_zero();
             while let Some(Outgoing { batch, offset, sga }) = self.logs[index].outbox.pop_front() {
                 let len = sga.len() as u64;
-                if forced {
-                    self.shared.counters.forced += 1;
-                    self.logs[index].batches.iter_mut().rev().take(1).for_each(|batch| batch.forced = true);
-                }
                 self.io.write(Transfer::Batch { log: index as u32, batch, len, forced, patient }, offset, sga);
             }
             self.keep_descriptor(index);

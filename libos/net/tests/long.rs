@@ -80,6 +80,17 @@ fn first_difference(short: &[(Instant, Vec<u8>)], long: &[(Instant, Vec<u8>)]) -
     Some(format!("frame {i}: {}\n    instead of {}\n    bytes {at:?} differ", of(long), of(short)))
 }
 
+/// There are cards that drop what they are to cut into small pieces (`CUT_MIN`).
+#[test]
+fn small_segments_are_not_left_to_be_cut() {
+    for (mtu, are_cut) in [(290, false), (600, true)] {
+        let mut pair = Pair::new(Options { mtu, cuts_up: true, ..Options::default() });
+        let (a, b, _) = pair.connect();
+        pair.transfer(A, a, B, b, &pattern(100_000, 1), LONG);
+        assert_eq!(pair.nets[A].counters().tcp_long_segments > 0, are_cut, "{mtu}");
+    }
+}
+
 /// The same frames, byte for byte, at the same times: with and without losses, doubles and jitter, of all the ways in which
 /// two sides may agree. Losses fall on single frames of what was one long segment.
 #[test]

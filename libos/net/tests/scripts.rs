@@ -63,6 +63,7 @@ scripts! {
     ecn_reduces,
     ecn_refused,
     ecn_syn_again,
+    ecn_window_probe,
     fast_retransmit,
     fin_before_text,
     fin_beyond_text,

@@ -335,6 +335,24 @@ fn a_snapshot_in_which_the_service_is_stopped_costs_nothing() {
     assert!((60..340).contains(&cut_short), "{cut_short} of 360 snapshots were cut short");
 }
 
+/// What all cores have noted as whole is not passed over for nothing at all, if one of them has lost it.
+#[test]
+fn a_snapshot_that_was_whole_and_is_gone_is_told() {
+    let mut stage = Stage::new(2, DiskSettings::new(8 << 20), |args| args.durability = Durability::None);
+    for key in &KEYS[..4] {
+        assert!(matches!(stage.try_ask(&[b"SET", key, b"held"]), Some(Value::Simple(_))));
+    }
+    assert!(matches!(stage.ask("SAVE"), Value::Simple(_)));
+    stage.run(1000);
+    stage.restart();
+    assert_eq!(stage.try_ask(&[b"GET", KEYS[0]]).unwrap().as_bytes(), Some(&b"held"[..]));
+    stage.lose_snapshots(1);
+    stage.run(1000);
+    let told = TROUBLE.with(|trouble| trouble.borrow().concat());
+    assert!(told.contains("is not there any more on: 1"), "{told}");
+    stage.end();
+}
+
 /// The time of day goes back by an hour: what was written down before is not younger than what is written down then, and a
 /// key that has expired does not come back, neither at once nor from the log.
 #[test]

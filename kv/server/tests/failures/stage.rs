@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use framework::System;
-use framework::pdpix::Sga;
+use framework::pdpix::{Completions, Heap, Instant, LogOp, OpId, OpenMode, Outcome, Sga, Storage};
 use kv_client::Value;
 use kv_engine::shard::shard_of;
 use kv_server::{Durability, ServerArgs};
+use libos_journal::{Settings as StoreSettings, Store};
 use libos_sim::{DiskSettings, HostId, NetKind, Settings, World};
 
 use crate::support::*;
@@ -188,6 +189,39 @@ impl Stage {
         self.systems.take();
         self.world.crash(self.server);
         self.run(3);
+        self.world.restart(self.server);
+    }
+
+    /// The power goes; and the pieces of snapshots of this core are gone when it is started again.
+    pub fn lose_snapshots(&mut self, core: usize) {
+        self.systems.take();
+        self.world.crash(self.server);
+        let device = self.world.disk(self.server, core).device();
+        let mut store = Store::new(Box::new(device), Heap::alone(32 << 20).unwrap(), StoreSettings::default());
+        let (mut now, mut done) = (Instant::ZERO, Completions::new());
+        let mut end_of = |store: &mut Store, log, op, what| {
+            store.submit(log, OpId(op), what).unwrap();
+            for _ in 0..10_000 {
+                now += Duration::from_micros(100);
+                store.flush(now);
+                done.set_room(1);
+                store.poll(now, &mut done);
+                match done.pop().map(|done| done.result) {
+                    Some(Ok(Outcome::Sought { sequence } | Outcome::Truncated { sequence })) => return sequence,
+                    Some(other) => panic!("{other:?}"),
+                    None => {}
+                }
+            }
+            panic!("it does not end");
+        };
+        for (op, name) in [(1, "kv.snapshots.0"), (3, "kv.snapshots.1")] {
+            let log = store.open(name, OpenMode::Existing).unwrap();
+            let end = end_of(&mut store, log, op, LogOp::Seek(u64::MAX));
+            if end > 1 {
+                end_of(&mut store, log, op + 1, LogOp::Truncate(end));
+            }
+        }
+        drop(store);
         self.world.restart(self.server);
     }
 

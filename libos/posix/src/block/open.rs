@@ -201,6 +201,8 @@ pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, Dis
     if is_tmpfs(&fd) {
         notices.push(format!("{} is in memory (tmpfs): nothing in it outlives the machine", path.display()));
     }
+    // Through the page cache an error of a page is told to who syncs first: of several at a time each would take it for the other's.
+    let may_force = settings.durable == Durable::Auto && !read_only && direct.is_some();
     let (block_size, align) = direct.unwrap_or((BLOCK_SIZE, 1));
     let geometry = Geometry {
         block_size,
@@ -210,7 +212,7 @@ pub fn open_disk(settings: &DiskSettings, heap: &Heap) -> Result<OpenedDisk, Dis
         align,
         gathers: if direct.is_some() { 1 } else { GATHERS },
         volatile_cache: settings.durable != Durable::Dsync,
-        forces: settings.durable == Durable::Auto && !read_only && direct.is_some() && kernel_flushes(&fd),
+        forces: may_force && kernel_flushes(&fd),
         discards: settings.discard,
     };
     if geometry.block_count == 0 {
@@ -422,9 +424,8 @@ fn write_zeros(mut file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Of a file that is written past the page cache (through it, an error of a page is told to whoever syncs first, and several that
-/// do so at a time would each believe that it is the other's): whether a write with RWF_DSYNC is followed by a flush of the kernel's, as the disk has no writes that it forces itself.
-/// There are some that say that they do, and do not (QEMU's NVMe, 7.2); of others this is not known: then no.
+/// Whether the kernel adds a flush to a write with RWF_DSYNC, as the disk has no writes that it forces itself. (There are disks
+/// that say that they have, and do not force them: QEMU's NVMe, 7.2.) If that is not known, no.
 fn kernel_flushes(fd: &OwnedFd) -> bool {
     let Ok(stat) = rustix::fs::fstat(fd) else { return false };
     let is_disk = FileType::from_raw_mode(stat.st_mode).is_block_device();

@@ -63,10 +63,11 @@ impl Shard {
         let has = |generation: &u64| found.iter().all(|found| found.generations.contains(generation));
         let chosen = found[0].generations.iter().copied().filter(|generation| has(generation)).max();
         self.persistence.generation = found.iter().map(|found| found.newest).max().unwrap_or(0);
-        if chosen.is_none()
-            && let Some(core) = found.iter().position(|found| found.was_complete)
-        {
-            return self.give_up(&format!("the snapshot of core {core} was whole on all, and is not any more"), out);
+        if chosen.is_none() && found.iter().any(|found| found.was_complete) {
+            let lacks = found.iter().enumerate().filter(|(_, found)| found.generations.is_empty());
+            let cores: Vec<String> = lacks.map(|(core, _)| core.to_string()).collect();
+            let why = format!("a snapshot was whole on all cores, and is not there any more on: {}", cores.join(", "));
+            return self.give_up(&why, out);
         }
         // A snapshot of some shards only was the first one: that of an import that did not come to its end, perhaps.
         if chosen.is_none() && !found.iter().any(|found| found.has_commands) {
